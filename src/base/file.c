@@ -1,0 +1,259 @@
+#include "base/file.h"
+
+#include "base/alloc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+ml_status ml_map_open(const char *path, ml_map *map, ml_error *err)
+{
+    *map = (ml_map){ 0 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return ml_fail_errno(err, "%s: cannot be opened", path);
+    struct stat st;
+    ml_status status = ML_OK;
+    if (fstat(fd, &st) != 0) {
+        status = ml_fail_errno(err, "%s: cannot be examined", path);
+    } else if (S_ISDIR(st.st_mode)) {
+        status = ml_fail(err, ML_EINVAL, "%s: is a folder, expected a file", path);
+    } else if (st.st_size > 0) {
+        void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            status = ml_fail_errno(err, "%s: cannot be mapped", path);
+        } else {
+            map->data = data;
+            map->size = (size_t)st.st_size;
+        }
+    }
+    close(fd);
+    return status;
+}
+
+void ml_map_close(ml_map *map)
+{
+    if (map->data) munmap((void *)(uintptr_t)map->data, map->size);
+    *map = (ml_map){ 0 };
+}
+
+ml_status ml_file_read(const char *path, char **text, size_t *size, ml_error *err)
+{
+    ml_map map;
+    ML_TRY(ml_map_open(path, &map, err));
+    char *copy = ml_alloc(map.size + 1);
+    if (!copy) {
+        ml_status status = ml_fail_memory(err, map.size + 1, path);
+        ml_map_close(&map);
+        return status;
+    }
+    if (map.size) memcpy(copy, map.data, map.size);
+    copy[map.size] = 0;
+    *text = copy;
+    if (size) *size = map.size;
+    ml_map_close(&map);
+    return ML_OK;
+}
+
+ml_status ml_file_begin(ml_file_writer *w, const char *path, ml_error *err)
+{
+    *w = (ml_file_writer){ 0 };
+    int n = snprintf(w->path, sizeof w->path, "%s", path);
+    int m = snprintf(w->tmp, sizeof w->tmp, "%s.tmp.%ld", path, (long)getpid());
+    if (n < 0 || n >= ML_PATH_MAX || m < 0 || m >= ML_PATH_MAX) {
+        return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
+    }
+    w->file = fopen(w->tmp, "wbe");
+    if (!w->file) return ml_fail_errno(err, "%s: cannot be created", w->tmp);
+    return ML_OK;
+}
+
+ml_status ml_file_write(ml_file_writer *w, const void *data, size_t n_bytes, ml_error *err)
+{
+    if (n_bytes && fwrite(data, 1, n_bytes, w->file) != n_bytes) {
+        return ml_fail_errno(err, "%s: %zu bytes could not be written", w->path, n_bytes);
+    }
+    return ML_OK;
+}
+
+ml_status ml_file_printf(ml_file_writer *w, ml_error *err, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = vfprintf(w->file, format, args);
+    va_end(args);
+    if (n < 0) return ml_fail_errno(err, "%s: could not be written", w->path);
+    return ML_OK;
+}
+
+static ml_status sync_parent(const char *path, ml_error *err)
+{
+    char parent[ML_PATH_MAX];
+    snprintf(parent, sizeof parent, "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (!slash) return ml_dir_sync(".", err);
+    slash[slash == parent ? 1 : 0] = 0;
+    return ml_dir_sync(parent, err);
+}
+
+ml_status ml_file_commit(ml_file_writer *w, ml_error *err)
+{
+    bool written = fflush(w->file) == 0 && fsync(fileno(w->file)) == 0;
+    int saved = errno;
+    bool closed = fclose(w->file) == 0;
+    if (written && !closed) saved = errno;
+    w->file = NULL;
+    if (!written || !closed) {
+        unlink(w->tmp);
+        errno = saved;
+        return ml_fail_errno(err, "%s: could not be written", w->path);
+    }
+    if (rename(w->tmp, w->path) != 0) {
+        saved = errno;
+        unlink(w->tmp);
+        errno = saved;
+        return ml_fail_errno(err, "%s: could not be put in place", w->path);
+    }
+    return sync_parent(w->path, err);
+}
+
+void ml_file_abandon(ml_file_writer *w)
+{
+    if (!w->file) return;
+    fclose(w->file);
+    w->file = NULL;
+    unlink(w->tmp);
+}
+
+ml_status ml_file_replace(const char *path, const void *data, size_t n_bytes, ml_error *err)
+{
+    ml_file_writer w;
+    ML_TRY(ml_file_begin(&w, path, err));
+    ml_status status = ml_file_write(&w, data, n_bytes, err);
+    if (status == ML_OK) status = ml_file_commit(&w, err);
+    ml_file_abandon(&w);
+    return status;
+}
+
+ml_status ml_path_join(char *out, const char *folder, const char *name, ml_error *err)
+{
+    int n = snprintf(out, ML_PATH_MAX, "%s/%s", folder, name);
+    if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s/%s: the path is too long", folder, name);
+    return ML_OK;
+}
+
+bool ml_path_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+bool ml_path_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+ml_status ml_dir_make(const char *path, ml_error *err)
+{
+    char partial[ML_PATH_MAX];
+    int n = snprintf(partial, sizeof partial, "%s", path);
+    if (n <= 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is empty or too long", path);
+    for (char *p = partial + 1;; p++) {
+        if (*p != '/' && *p != 0) continue;
+        char end = *p;
+        *p = 0;
+        if (mkdir(partial, 0777) != 0 && !(errno == EEXIST && ml_path_is_dir(partial))) {
+            return ml_fail_errno(err, "%s: the folder cannot be made", partial);
+        }
+        if (!end) return ML_OK;
+        *p = end;
+    }
+}
+
+ml_status ml_dir_remove(const char *path, ml_error *err)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0) {
+        return errno == ENOENT ? ML_OK : ml_fail_errno(err, "%s: cannot be examined", path);
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        return unlink(path) == 0 ? ML_OK : ml_fail_errno(err, "%s: cannot be removed", path);
+    }
+    char **names;
+    size_t n_names;
+    ML_TRY(ml_dir_list(path, &names, &n_names, err));
+    ml_status status = ML_OK;
+    for (size_t i = 0; i < n_names && status == ML_OK; i++) {
+        char child[ML_PATH_MAX];
+        status = ml_path_join(child, path, names[i], err);
+        if (status == ML_OK) status = ml_dir_remove(child, err);
+    }
+    ml_dir_list_free(names, n_names);
+    if (status == ML_OK && rmdir(path) != 0) status = ml_fail_errno(err, "%s: cannot be removed", path);
+    return status;
+}
+
+ml_status ml_dir_sync(const char *path, ml_error *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return ml_fail_errno(err, "%s: the folder cannot be opened", path);
+    /* Some file systems cannot sync a folder and say EINVAL: the rename is then as durable as it gets. */
+    int failed = fsync(fd) != 0 && errno != EINVAL;
+    if (failed) ml_fail_errno(err, "%s: the folder cannot be synced", path);
+    close(fd);
+    return failed ? ML_EIO : ML_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+ml_status ml_dir_list(const char *path, char ***names, size_t *n_names, ml_error *err)
+{
+    *names = NULL;
+    *n_names = 0;
+    DIR *dir = opendir(path);
+    if (!dir) return ml_fail_errno(err, "%s: the folder cannot be opened", path);
+    ml_status status = ML_OK;
+    size_t capacity = 0;
+    struct dirent *entry;
+    while (status == ML_OK && (entry = readdir(dir))) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        status = ml_grow((void **)names, &capacity, *n_names + 1, sizeof **names, err);
+        if (status != ML_OK) break;
+        char *name = ml_strdup(entry->d_name);
+        if (!name)
+            status = ml_fail_memory(err, strlen(entry->d_name), "a folder listing");
+        else
+            (*names)[(*n_names)++] = name;
+    }
+    closedir(dir);
+    if (status != ML_OK) {
+        ml_dir_list_free(*names, *n_names);
+        *names = NULL;
+        *n_names = 0;
+    } else if (*n_names) {
+        qsort(*names, *n_names, sizeof **names, compare_names);
+    }
+    return status;
+}
+
+void ml_dir_list_free(char **names, size_t n_names)
+{
+    for (size_t i = 0; i < n_names; i++) ml_free(names[i]);
+    ml_free(names);
+}
+
+ml_status ml_disk_free(const char *path, uint64_t *n_bytes, ml_error *err)
+{
+    struct statvfs st;
+    if (statvfs(path, &st) != 0) return ml_fail_errno(err, "%s: its file system cannot be examined", path);
+    *n_bytes = (uint64_t)st.f_bavail * st.f_frsize;
+    return ML_OK;
+}

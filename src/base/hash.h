@@ -1,0 +1,23 @@
+/* SHA-256 through libcrypto (hardware instructions where the machine has them). */
+#ifndef ML_BASE_HASH_H
+#define ML_BASE_HASH_H
+
+#include "base/status.h"
+
+#include <stdint.h>
+
+enum { ML_SHA256_BYTES = 32, ML_SHA256_HEX = 65 };
+
+typedef struct ml_sha256 ml_sha256;
+
+ml_status ml_sha256_begin(ml_sha256 **h, ml_error *err);
+void ml_sha256_add(ml_sha256 *h, const void *data, size_t n_bytes);
+/* Finish into digest[32] and free h. */
+void ml_sha256_end(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES]);
+void ml_sha256_free(ml_sha256 *h);
+
+/* Whole file, as lower-case hex with a final 0. */
+ml_status ml_sha256_file(const char *path, char hex[ML_SHA256_HEX], ml_error *err);
+void ml_sha256_to_hex(const uint8_t digest[ML_SHA256_BYTES], char hex[ML_SHA256_HEX]);
+
+#endif

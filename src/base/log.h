@@ -1,0 +1,34 @@
+/* What a person sees while work runs.  Only src/cli and the callbacks it hands down print; library code
+ * reports progress through this interface, and a NULL ml_progress is silent.
+ *
+ * On a terminal a progress bar redraws one line on stderr (label, bar, percentage, rate, time left, note);
+ * elsewhere a plain line appears at most every ten seconds and one at the end. */
+#ifndef ML_BASE_LOG_H
+#define ML_BASE_LOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct ml_progress ml_progress;
+
+/* `total` units of work (0: unknown), named e.g. "MB" or "steps".  NULL when memory is out: then silent. */
+ml_progress *ml_progress_begin(const char *label, const char *unit, double total);
+/* `done` units so far; `note` (may be NULL) is shown at the end of the line, e.g. "loss 3.21". Thread safe. */
+void ml_progress_update(ml_progress *p, double done, const char *note);
+/* Take the bar off the line so that something else can be printed; the next update redraws it. */
+void ml_progress_clear(ml_progress *p);
+/* Final line, and free.  NULL is legal. */
+void ml_progress_end(ml_progress *p);
+
+/* A line on stderr, prefixed "moonlight: "; clears and redraws a running progress bar. */
+void ml_log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void ml_log_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* SIGINT/SIGTERM: after ml_stop_install, the first signal makes ml_stop_requested() true (long work polls
+ * it, finishes what must be finished, saves, and returns ML_ECANCEL); a second one ends the program. */
+void ml_stop_install(void);
+bool ml_stop_requested(void);
+/* Tests and embedding programs: as if a signal had come (true), or back to normal (false). */
+void ml_stop_set(bool stop);
+
+#endif

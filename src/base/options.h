@@ -1,0 +1,85 @@
+/* The one option table.
+ *
+ * Every option is one row: who accepts it (scope), section, name, type, range, default, help.  The rows
+ * feed `--section.name value`, the recipe INI, `--help`, the effective-options dump of a run and
+ * docs/cli.md.  A row whose section is "" is an argument of its verbs (`--prompt TEXT`).
+ *
+ * Values come, in rising order of precedence, from the defaults, a recipe file, the command line.
+ * Unknown names and values out of range are ML_EINVAL naming the origin (file:line or the argument) and
+ * the nearest valid name. */
+#ifndef ML_BASE_OPTIONS_H
+#define ML_BASE_OPTIONS_H
+
+#include "base/file.h"
+
+#include <stdbool.h>
+
+typedef enum {
+    ML_OPTION_FLAG, /* on | off (also true|false, yes|no, 1|0); a bare --name means on */
+    ML_OPTION_INT,  /* int64; accepts k, m, g suffixes (10^3, 10^6, 10^9) */
+    ML_OPTION_REAL, /* double */
+    ML_OPTION_TEXT,
+    ML_OPTION_CHOICE, /* one of the words in `choices`, separated by '|' */
+    ML_OPTION_LIST,   /* texts, one per occurrence, in order; an occurrence in a stronger origin starts anew */
+} ml_option_type;
+
+typedef struct {
+    const char *scope;   /* verbs that accept it, separated by spaces; "*" for all */
+    const char *section; /* "" for an argument of the verb */
+    const char *name;
+    ml_option_type type;
+    double min, max;           /* for INT and REAL, inclusive */
+    const char *choices;       /* for CHOICE */
+    const char *default_value; /* as it would be typed; NULL: unset */
+    const char *metavar;       /* shown in help, e.g. "FILE"; NULL: derived from the type */
+    const char *help;          /* one line */
+} ml_option_row;
+
+typedef struct ml_options ml_options;
+
+/* An empty set over a table of `n_rows`, for `verb`.  The table must outlive it.
+ * Keys of the section named `open_section` (may be NULL) are accepted whatever their name and kept as
+ * text: the architecture keys of config.json, checked by the model. */
+ml_status ml_options_make(const ml_option_row *rows, size_t n_rows, const char *verb, const char *open_section,
+                          ml_options **out, ml_error *err);
+void ml_options_free(ml_options *o);
+
+/* Parse argv[0..argc): options as --name value, --name=value, --section.name value; everything else is a
+ * positional argument.  "--" ends the options. */
+ml_status ml_options_parse_args(ml_options *o, int argc, char **argv, ml_error *err);
+/* Read a recipe.  Values on the command line win whichever is parsed first.  Lines may be of any length
+ * the distribution's inih takes (200 bytes); a longer one is an error naming the line. */
+ml_status ml_options_parse_ini(ml_options *o, const char *path, ml_error *err);
+/* As if given on the command line. */
+ml_status ml_options_set(ml_options *o, const char *section, const char *name, const char *value, ml_error *err);
+
+/* Values.  Asking for a row that is not in the table or has another type is a programmer's mistake
+ * (assert). `path` is "section.name", or "name" for an argument of the verb. */
+bool ml_options_flag(const ml_options *o, const char *path);
+int64_t ml_options_int(const ml_options *o, const char *path);
+double ml_options_real(const ml_options *o, const char *path);
+/* TEXT and CHOICE; NULL when unset. */
+const char *ml_options_text(const ml_options *o, const char *path);
+size_t ml_options_list(const ml_options *o, const char *path, const char *const **items);
+/* Whether a recipe or the command line gave it (as opposed to the default). */
+bool ml_options_given(const ml_options *o, const char *path);
+/* Keys of the open section in the order given: i in [0, n). */
+size_t ml_options_open_count(const ml_options *o);
+void ml_options_open_item(const ml_options *o, size_t i, const char **name, const char **value);
+
+size_t ml_options_positional_count(const ml_options *o);
+const char *ml_options_positional(const ml_options *o, size_t i);
+
+/* Write every effective value in recipe syntax (sections sorted as in the table), with each line's origin
+ * as a comment: the options.ini of a run. */
+ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *err);
+/* Print the help of the verb: arguments first, then sections. */
+void ml_options_print_help(const ml_options *o, FILE *out);
+/* One line per effective value that differs between the INI file at `path` and o: "section.name: A -> B".
+ * The callback is called for each; the resume check uses it. */
+ml_status ml_options_compare_ini(const ml_options *o, const char *path,
+                                 void (*differs)(void *arg, const char *section, const char *name,
+                                                 const char *old_value, const char *new_value),
+                                 void *arg, ml_error *err);
+
+#endif

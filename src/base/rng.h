@@ -1,0 +1,25 @@
+/* Random numbers: PCG32 streams for what must be reproducible and resumable.
+ *
+ * The whole state is two words, so a checkpoint stores it exactly.  Two streams of one seed with
+ * different ids are independent: give each use (initialisation, data order, sampling) its own id. */
+#ifndef ML_BASE_RNG_H
+#define ML_BASE_RNG_H
+
+#include <stdint.h>
+
+typedef struct {
+    uint64_t state;
+    uint64_t increment; /* odd; selects the stream */
+} ml_rng;
+
+ml_rng ml_rng_make(uint64_t seed, uint64_t stream);
+uint32_t ml_rng_u32(ml_rng *rng);
+uint64_t ml_rng_u64(ml_rng *rng);
+/* Uniform in [0, n), unbiased; n >= 1. */
+uint64_t ml_rng_below(ml_rng *rng, uint64_t n);
+/* Uniform in [0, 1), 53 bits. */
+double ml_rng_uniform(ml_rng *rng);
+/* Standard normal (Box-Muller; keeps no second value, so the state stays two words). */
+double ml_rng_normal(ml_rng *rng);
+
+#endif

@@ -1,0 +1,21 @@
+/* Threads: one parallel loop, on OpenMP where the build has it and serial where it has not
+ * (sanitizer and fuzz builds).  The default count respects the cgroup's CPU quota, not only the cores. */
+#ifndef ML_BASE_THREAD_H
+#define ML_BASE_THREAD_H
+
+#include <stdint.h>
+
+/* Threads that ml_parallel_for uses; at least 1. */
+int ml_thread_count(void);
+/* n >= 1 sets it; n = 0 returns to the default (affinity mask and cgroup quota). */
+void ml_thread_set_count(int n);
+
+/* `thread` is in [0, ml_thread_count()): the index of a per-thread scratch area. */
+typedef void (*ml_task_fn)(void *arg, int64_t begin, int64_t end, int thread);
+
+/* Call fn on disjoint ranges of at most `grain` (>= 1) that cover [0, n), dynamically scheduled.  Which thread
+ * gets which range is not fixed, so fn's result for a range must not depend on it.  Range boundaries are
+ * multiples of grain.  Returns when all are done.  Runs serially when called from inside another. */
+void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg);
+
+#endif

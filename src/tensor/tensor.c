@@ -1,0 +1,158 @@
+#include "tensor/tensor.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+ml_status ml_ctx_init(ml_ctx *ctx, size_t act_bytes, size_t grad_bytes, ml_error *err)
+{
+    *ctx = (ml_ctx){ 0 };
+    ML_TRY(ml_arena_init(&ctx->act, act_bytes, err));
+    ml_status status = ml_arena_init(&ctx->grad, grad_bytes, err);
+    if (status != ML_OK) ml_ctx_free(ctx);
+    return status;
+}
+
+void ml_ctx_free(ml_ctx *ctx)
+{
+    ml_arena_free(&ctx->act);
+    ml_arena_free(&ctx->grad);
+    *ctx = (ml_ctx){ 0 };
+}
+
+void ml_ctx_reset(ml_ctx *ctx)
+{
+    ml_arena_release(&ctx->act, 0);
+    ml_arena_release(&ctx->grad, 0);
+    ctx->tape = NULL;
+    ctx->recording = false;
+    ctx->recomputing = false;
+    ctx->error.code = ML_OK;
+}
+
+ml_status ml_ctx_status(const ml_ctx *ctx, ml_error *err)
+{
+    if (ctx->error.code != ML_OK) *err = ctx->error;
+    return ctx->error.code;
+}
+
+ml_status ml_ctx_fail(ml_ctx *ctx, ml_status code, const char *format, ...)
+{
+    if (ctx->error.code != ML_OK) return ctx->error.code;
+    va_list args;
+    va_start(args, format);
+    ctx->error.code = code;
+    vsnprintf(ctx->error.message, sizeof ctx->error.message, format, args);
+    va_end(args);
+    return code;
+}
+
+static int64_t count_dims(int n_dim, const int64_t *dims, int from)
+{
+    int64_t n = 1;
+    for (int i = from; i < n_dim; i++) n *= dims[i];
+    return n;
+}
+
+ml_tensor ml_tensor_describe(ml_dtype dtype, int n_dim, const int64_t *dims, void *data)
+{
+    assert(n_dim >= 1 && n_dim <= ML_MAX_DIM);
+    ml_tensor t = { .dtype = dtype, .n_dim = n_dim, .data = data };
+    for (int i = 0; i < ML_MAX_DIM; i++) t.dim[i] = i < n_dim ? dims[i] : 1;
+    t.stride = count_dims(n_dim, dims, 1);
+    return t;
+}
+
+void *ml_ctx_scratch(ml_ctx *ctx, size_t n_bytes)
+{
+    void *p = ml_arena_alloc(&ctx->act, n_bytes);
+    if (!p) {
+        ml_ctx_fail(ctx, ML_ENOMEM,
+                    "the activation arena of %zu MiB is full (%zu bytes more were asked for): use a smaller batch",
+                    ctx->act.capacity >> 20, n_bytes);
+    }
+    return p;
+}
+
+ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims, void *data)
+{
+    ml_tensor *t = ml_ctx_scratch(ctx, sizeof *t);
+    if (t) *t = ml_tensor_describe(dtype, n_dim, dims, data);
+    return t;
+}
+
+ml_tensor *ml_tensor_new(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims)
+{
+    if (ctx->error.code != ML_OK) return NULL;
+    ml_tensor *t = ml_tensor_wrap(ctx, dtype, n_dim, dims, NULL);
+    if (!t) return NULL;
+    t->data = ml_ctx_scratch(ctx, (size_t)ml_tensor_count(t) * ml_dtype_size(dtype));
+    return t->data ? t : NULL;
+}
+
+ml_tensor *ml_tensor_new_1d(ml_ctx *ctx, ml_dtype dtype, int64_t n)
+{
+    return ml_tensor_new(ctx, dtype, 1, &n);
+}
+
+ml_tensor *ml_tensor_new_2d(ml_ctx *ctx, ml_dtype dtype, int64_t rows, int64_t cols)
+{
+    return ml_tensor_new(ctx, dtype, 2, (int64_t[]){ rows, cols });
+}
+
+static ml_tensor *make_view(ml_ctx *ctx, ml_tensor *x, int64_t offset)
+{
+    ml_tensor *v = ml_ctx_scratch(ctx, sizeof *v);
+    if (!v) return NULL;
+    *v = *x;
+    v->grad = NULL;
+    /* Views of views refer to the one tensor that holds the gradient. */
+    v->base = x->base ? x->base : x;
+    v->base_offset = x->base_offset + offset;
+    v->data = (char *)x->data + (size_t)offset * ml_dtype_size(x->dtype);
+    return v;
+}
+
+ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
+{
+    if (!x) return NULL;
+    assert(x->n_dim == 2 && begin >= 0 && n >= 0 && begin + n <= x->dim[1]);
+    ml_tensor *v = make_view(ctx, x, begin);
+    if (v) v->dim[1] = n;
+    return v;
+}
+
+ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
+{
+    if (!x) return NULL;
+    assert(begin >= 0 && n >= 0 && begin + n <= x->dim[0]);
+    ml_tensor *v = make_view(ctx, x, begin * x->stride);
+    if (v) v->dim[0] = n;
+    return v;
+}
+
+ml_tensor *ml_tensor_reshape(ml_ctx *ctx, ml_tensor *x, int n_dim, const int64_t *dims)
+{
+    if (!x) return NULL;
+    assert(ml_tensor_is_contiguous(x) && count_dims(n_dim, dims, 0) == ml_tensor_count(x));
+    ml_tensor *v = make_view(ctx, x, 0);
+    if (!v) return NULL;
+    v->n_dim = n_dim;
+    for (int i = 0; i < ML_MAX_DIM; i++) v->dim[i] = i < n_dim ? dims[i] : 1;
+    v->stride = count_dims(n_dim, dims, 1);
+    return v;
+}
+
+int64_t ml_tensor_count(const ml_tensor *x)
+{
+    return count_dims(x->n_dim, x->dim, 0);
+}
+
+int64_t ml_tensor_row_count(const ml_tensor *x)
+{
+    return count_dims(x->n_dim, x->dim, 1);
+}
+
+bool ml_tensor_is_contiguous(const ml_tensor *x)
+{
+    return x->stride == ml_tensor_row_count(x) || x->dim[0] <= 1;
+}

@@ -1,0 +1,97 @@
+/* Tensors, and the context in which they are made.
+ *
+ * A tensor is a small description (type, shape, where the data is); it owns nothing.  Parameters live in
+ * the model's memory, activations and their descriptions in the context's activation arena, activation
+ * gradients in its gradient arena.  Dimension 0 may be strided (rows further apart than they are long);
+ * the inner dimensions are always contiguous, so "rows" is the unit every operator works on.
+ *
+ * Building calls (ml_tensor_*, and the operators in ops/ops.h) return NULL on failure and remember the
+ * first error in the context; given a NULL operand they return NULL at once.  So a forward pass is
+ * written without error handling and asks ml_ctx_status() at its end. */
+#ifndef ML_TENSOR_TENSOR_H
+#define ML_TENSOR_TENSOR_H
+
+#include "base/alloc.h"
+#include "tensor/dtype.h"
+
+enum { ML_MAX_DIM = 4 };
+
+typedef struct ml_tensor ml_tensor;
+struct ml_tensor {
+    ml_dtype dtype;
+    int n_dim;
+    int64_t dim[ML_MAX_DIM]; /* unused ones are 1 */
+    int64_t stride;          /* elements from one index of dimension 0 to the next; >= product of the rest */
+    void *data;
+    ml_tensor *base;     /* NULL, or the tensor this is a view of: its gradient is the same view of base's */
+    int64_t base_offset; /* elements from base->data to data */
+    float *grad;         /* fp32, laid out exactly as data (same stride); NULL until something needs it */
+    bool needs_grad;     /* a backward pass must deliver grad */
+};
+
+typedef struct ml_tape ml_tape;
+struct ml_node;
+
+typedef enum {
+    ML_MODE_EXACT, /* training, references: fp32 blocked matrix products, differentiable */
+    ML_MODE_FAST,  /* inference: kernels whose result for a row does not depend on the other rows */
+} ml_mode;
+
+typedef struct {
+    ml_arena act;         /* activations, tensor descriptions, tape nodes, operator scratch (marked and released) */
+    ml_arena grad;        /* activation gradients */
+    struct ml_node *tape; /* newest recorded node */
+    bool recording;
+    bool recomputing; /* inside the second run of a segment: forward statistics must not be counted again */
+    ml_mode mode;
+    ml_error error; /* first failure since ml_ctx_reset; code ML_OK when none */
+} ml_ctx;
+
+/* Arenas are address space: physical memory is taken as touched.  grad_bytes may be 0 for inference. */
+ml_status ml_ctx_init(ml_ctx *ctx, size_t act_bytes, size_t grad_bytes, ml_error *err);
+void ml_ctx_free(ml_ctx *ctx);
+/* Drop everything in both arenas, the tape and the error: the start of a step. */
+void ml_ctx_reset(ml_ctx *ctx);
+/* The first error since reset, or ML_OK. */
+ml_status ml_ctx_status(const ml_ctx *ctx, ml_error *err);
+/* Record a failure (the first one stays); returns its code. */
+ml_status ml_ctx_fail(ml_ctx *ctx, ml_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Describe memory that lives elsewhere (a parameter): contiguous, dims[n_dim]. */
+ml_tensor ml_tensor_describe(ml_dtype dtype, int n_dim, const int64_t *dims, void *data);
+
+/* Uninitialised, in the activation arena. */
+ml_tensor *ml_tensor_new(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims);
+ml_tensor *ml_tensor_new_1d(ml_ctx *ctx, ml_dtype dtype, int64_t n);
+ml_tensor *ml_tensor_new_2d(ml_ctx *ctx, ml_dtype dtype, int64_t rows, int64_t cols);
+/* A described copy of caller memory (ids, positions, offsets), in the activation arena. */
+ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims, void *data);
+
+/* Views share data and gradient with x.
+ *   cols: x [rows, cols] -> [rows, n], columns begin..begin+n
+ *   rows: x [rows, ...]  -> [n, ...]
+ *   reshape: x contiguous, same number of elements */
+ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
+ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
+ml_tensor *ml_tensor_reshape(ml_ctx *ctx, ml_tensor *x, int n_dim, const int64_t *dims);
+
+int64_t ml_tensor_count(const ml_tensor *x);
+/* Elements in one index of dimension 0. */
+int64_t ml_tensor_row_count(const ml_tensor *x);
+bool ml_tensor_is_contiguous(const ml_tensor *x);
+
+/* Scratch of the running operator: from the activation arena, 64-byte aligned, released when the operator
+ * returns.  NULL (and an error in ctx) when full. */
+void *ml_ctx_scratch(ml_ctx *ctx, size_t n_bytes);
+
+static inline float *ml_f32(const ml_tensor *x)
+{
+    return x ? (float *)x->data : NULL;
+}
+
+static inline int32_t *ml_i32(const ml_tensor *x)
+{
+    return x ? (int32_t *)x->data : NULL;
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* One case file per line of ops.def; the runner (test_ops.c) does the rest:
+ *   - forward, against the double-precision reference, within ops.def's tolerance;
+ *   - backward, against central differences of that reference taken in double precision;
+ *   - the same bits with 1 and 2 threads, and with every instruction set the machine has.
+ * The reference is written from the equations, without a look at the operator. */
+#ifndef ML_TESTS_OPS_CASE_H
+#define ML_TESTS_OPS_CASE_H
+
+#include "base/rng.h"
+#include "ops/ops.h"
+
+typedef struct {
+    ml_dtype dtype; /* ML_F32 or ML_I32 */
+    int n_dim;      /* 0: this optional input is absent */
+    int64_t dim[ML_MAX_DIM];
+    bool constant;  /* fp32 but not differentiable (the router's bias) */
+    double *real;   /* values of an fp32 input, exactly representable in fp32 */
+    int32_t *whole; /* values of an i32 input */
+} test_input;
+
+typedef struct {
+    int variant; /* 0 .. n_variant-1 */
+    test_input in[ML_OP_MAX_IN];
+    union {
+        ml_rmsnorm_param rmsnorm;
+        ml_rope_param rope;
+        ml_attention_param attention;
+        ml_add_param add;
+        ml_router_param router;
+        ml_router_loss_param router_loss;
+        ml_experts_param experts;
+    } param;
+    /* fp32 outputs in the operator's order: number of elements, 0 for an output the reference skips (i32) */
+    int64_t out_count[ML_OP_MAX_OUT];
+} test_case;
+
+typedef struct {
+    int n_variant;
+    /* Describe inputs and param of c->variant with test_real / test_whole (below), and set out_count. */
+    void (*make)(test_case *c, ml_rng *rng);
+    /* Call the public builder; in[i] is NULL for an absent input.  Fill out[] in the operator's order. */
+    void (*build)(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out);
+    /* Double-precision forward from c->in[] to out[], each out_count[i] long. */
+    void (*reference)(const test_case *c, double *const *out);
+    /* For an operator that seeds its own backward: the loss it differentiates, from the reference outputs.
+     * NULL: a random linear form of the outputs. */
+    double (*own_loss)(const test_case *c, double *const *out);
+    /* Optional further checks on the built outputs (i32 outputs, invariants); fails through cmocka. */
+    void (*check)(const test_case *c, ml_tensor *const *out);
+} test_op;
+
+/* Fill input i: fp32, normal with the given standard deviation, rounded to fp32. */
+void test_real(test_case *c, int i, int n_dim, const int64_t *dims, double std, ml_rng *rng);
+/* Fill input i: i32 copied from values. */
+void test_whole(test_case *c, int i, int n_dim, const int64_t *dims, const int32_t *values);
+
+#define ML_OP(name, ...) extern const test_op test_op_##name;
+#include "ops/ops.def"
+#undef ML_OP
+
+#endif

@@ -1,0 +1,31 @@
+#include "support/support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *test_data_path(const char *name)
+{
+    static char path[ML_PATH_MAX];
+    const char *root = getenv("MOONLIGHT_TEST_DATA");
+    if (!root) root = MOONLIGHT_SOURCE_DIR "/../shared/data";
+    if (!ml_path_is_dir(root)) return NULL;
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    if (!ml_path_exists(path)) fail_msg("%s is missing from the test data", path);
+    return path;
+}
+
+const char *test_make_folder(void)
+{
+    static char path[ML_PATH_MAX];
+    const char *root = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/moonlight-test-XXXXXX", root ? root : "/tmp");
+    assert_non_null(mkdtemp(path));
+    return path;
+}
+
+void test_remove_folder(const char *path)
+{
+    ml_error err;
+    assert_ok(ml_dir_remove(path, &err));
+}
