@@ -9,6 +9,7 @@
 #define ML_MODEL_CONFIG_H
 
 #include "base/json.h"
+#include "tensor/dtype.h"
 
 typedef enum { ML_ATTENTION_GQA, ML_ATTENTION_MLA } ml_attention_kind;
 typedef enum { ML_INIT_NORMAL, ML_INIT_HE, ML_INIT_TRUNCATED } ml_init_kind;
@@ -69,7 +70,8 @@ ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err);
 /* config.json <-> ml_config.  Reading takes every fact from the file, and fails naming the key where a class is
  * unknown or asks for something that this program does not do. */
 ml_status ml_config_load(const char *path, ml_config *out, ml_error *err);
-ml_status ml_config_save(const ml_config *c, const char *path, ml_error *err);
+/* `dtype` is that of the matrices beside it (torch_dtype). */
+ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err);
 /* The class name config.json gets. */
 const char *ml_config_class_name(const ml_config *c);
 /* Compare all that decides the outputs; *field gets the first name that differs. */

@@ -465,13 +465,16 @@ static void write_token_id(json_t *j, const char *key, int64_t id)
     json_object_set_new(j, key, id < 0 ? json_null() : json_integer(id));
 }
 
-ml_status ml_config_save(const ml_config *c, const char *path, ml_error *err)
+ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err)
 {
     const class_info *info = choose_class(c);
     json_t *j = json_object();
     json_object_set_new(j, "architectures", json_pack("[s]", info ? info->name : own_class));
     json_object_set_new(j, "model_type", json_string(info ? info->model_type : "moonlight_moe"));
-    json_object_set_new(j, "torch_dtype", json_string("float32"));
+    json_object_set_new(j, "torch_dtype",
+                        json_string(dtype == ML_BF16  ? "bfloat16"
+                                    : dtype == ML_F16 ? "float16"
+                                                      : "float32"));
     ml_config again;
     ml_config_blank(&again);
     if (info) {
