@@ -100,7 +100,8 @@ ml_optim_state ml_optimizer_get_state(const ml_optimizer *opt, int64_t i);
 int64_t ml_optimizer_get_step(const ml_optimizer *opt);
 void ml_optimizer_set_step(ml_optimizer *opt, int64_t step);
 
-/* Bytes that ml_optimizer_make will allocate for the moments (state) and for scratch, for the memory plan. */
+/* Bytes that ml_optimizer_make will allocate for the moments (state) and, with the present number of threads, for
+ * scratch: for the memory plan. */
 typedef struct {
     int64_t state_bytes, scratch_bytes;
 } ml_optim_memory;
