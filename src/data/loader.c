@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include "base/alloc.h"
+#include "base/rng.h"
 
 #include <string.h>
 
@@ -16,13 +17,6 @@ struct ml_loader {
 
 /* ---- order: a permutation of [0, n) computed, not stored ---- */
 
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
 /* A Feistel network permutes [0, 2^(2 half_bits)); walking its cycle until the value falls below n makes that a
  * permutation of [0, n) (Black and Rogaway 2002).  The square domain is under 4 n, so a walk takes 4 steps at most
  * on average. */
@@ -35,7 +29,7 @@ static int64_t permute(int64_t i, int64_t n, uint64_t key)
     do {
         uint64_t left = x >> half_bits, right = x & mask;
         for (uint64_t round = 0; round < 6; round++) {
-            uint64_t next = left ^ (mix(key + right + (round + 1) * 0x9e3779b97f4a7c15u) & mask);
+            uint64_t next = left ^ (ml_rng_mix(key + right + (round + 1) * 0x9e3779b97f4a7c15u) & mask);
             left = right;
             right = next;
         }
@@ -148,7 +142,7 @@ ml_status ml_loader_next(ml_loader *loader, const ml_batch **out, ml_error *err)
     ml_batch_clear(&loader->batch);
     ml_loader_position p = advance(loader, loader->at, c->rank * c->batch);
     for (int64_t i = 0; i < c->batch; i++, p = advance(loader, p, 1)) {
-        uint64_t key = mix(mix(c->seed) + (uint64_t)p.epoch);
+        uint64_t key = ml_rng_mix(ml_rng_mix(c->seed) + (uint64_t)p.epoch);
         ML_TRY(add_window(loader, permute(p.index, loader->n_window, key), err));
     }
     loader->at = advance(loader, loader->at, c->n_rank * c->batch);
