@@ -59,13 +59,20 @@ static double rate(bool ours)
 {
     enum { N = 2048 };
     float *m = calloc(3 * N * N, sizeof *m);
-    ml_gemm g = { .m = N, .n = N, .k = N, .a = { .data = m, .stride = N }, .b = { .data = m + N * N, .stride = N },
-                  .c = m + 2 * N * N, .c_stride = N };
+    ml_gemm g = { .m = N,
+                  .n = N,
+                  .k = N,
+                  .a = { .data = m, .stride = N },
+                  .b = { .data = m + N * N, .stride = N },
+                  .c = m + 2 * N * N,
+                  .c_stride = N };
     double best = 1e9;
     for (int i = 0; i < 5; i++) {
         double start = ml_clock_seconds();
-        if (ours) ml_gemm_run(&g);
-        else cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, m, N, m + N * N, N, 0, m + 2 * N * N, N);
+        if (ours)
+            ml_gemm_run(&g);
+        else
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, m, N, m + N * N, N, 0, m + 2 * N * N, N);
         double seconds = ml_clock_seconds() - start;
         if (seconds < best) best = seconds;
     }
@@ -88,7 +95,11 @@ static ml_status run(int argc, char **argv, ml_error *err)
     ml_model_init(model, 1);
     random_stage self = { ml_rng_make(1, 1), batch, seq, config.vocab_size };
     ml_stage stage = { .name = "bench", .self = &self, .next = next, .position = position, .restore = restore };
-    ml_train_config train = { .batch = batch, .accumulate = 1, .seq = seq, .clip = 1, .seed = 1,
+    ml_train_config train = { .batch = batch,
+                              .accumulate = 1,
+                              .seq = seq,
+                              .clip = 1,
+                              .seed = 1,
                               .schedule = { .kind = ML_SCHEDULE_CONSTANT, .lr = 3e-4, .steps = steps },
                               .optim = ml_optim_default_config(muon ? ML_OPTIM_MUON : ML_OPTIM_ADAMW) };
     char folder[] = "/tmp/moonlight-bench-XXXXXX";
