@@ -17,9 +17,16 @@
 
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/matvec.h"
 #include "ops/cpu/rows.h"
 
 #include <string.h>
+
+enum {
+    FAST_HIDDEN = 128, /* in fast mode: hidden columns of a task of the first product */
+    FAST_COLUMNS = 32, /* columns of y of a task of the second */
+    FAST_ROWS = 64,    /* rows it takes at once */
+};
 
 typedef struct {
     int64_t n_row, n_expert, top_k, d, f;
@@ -29,7 +36,9 @@ typedef struct {
     float *pre;            /* [n_row, n_col] */
     int64_t n_col;         /* f, or 2 f: gate | up */
     float *a;              /* [n_row, f] */
-    const ml_tensor *x, *prob, *gate, *up, *down;
+    const ml_tensor *x, *prob, *gate, *up, *down, *y;
+    bool fast;                    /* products for inference */
+    int64_t n_part, part_columns; /* forward: parts that the hidden columns of a tile are cut into */
     const float *dy;
     int64_t dy_stride;
     float *dprob; /* NULL: not wanted */
@@ -108,6 +117,11 @@ static tile find_tile(const layer *l, int64_t i)
     return (tile){ low, begin, end - begin < l->tile_rows ? end - begin : l->tile_rows };
 }
 
+static bool has_f32_weights(const layer *l)
+{
+    return l->gate->dtype == ML_F32 && l->down->dtype == ML_F32 && (!l->up || l->up->dtype == ML_F32);
+}
+
 /* What both directions need: the description of the layer, with token and a in scratch. */
 static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
 {
@@ -126,6 +140,7 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
                   .gate = gate,
                   .up = args->in[4],
                   .down = args->in[5],
+                  .y = args->out[0],
                   .activation = param->activation,
                   .kernels = ml_row_kernels_get() };
     l->n_row = l->offset[l->n_expert];
@@ -137,9 +152,16 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
     return ML_OK;
 }
 
+/* Expert's matrix in memory laid out as w: w itself or its gradient. */
 static float *expert_of(const ml_tensor *w, float *data, int64_t expert)
 {
     return data + expert * w->stride;
+}
+
+/* Row `row` of an expert's matrix, of any float type. */
+static const void *row_of(const ml_tensor *w, int64_t expert, int64_t row)
+{
+    return (const char *)w->data + (size_t)(expert * w->stride + row * w->dim[2]) * ml_dtype_size(w->dtype);
 }
 
 /* Gate and up lie one after the other in every expert: one matrix of 2 f rows. */
@@ -171,16 +193,45 @@ static void project(const layer *l, tile t)
     ml_gemm_run_serial(&g);
 }
 
+/* The same for columns column .. column + n of gate and up, by the products for inference. */
+static void project_fast(const layer *l, tile t, int64_t column, int64_t n)
+{
+    ml_matvec p = { .n_token = t.n,
+                    .n = n,
+                    .k = l->d,
+                    .x = ml_f32(l->x),
+                    .x_stride = l->x->stride,
+                    .x_row = l->token + t.begin,
+                    .w_dtype = l->gate->dtype,
+                    .w = row_of(l->gate, t.expert, column),
+                    .w_stride = l->d,
+                    .y = l->pre + t.begin * l->n_col + column,
+                    .y_stride = l->n_col };
+    ml_matvec_run_serial(&p);
+    if (!l->up) return;
+    p.w_dtype = l->up->dtype;
+    p.w = row_of(l->up, t.expert, column);
+    p.y += l->f;
+    ml_matvec_run_serial(&p);
+}
+
+/* Tasks are tiles, and within a tile parts of `part_columns` hidden columns. */
 static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
-        tile t = find_tile(l, i);
-        project(l, t);
+        tile t = find_tile(l, i / l->n_part);
+        int64_t column = i % l->n_part * l->part_columns;
+        int64_t n = l->f - column < l->part_columns ? l->f - column : l->part_columns;
+        if (l->fast) {
+            project_fast(l, t, column, n);
+        } else {
+            project(l, t);
+        }
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
-            const float *pre = l->pre + r * l->n_col;
-            l->kernels->activate(l->activation, pre, l->up ? pre + l->f : NULL, prob_of(l, r), l->a + r * l->f, l->f);
+            const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
+            l->kernels->activate(l->activation, gate, up, prob_of(l, r), l->a + r * l->f + column, n);
         }
     }
 }
@@ -199,17 +250,51 @@ static void for_each_expert(const layer *l, expert_product_fn product, void *arg
 /* y[token] += a down^T */
 static void add_down(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
-    const ml_tensor *y = arg;
+    (void)arg;
     ml_gemm g = { .m = n,
                   .n = l->d,
                   .k = l->f,
                   .a = { .data = l->a + begin * l->f, .stride = l->f },
                   .b = { .data = expert_of(l->down, ml_f32(l->down), expert), .stride = l->f, .transpose = true },
-                  .c = ml_f32(y),
-                  .c_stride = y->stride,
+                  .c = ml_f32(l->y),
+                  .c_stride = l->y->stride,
                   .c_row = l->token + begin,
                   .accumulate = true };
     ml_gemm_run(&g);
+}
+
+/* The same by the products for inference: a task owns columns begin .. end of y, and goes through the experts. */
+static void add_down_fast(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const layer *l = arg;
+    float part[FAST_ROWS * FAST_COLUMNS];
+    ml_matvec p = { .n = end - begin,
+                    .k = l->f,
+                    .x_stride = l->f,
+                    .w_dtype = l->down->dtype,
+                    .w_stride = l->f,
+                    .y = part,
+                    .y_stride = FAST_COLUMNS };
+    for (int64_t e = 0; e < l->n_expert; e++) {
+        p.w = row_of(l->down, e, begin);
+        for (int64_t row = l->offset[e]; row < l->offset[e + 1]; row += FAST_ROWS) {
+            p.n_token = l->offset[e + 1] - row < FAST_ROWS ? l->offset[e + 1] - row : FAST_ROWS;
+            p.x = l->a + row * l->f;
+            ml_matvec_run_serial(&p);
+            for (int64_t r = 0; r < p.n_token; r++) {
+                float *y = ml_f32(l->y) + l->token[row + r] * l->y->stride + begin;
+                for (int64_t j = 0; j < p.n; j++) y[j] += part[r * FAST_COLUMNS + j];
+            }
+        }
+    }
+}
+
+/* Which products run depends on the mode and the weights' types alone, so a token's bits do not depend on the
+ * batch. */
+static bool is_fast(const ml_ctx *ctx, const layer *l)
+{
+    return ctx->mode == ML_MODE_FAST || !has_f32_weights(l);
 }
 
 ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
@@ -218,9 +303,16 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     ML_TRY(sort_by_expert(ctx, args->in[1], args->in[3]->dim[0], ml_i32(args->save[0]), ml_i32(args->save[1])));
     layer l;
     ML_TRY(describe(ctx, args, &l));
+    l.fast = is_fast(ctx, &l);
+    l.part_columns = l.fast && l.f > FAST_HIDDEN ? FAST_HIDDEN : l.f;
+    l.n_part = l.f ? (l.f + l.part_columns - 1) / l.part_columns : 0;
     for (int64_t t = 0; t < y->dim[0]; t++) memset(ml_f32(y) + t * y->stride, 0, (size_t)l.d * sizeof(float));
-    ml_parallel_for(l.first_tile[l.n_expert], 1, forward_tiles, &l);
-    for_each_expert(&l, add_down, y);
+    ml_parallel_for(l.first_tile[l.n_expert] * l.n_part, 1, forward_tiles, &l);
+    if (l.fast) {
+        ml_parallel_for(l.d, FAST_COLUMNS, add_down_fast, &l);
+    } else {
+        for_each_expert(&l, add_down, NULL);
+    }
     return ML_OK;
 }
 
@@ -326,6 +418,10 @@ ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
 {
     layer l;
     ML_TRY(describe(ctx, args, &l));
+    if (!has_f32_weights(&l)) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s have no backward pass: train with f32 weights",
+                           ml_dtype_name(l.gate->dtype != ML_F32 ? l.gate->dtype : l.down->dtype));
+    }
     l.dy = grads->out[0];
     l.dy_stride = args->out[0]->stride;
     l.dprob = grads->in[2];

@@ -18,6 +18,7 @@
 
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/matvec.h"
 #include "ops/cpu/rows.h"
 
 #include <math.h>
@@ -40,6 +41,7 @@ typedef struct {
     float *max, *sum;  /* [n_vocab_tile, n_active] */
     float *picked;     /* [n_active] logit of the target */
     float *logp, *lse; /* [tokens] */
+    bool fast;         /* products for inference */
     const ml_row_kernels *kernels;
 } forward_work;
 
@@ -73,16 +75,32 @@ static int32_t *list_active(ml_ctx *ctx, const ml_tensor *target, int64_t n_voca
 }
 
 /* [n_token rows of x] x [n_vocab rows of w]^T -> logits, rows `stride` apart */
-static ml_gemm logits_product(const ml_tensor *x, const int32_t *token, int64_t n_token, const ml_tensor *w,
-                              int64_t vocab, int64_t n_vocab, float *logits, int64_t stride)
+static void make_logits(bool fast, const ml_tensor *x, const int32_t *token, int64_t n_token, const ml_tensor *w,
+                        int64_t vocab, int64_t n_vocab, float *logits, int64_t stride)
 {
-    return (ml_gemm){ .m = n_token,
-                      .n = n_vocab,
-                      .k = x->dim[1],
-                      .a = { .data = ml_f32(x), .stride = x->stride, .row = token },
-                      .b = { .data = ml_f32(w) + vocab * w->stride, .stride = w->stride, .transpose = true },
-                      .c = logits,
-                      .c_stride = stride };
+    if (fast) {
+        ml_matvec p = { .n_token = n_token,
+                        .n = n_vocab,
+                        .k = x->dim[1],
+                        .x = ml_f32(x),
+                        .x_stride = x->stride,
+                        .x_row = token,
+                        .w_dtype = w->dtype,
+                        .w = (const char *)w->data + (size_t)(vocab * w->stride) * ml_dtype_size(w->dtype),
+                        .w_stride = w->stride,
+                        .y = logits,
+                        .y_stride = stride };
+        ml_matvec_run_serial(&p);
+        return;
+    }
+    ml_gemm g = { .m = n_token,
+                  .n = n_vocab,
+                  .k = x->dim[1],
+                  .a = { .data = ml_f32(x), .stride = x->stride, .row = token },
+                  .b = { .data = ml_f32(w) + vocab * w->stride, .stride = w->stride, .transpose = true },
+                  .c = logits,
+                  .c_stride = stride };
+    ml_gemm_run_serial(&g);
 }
 
 static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
@@ -92,8 +110,7 @@ static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         int64_t tile = i / f->n_token_tile, row = i % f->n_token_tile * TILE_TOKENS, vocab = tile * TILE_VOCAB;
         int64_t n_row = smaller(f->n_active - row, TILE_TOKENS), n = smaller(f->n_vocab - vocab, TILE_VOCAB);
-        ml_gemm g = logits_product(f->x, f->token + row, n_row, f->w, vocab, n, logits, TILE_VOCAB);
-        ml_gemm_run_serial(&g);
+        make_logits(f->fast, f->x, f->token + row, n_row, f->w, vocab, n, logits, TILE_VOCAB);
         for (int64_t r = 0; r < n_row; r++) {
             int64_t at = tile * f->n_active + row + r, target = f->target[f->token[row + r]] - vocab;
             float *logit = logits + r * TILE_VOCAB;
@@ -134,6 +151,7 @@ ml_status ml_cpu_logprob_forward(ml_ctx *ctx, const ml_op_args *args)
                        .n_vocab = w->dim[0],
                        .logp = ml_f32(args->out[0]),
                        .lse = ml_f32(args->save[0]),
+                       .fast = ctx->mode == ML_MODE_FAST || w->dtype != ML_F32,
                        .kernels = ml_row_kernels_get() };
     f.token = list_active(ctx, args->in[3], f.n_vocab, NULL, &f.n_active);
     if (!f.token) return ctx->error.code;
@@ -175,8 +193,7 @@ static void make_dlogits(void *arg, int64_t begin, int64_t end, int thread)
         int64_t row = i / n_tile * TILE_TOKENS, col = i % n_tile * TILE_VOCAB, vocab = b->vocab + col;
         int64_t n_row = smaller(b->n_token - row, TILE_TOKENS), n = smaller(b->n_vocab - col, TILE_VOCAB);
         float *tile = b->logits + row * BLOCK_VOCAB + col;
-        ml_gemm g = logits_product(b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
-        ml_gemm_run_serial(&g);
+        make_logits(false, b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
         for (int64_t r = 0; r < n_row; r++) {
             int64_t t = b->token[row + r], target = b->target[t] - vocab;
             float *dlogit = tile + r * BLOCK_VOCAB;
@@ -257,6 +274,10 @@ ml_status ml_cpu_logprob_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
                 .dw = grads->in[1],
                 .dbias = grads->in[2],
                 .kernels = ml_row_kernels_get() };
+    if (b.w->dtype != ML_F32) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "logprob: a weight of type %s has no backward pass: train with f32 weights",
+                           ml_dtype_name(b.w->dtype));
+    }
     int64_t n_active, n_vocab = b.w->dim[0];
     const int32_t *token = list_active(ctx, args->in[3], n_vocab, b.dlogp, &n_active);
     if (!token) return ctx->error.code;

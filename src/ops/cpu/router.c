@@ -10,6 +10,7 @@
 
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/matvec.h"
 
 #include <float.h>
 #include <math.h>
@@ -230,6 +231,32 @@ static bool allocate_scratch(ml_ctx *ctx, router_work *w)
     return w->scratch != NULL;
 }
 
+static void make_logits(const ml_ctx *ctx, const ml_tensor *x, const ml_tensor *weight, const ml_tensor *logit)
+{
+    if (ctx->mode == ML_MODE_FAST || weight->dtype != ML_F32) {
+        ml_matvec p = { .n_token = x->dim[0],
+                        .n = weight->dim[0],
+                        .k = weight->dim[1],
+                        .x = ml_f32(x),
+                        .x_stride = x->stride,
+                        .w_dtype = weight->dtype,
+                        .w = weight->data,
+                        .w_stride = weight->stride,
+                        .y = ml_f32(logit),
+                        .y_stride = logit->stride };
+        ml_matvec_run(&p);
+        return;
+    }
+    ml_gemm g = { .m = x->dim[0],
+                  .n = weight->dim[0],
+                  .k = weight->dim[1],
+                  .a = { .data = ml_f32(x), .stride = x->stride },
+                  .b = { .data = ml_f32(weight), .stride = weight->stride, .transpose = true },
+                  .c = ml_f32(logit),
+                  .c_stride = logit->stride };
+    ml_gemm_run(&g);
+}
+
 ml_status ml_cpu_router_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     const ml_tensor *x = args->in[0], *weight = args->in[1];
@@ -242,14 +269,7 @@ ml_status ml_cpu_router_forward(ml_ctx *ctx, const ml_op_args *args)
                       .n_token = x->dim[0] };
     ML_TRY(check_sizes(ctx, w.param, w.n_token));
     if (!allocate_scratch(ctx, &w)) return ML_ENOMEM;
-    ml_gemm g = { .m = w.n_token,
-                  .n = w.param->n_expert,
-                  .k = x->dim[1],
-                  .a = { .data = ml_f32(x), .stride = x->stride },
-                  .b = { .data = ml_f32(weight), .stride = weight->stride, .transpose = true },
-                  .c = ml_f32(w.logit),
-                  .c_stride = w.logit->stride };
-    ml_gemm_run(&g);
+    make_logits(ctx, x, weight, w.logit);
     ml_parallel_for(w.n_token, TOKENS_PER_TASK, route_tokens, &w);
     memset(w.count, 0, (size_t)w.param->n_expert * sizeof *w.count);
     for (int64_t t = 0; t < w.n_token; t++) {
@@ -307,6 +327,10 @@ ml_status ml_cpu_router_backward(ml_ctx *ctx, const ml_op_args *args, const ml_o
                       .id = args->out[2],
                       .dprob = grads->out[0],
                       .dlogit_in = grads->out[1] };
+    if (weight->dtype != ML_F32) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "router: a weight of type %s has no backward pass: train with f32 weights",
+                           ml_dtype_name(weight->dtype));
+    }
     int64_t n_token = x->dim[0], n = w.param->n_expert;
     w.dlogit = ml_ctx_scratch(ctx, (size_t)(n_token * n) * sizeof(float));
     if (!w.dlogit || !allocate_scratch(ctx, &w)) return ML_ENOMEM;
