@@ -1,9 +1,12 @@
 /* fp32 matrix products on the CPU: our own, so that the order of summation is ours.
  *
- * Every element of C is one chain of fused multiply-adds over k = 0, 1, 2, ... in that order, cut only at
- * multiples of a fixed block length.  So its bits depend on its row of A and its column of B alone: not on m or
- * n, the number of threads, the tile it fell in, or the instruction set (scalar, AVX2 and AVX-512 agree bit for
- * bit).
+ * The k dimension is cut into blocks of 512.  Per element of C, in this order:
+ *     for each block:  s = +0;  for k in the block, ascending: s = fma(a[k], b[k], s);
+ *                      c = (first block and not accumulate) ? s : c + s
+ * So its bits depend on its row of A and its column of B alone: not on m or n, the number of threads, the tile
+ * it fell in, or the instruction set (scalar, AVX2 and AVX-512 agree bit for bit).
+ *
+ * A product allocates nothing and cannot fail.  m, n or k may be 0; k = 0 is the empty sum.
  *
  * Operands are stored row by row and may be gathered: `row` lists which stored rows form the matrix.  That is
  * how experts read their tokens without a copy: the gather happens while packing. */

@@ -1,0 +1,62 @@
+#include "ops/case.h"
+
+enum { MARGIN = 3 }; /* columns before and after a strided view of x */
+
+typedef struct {
+    int64_t tokens, n, k;
+    bool bias, strided, fast;
+    ml_dtype w_dtype; /* other than f32: forward only, and the gradient of the bias */
+} shape;
+
+static const shape shapes[] = {
+    { 5, 7, 3, true, false, false, ML_F32 },    { 70, 50, 33, false, false, false, ML_F32 },
+    { 33, 17, 300, true, true, false, ML_F32 }, { 260, 70, 40, true, false, false, ML_F32 },
+    { 0, 4, 6, true, false, false, ML_F32 },    { 4, 5, 0, true, false, false, ML_F32 },
+    { 9, 21, 100, true, true, true, ML_F32 },   { 0, 4, 6, false, false, true, ML_F32 },
+    { 7, 19, 70, true, true, true, ML_BF16 },   { 6, 18, 50, true, false, false, ML_F16 },
+};
+
+static void make(test_case *c, ml_rng *rng)
+{
+    const shape *s = &shapes[c->variant];
+    test_real(c, 0, 2, (int64_t[]){ s->tokens, s->strided ? s->k + 2 * MARGIN : s->k }, 1, rng);
+    test_real(c, 1, 2, (int64_t[]){ s->n, s->k }, 1, rng);
+    if (s->w_dtype != ML_F32) {
+        /* Quarters in -2 .. 2: exact in every type. */
+        for (int64_t i = 0; i < s->n * s->k; i++) c->in[1].real[i] = (double)ml_rng_below(rng, 17) / 4 - 2;
+        c->in[0].constant = c->in[1].constant = true;
+    }
+    if (s->bias) test_real(c, 2, 1, &s->n, 1, rng);
+    c->out_count[0] = s->tokens * s->n;
+}
+
+static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out)
+{
+    const shape *s = &shapes[c->variant];
+    if (s->fast) ctx->mode = ML_MODE_FAST;
+    ml_tensor *x = s->strided ? ml_tensor_cols(ctx, in[0], MARGIN, s->k) : in[0]; // [tokens, k]
+    ml_tensor *w = in[1];
+    if (s->w_dtype != ML_F32) {
+        w = ml_tensor_new_2d(ctx, s->w_dtype, s->n, s->k);
+        ml_convert_from_f32(s->w_dtype, ml_f32(in[1]), w->data, s->n * s->k);
+    }
+    out[0] = ml_linear(ctx, x, w, in[2]);
+}
+
+static void reference(const test_case *c, double *const *out)
+{
+    const shape *s = &shapes[c->variant];
+    int64_t stride = c->in[0].dim[1];
+    const double *x = c->in[0].real + (s->strided ? MARGIN : 0), *w = c->in[1].real, *b = c->in[2].real;
+    for (int64_t t = 0; t < s->tokens; t++) {
+        for (int64_t i = 0; i < s->n; i++) {
+            double sum = b ? b[i] : 0;
+            for (int64_t j = 0; j < s->k; j++) sum += x[t * stride + j] * w[i * s->k + j];
+            out[0][t * s->n + i] = sum;
+        }
+    }
+}
+
+const test_op test_op_linear = {
+    .n_variant = sizeof shapes / sizeof shapes[0], .make = make, .build = build, .reference = reference
+};
