@@ -59,14 +59,6 @@ uint64_t ml_story_count_plans(size_t theme)
 
 /* ---- plan ---- */
 
-/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring inputs give unrelated outputs. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
 static uint16_t pick(ml_rng *rng, size_t n)
 {
     return (uint16_t)ml_rng_below(rng, n);
@@ -86,7 +78,7 @@ static uint16_t pick_kind(ml_rng *rng)
 
 void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
 {
-    ml_rng rng = ml_rng_make(mix(seed + 0x9e3779b97f4a7c15u) ^ mix(index + 1), 0);
+    ml_rng rng = ml_rng_make(ml_rng_mix(seed + 0x9e3779b97f4a7c15u) ^ ml_rng_mix(index + 1), 0);
     memset(plan, 0, sizeof *plan);
     plan->theme = pick(&rng, ml_story_n_theme);
     plan->subject = pick(&rng, ml_story_n_subject(plan->theme));

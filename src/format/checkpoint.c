@@ -72,9 +72,14 @@ static ml_status put_in_place(ml_checkpoint *c, ml_error *err)
 ml_status ml_checkpoint_commit(ml_checkpoint *c, ml_error *err)
 {
     assert(!c->in_place);
+    ml_file_writer latest;
     ML_TRY(ml_manifest_commit(c->manifest, err));
-    ML_TRY(put_in_place(c, err));
-    return ml_run_set(c->run, ML_RUN_LATEST, c->step, err);
+    ml_status status = ml_run_prepare(c->run, ML_RUN_LATEST, c->step, &latest, err);
+    if (status != ML_OK) return status == ML_EIO ? ml_manifest_fail_write(c->manifest, err) : status;
+    status = put_in_place(c, err);
+    if (status == ML_OK) status = ml_file_commit(&latest, err);
+    ml_file_abandon(&latest);
+    return status;
 }
 
 void ml_checkpoint_free(ml_checkpoint *c)

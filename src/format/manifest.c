@@ -43,6 +43,23 @@ static ml_status check_space(const char *folder, uint64_t expect_bytes, ml_error
                    folder, to_mb(expect_bytes), to_mb(free_bytes));
 }
 
+/* Nine times in ten the disk is full. */
+ml_status ml_manifest_fail_write(const ml_manifest *m, ml_error *err)
+{
+    char space[160] = "";
+    ml_error ignored;
+    uint64_t free_bytes;
+    if (ml_disk_free(m->folder, &free_bytes, &ignored) == ML_OK) {
+        char needed[64] = "";
+        if (m->expect_bytes) snprintf(needed, sizeof needed, "%.1f MB are needed, ", to_mb(m->expect_bytes));
+        snprintf(space, sizeof space, " (%s%.1f MB were written before, %.1f MB are free on the file system)", needed,
+                 to_mb(m->written_bytes), to_mb(free_bytes));
+    }
+    size_t used = strlen(err->message);
+    snprintf(err->message + used, sizeof err->message - used, "%s", space);
+    return err->code;
+}
+
 ml_status ml_manifest_begin(ml_manifest **out, const char *folder, uint64_t expect_bytes, ml_error *err)
 {
     *out = NULL;
@@ -54,11 +71,11 @@ ml_status ml_manifest_begin(ml_manifest **out, const char *folder, uint64_t expe
     ML_TRY_GOTO(ml_path_join(path, folder, MANIFEST_NAME, err));
     strcpy(m->folder, folder);
     ML_TRY_GOTO(ml_dir_make(folder, err));
+    ML_TRY_GOTO(check_space(folder, expect_bytes, err));
     if (unlink(path) != 0 && errno != ENOENT) {
         status = ml_fail_errno(err, "%s: cannot be removed before the folder is written again", path);
         goto done;
     }
-    ML_TRY_GOTO(check_space(folder, expect_bytes, err));
     *out = m;
     m = NULL;
 done:
@@ -132,33 +149,16 @@ ml_status ml_manifest_open_file(ml_manifest_file *f, ml_manifest *m, const char 
     ML_TRY(ml_path_join(path, m->folder, name, err));
     f->manifest = m;
     strcpy(f->name, name);
-    ML_TRY(make_parent(path, err));
     ML_TRY(ml_sha256_begin(&f->hash, err));
-    ml_status status = ml_file_begin(&f->file, path, err);
+    ml_status status = make_parent(path, err);
+    if (status == ML_OK) status = ml_file_begin(&f->file, path, err);
     if (status != ML_OK) ml_manifest_abandon_file(f);
-    return status;
-}
-
-/* Behind a failed write: how much it was about, because nine times in ten the disk is full. */
-static ml_status fail_write(const ml_manifest *m, ml_error *err)
-{
-    char space[160] = "";
-    ml_error ignored;
-    uint64_t free_bytes;
-    if (ml_disk_free(m->folder, &free_bytes, &ignored) == ML_OK) {
-        char needed[64] = "";
-        if (m->expect_bytes) snprintf(needed, sizeof needed, "%.1f MB are needed, ", to_mb(m->expect_bytes));
-        snprintf(space, sizeof space, " (%s%.1f MB were written before, %.1f MB are free on the file system)", needed,
-                 to_mb(m->written_bytes), to_mb(free_bytes));
-    }
-    size_t used = strlen(err->message);
-    snprintf(err->message + used, sizeof err->message - used, "%s", space);
-    return err->code;
+    return status == ML_EIO ? ml_manifest_fail_write(m, err) : status;
 }
 
 ml_status ml_manifest_write(ml_manifest_file *f, const void *data, size_t n_bytes, ml_error *err)
 {
-    if (ml_file_write(&f->file, data, n_bytes, err) != ML_OK) return fail_write(f->manifest, err);
+    if (ml_file_write(&f->file, data, n_bytes, err) != ML_OK) return ml_manifest_fail_write(f->manifest, err);
     if (n_bytes) ml_sha256_add(f->hash, data, n_bytes);
     f->n_bytes += n_bytes;
     f->manifest->written_bytes += n_bytes;
@@ -167,7 +167,7 @@ ml_status ml_manifest_write(ml_manifest_file *f, const void *data, size_t n_byte
 
 ml_status ml_manifest_close_file(ml_manifest_file *f, ml_error *err)
 {
-    if (ml_file_commit(&f->file, err) != ML_OK) return fail_write(f->manifest, err);
+    if (ml_file_commit(&f->file, err) != ML_OK) return ml_manifest_fail_write(f->manifest, err);
     uint8_t digest[ML_SHA256_BYTES];
     char hex[ML_SHA256_HEX];
     ml_sha256_end(f->hash, digest);
@@ -293,7 +293,7 @@ ml_status ml_manifest_commit(ml_manifest *m, ml_error *err)
     if (!json) return ml_fail(err, ML_EINVAL, "%s: a file name in the folder is not UTF-8: rename it", m->folder);
     ml_status status = ml_json_save(json, path, err);
     json_decref(json);
-    return status == ML_EIO ? fail_write(m, err) : status;
+    return status == ML_EIO ? ml_manifest_fail_write(m, err) : status;
 }
 
 /* Verifying */

@@ -51,6 +51,9 @@ ml_status ml_manifest_put_json(ml_manifest *m, const char *name, const json_t *v
  * then write manifest.json and sync every folder inside.  Names ending in ".tmp.<number>" are ignored. */
 ml_status ml_manifest_commit(ml_manifest *m, ml_error *err);
 
+/* Append to a message about a failed write how much was needed, written and is free; returns err->code. */
+ml_status ml_manifest_fail_write(const ml_manifest *m, ml_error *err);
+
 typedef enum {
     ML_VERIFY_SIZES,  /* every listed file is there with its size: some stat calls */
     ML_VERIFY_HASHES, /* and its bytes hash to what is listed: reads everything */

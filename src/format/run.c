@@ -231,14 +231,26 @@ ml_status ml_run_find(const char *folder, ml_run_which which, char path[ML_PATH_
     return ML_OK;
 }
 
+ml_status ml_run_prepare(const ml_run *run, ml_run_which which, int64_t step, ml_file_writer *w, ml_error *err)
+{
+    char path[ML_PATH_MAX], step_path[ML_PATH_MAX];
+    ML_TRY(ml_run_step_path(run->folder, step, step_path, err));
+    ML_TRY(ml_path_join(path, run->folder, which_name(which), err));
+    ML_TRY(ml_file_begin(w, path, err));
+    ml_status status = ml_file_printf(w, err, "%s\n", strrchr(step_path, '/') + 1);
+    if (status == ML_OK && fflush(w->file) != 0) status = ml_fail_errno(err, "%s: could not be written", path);
+    if (status != ML_OK) ml_file_abandon(w);
+    return status;
+}
+
 ml_status ml_run_set(const ml_run *run, ml_run_which which, int64_t step, ml_error *err)
 {
-    char path[ML_PATH_MAX], text[ML_PATH_MAX];
+    char path[ML_PATH_MAX];
+    ml_file_writer w;
     ML_TRY(ml_run_step_path(run->folder, step, path, err));
     ML_TRY(ml_manifest_verify(path, ML_VERIFY_SIZES, err));
-    int n = snprintf(text, sizeof text, "%s\n", strrchr(path, '/') + 1);
-    ML_TRY(ml_path_join(path, run->folder, which_name(which), err));
-    return ml_file_replace(path, text, (size_t)n, err);
+    ML_TRY(ml_run_prepare(run, which, step, &w, err));
+    return ml_file_commit(&w, err);
 }
 
 /* Renamed first: a folder without some of its files never has the name of a checkpoint. */

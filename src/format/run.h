@@ -34,8 +34,12 @@ ml_status ml_run_find(const char *folder, ml_run_which which, char path[ML_PATH_
 /* Path of one step's folder, there or not. */
 ml_status ml_run_step_path(const char *folder, int64_t step, char path[ML_PATH_MAX], ml_error *err);
 
-/* Name a complete step in `latest` (checkpoint.h does it on commit) or `best`. */
+/* Name a complete step in `best` or `latest` (committing a checkpoint does the latter). */
 ml_status ml_run_set(const ml_run *run, ml_run_which which, int64_t step, ml_error *err);
+
+/* The first half of set: the new file is written but not yet in place, so that a full disk shows before a step
+ * folder takes its name.  ml_file_commit(w) puts it there. */
+ml_status ml_run_prepare(const ml_run *run, ml_run_which which, int64_t step, ml_file_writer *w, ml_error *err);
 
 /* Delete all but the `keep` newest checkpoints (keep < 1: delete none), the ones `latest` and `best` name, and
  * every step that is a multiple of `milestone` (0: none).  Safe to be killed in. */

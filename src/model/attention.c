@@ -1,5 +1,9 @@
 #include "model/attention.h"
 
+#include "model/kv_cache.h"
+
+#include "model/kv_cache.h"
+
 static ml_tensor *maybe(const ml_tensor *t)
 {
     return t->data ? (ml_tensor *)(uintptr_t)t : NULL;
@@ -42,6 +46,11 @@ static ml_tensor *gqa(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
                                  .k_step = d_head,
                                  .v_step = d_head,
                                  .scale = m->softmax_scale };
+    if (in->cache) {
+        ml_kv_view view = ml_kv_cache_view(in->cache, layer_id);
+        if (ml_kv_store(ctx, &view, k, NULL, v, in->seq, in->pos) != ML_OK) return NULL;
+        return ml_attention_cached(ctx, q, &view, in->seq, in->pos, &param);
+    }
     return ml_attention(ctx, q, k, v, NULL, in->seq, &param); // [tokens, n_head d_head]
 }
 
@@ -59,6 +68,14 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     q = rotate(ctx, m, q, in->pos, n_head, d_qk, nope); // [tokens, n_head d_qk]
     ml_tensor *k_rope = rotate(ctx, m, ml_tensor_cols(ctx, all, n_q + lora, rope), in->pos, 1, rope, 0);
     ml_tensor *latent = ml_rmsnorm(ctx, ml_tensor_cols(ctx, all, n_q, lora), maybe(&y->kv_a_norm), eps);
+    if (in->cache) {
+        ml_kv_view view = ml_kv_cache_view(in->cache, layer_id);
+        if (ml_kv_store(ctx, &view, latent, k_rope, NULL, in->seq, in->pos) != ML_OK) return NULL;
+        ml_mla_param absorbed = {
+            .n_head = n_head, .d_nope = nope, .n_rot = rope, .d_v = d_v, .kv_lora_rank = lora, .scale = m->softmax_scale
+        };
+        return ml_attention_cached_mla(ctx, q, maybe(&y->kv_b), &view, in->seq, in->pos, &absorbed);
+    }
     ml_attention_param param = { .n_head = n_head,
                                  .n_kv_head = n_head,
                                  .d_qk = d_qk,

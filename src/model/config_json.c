@@ -371,13 +371,14 @@ static ml_status llama_read(const json_t *j, const char *where, ml_config *c, ml
 static const char own_class[] = "MoonlightMoeForCausalLM";
 
 static const class_info classes[] = {
+    /* In order of preference: dense classes before those that could also say "no experts". */
+    { "LlamaForCausalLM", "llama", llama_keys, llama_implied, llama_read, write_heads },
+    { "Qwen2ForCausalLM", "qwen2", qwen2_keys, qwen2_implied, dense_read, write_heads },
+    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, dense_read, write_heads },
     { "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_implied, deepseek_v3_read,
       deepseek_v3_write },
     { "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie_keys, ernie_implied, ernie_read, ernie_write },
     { "Glm4MoeForCausalLM", "glm4_moe", glm4_moe_keys, glm4_moe_implied, glm4_moe_read, glm4_moe_write },
-    { "LlamaForCausalLM", "llama", llama_keys, llama_implied, llama_read, write_heads },
-    { "Qwen2ForCausalLM", "qwen2", qwen2_keys, qwen2_implied, dense_read, write_heads },
-    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, dense_read, write_heads },
 };
 enum { N_CLASS = sizeof classes / sizeof classes[0] };
 

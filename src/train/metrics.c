@@ -45,12 +45,12 @@ static ml_status parse_line(const char *path, size_t number, const char *text, s
 }
 
 /* Copy every whole line of text to head (step <= last) or tail. Both have room for all of it. */
-static ml_status split_lines(const char *path, const char *text, int64_t last, char *head, size_t *n_head, char *tail,
-                             size_t *n_tail, ml_error *err)
+static ml_status split_lines(const char *path, const char *text, size_t size, int64_t last, char *head, size_t *n_head,
+                             char *tail, size_t *n_tail, ml_error *err)
 {
     *n_head = *n_tail = 0;
-    const char *end;
-    for (size_t number = 1; (end = strchr(text, '\n')); number++, text = end + 1) {
+    const char *stop = text + size, *end;
+    for (size_t number = 1; (end = memchr(text, '\n', (size_t)(stop - text))); number++, text = end + 1) {
         size_t n = (size_t)(end - text);
         int64_t step;
         ML_TRY(parse_line(path, number, text, n, &step, err));
@@ -87,7 +87,7 @@ static ml_status cut_log(const char *folder, const char *path, int64_t last, ml_
         status = ml_fail_memory(err, size, path);
         goto done;
     }
-    ML_TRY_GOTO(split_lines(path, text, last, head, &n_head, tail, &n_tail, err));
+    ML_TRY_GOTO(split_lines(path, text, size, last, head, &n_head, tail, &n_tail, err));
     if (n_tail) ML_TRY_GOTO(save_tail(folder, last, tail, n_tail, err));
     if (n_head < size) ML_TRY_GOTO(ml_file_replace(path, head, n_head, err));
 done:

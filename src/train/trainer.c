@@ -51,14 +51,6 @@ static ml_status make_memory(ml_trainer *t, ml_error *err)
     const ml_train_config *c = &t->config;
     int64_t tokens = c->batch * c->seq;
     ml_train_plan plan = ml_train_make_plan(&t->model->config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
-    char text[512];
-    ml_train_format_plan(&plan, text, sizeof text);
-    ml_trainer_say(t, "%s", text);
-    /* The weights and gradients exist already. */
-    int64_t existing = plan.weights + plan.gradients;
-    int64_t available = ml_memory_available();
-    if (available < INT64_MAX - existing) available += existing;
-    ML_TRY(ml_train_check_plan(&plan, available, c->batch, c->recompute, err));
     /* Address space only: twice the bound leaves room for descriptions and scratch without costing memory. */
     ML_TRY(ml_ctx_init(&t->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28),
                        (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
