@@ -63,12 +63,26 @@ static ml_status count_documents(ml_source *source, int64_t limit, ml_bpe_traine
     return status;
 }
 
+enum { MAX_SPECIAL = 32 };
+
+/* Split at spaces, in place. */
+static size_t split_words(char *text, const char *words[MAX_SPECIAL])
+{
+    size_t n = 0;
+    for (char *word = strtok(text, " "); word && n < MAX_SPECIAL; word = strtok(NULL, " ")) words[n++] = word;
+    return n;
+}
+
 static ml_status train_tokenizer(const preparation *p, ml_tokenizer **out, ml_error *err)
 {
+    char special_text[1024];
+    const char *special[MAX_SPECIAL];
+    snprintf(special_text, sizeof special_text, "%s", ml_options_text(p->o, "data.special"));
     ml_bpe_train_config config = { .vocab_size = (int32_t)ml_options_int(p->o, "data.vocab_size"),
                                    .pattern = ml_options_text(p->o, "data.pattern"),
+                                   .special = special,
+                                   .n_special = split_words(special_text, special),
                                    .allow_fewer = true };
-    config.n_special = ml_options_list(p->o, "data.special", &config.special);
     ml_source_config source = source_config(p->o);
     ml_source *documents = NULL;
     ml_bpe_trainer *trainer = NULL;
