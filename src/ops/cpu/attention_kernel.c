@@ -1,0 +1,17 @@
+/* Attention kernels for any machine, and the choice among the copies. */
+#define ATTENTION_KERNEL_TABLE ml_attention_kernel_scalar
+#include "ops/cpu/attention_kernel_body.h"
+
+#include "base/cpu.h"
+
+const ml_attention_kernel *ml_attention_kernel_get(void)
+{
+#if defined(__x86_64__)
+    switch (ml_cpu_isa()) {
+    case ML_ISA_AVX512: return &ml_attention_kernel_avx512;
+    case ML_ISA_AVX2: return &ml_attention_kernel_avx2;
+    case ML_ISA_SCALAR: break;
+    }
+#endif
+    return &ml_attention_kernel_scalar;
+}
