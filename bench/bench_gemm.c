@@ -110,6 +110,7 @@ static void measure(const problem *p, double seconds, double best[2])
 
 int main(int argc, char **argv)
 {
+    setvbuf(stdout, NULL, _IOLBF, 0); /* lines appear as they are measured */
     double seconds = argc > 1 ? atof(argv[1]) : 0.5;
     printf("ours: %s; OpenBLAS: %s.  GFLOP/s\n", ml_isa_name(ml_cpu_isa()), openblas_get_corename());
     printf("%-26s %5s %6s %5s  op  threads   ours  OpenBLAS  ratio\n", "", "m", "n", "k");

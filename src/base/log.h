@@ -13,7 +13,8 @@ typedef struct ml_progress ml_progress;
 
 /* `total` units of work (0: unknown), named e.g. "MB" or "steps".  NULL when memory is out: then silent. */
 ml_progress *ml_progress_begin(const char *label, const char *unit, double total);
-/* `done` units so far; `note` (may be NULL) is shown at the end of the line, e.g. "loss 3.21". Thread safe. */
+/* `done` units so far; `note` (NULL: as before) is shown at the end of the line, e.g. "loss 3.21".  The rate is
+ * counted from the first update: work resumed midway makes one before it starts.  Thread safe. */
 void ml_progress_update(ml_progress *p, double done, const char *note);
 /* Take the bar off the line so that something else can be printed; the next update redraws it. */
 void ml_progress_clear(ml_progress *p);

@@ -12,6 +12,15 @@ typedef struct {
     uint64_t increment; /* odd; selects the stream */
 } ml_rng;
 
+/* A fixed one-to-one scrambling of 64 bits (the finaliser of SplitMix64; Steele, Lea, Flood 2014): neighbouring
+ * numbers give unrelated ones. */
+static inline uint64_t ml_rng_mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
 ml_rng ml_rng_make(uint64_t seed, uint64_t stream);
 uint32_t ml_rng_u32(ml_rng *rng);
 uint64_t ml_rng_u64(ml_rng *rng);

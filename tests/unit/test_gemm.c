@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/gemm_memory.h"
 
 #include <float.h>
 #include <math.h>
@@ -127,8 +128,8 @@ static void check_against_reference(const problem *p, const float *c)
                 size += fabs(before);
             }
             /* Error of a sum of n terms by recursive summation: at most n u sum|terms| (u = eps / 2); terms of a
-             * block of 256 are summed first, then the blocks, so n is at most 256 + k / 256 + 2. */
-            double n_step = (double)(g->k < 256 ? g->k : 256) + (double)g->k / 256 + 2;
+             * block of 512 are summed first, then the blocks, so n is at most 512 + k / 512 + 2. */
+            double n_step = (double)(g->k < 512 ? g->k : 512) + (double)g->k / 512 + 2;
             double bound = n_step * FLT_EPSILON / 2 * size;
             double found = c[row * g->c_stride + j];
             if (!(fabs(found - sum) <= bound)) {
@@ -145,13 +146,19 @@ static void check_against_reference(const problem *p, const float *c)
     free(written);
 }
 
-/* Every instruction set, 1 to 3 threads, and the serial call: right, and the same bits. */
+/* Every instruction set, 1 to 3 threads, the serial call, and without room for large blocks: right, and the same
+ * bits. */
 static void check_shape(const shape *s)
 {
     problem p = make_problem(s);
     ml_isa best = ml_cpu_isa();
     float *first = run(&p, ml_gemm_run);
     check_against_reference(&p, first);
+    ml_gemm_memory_force_small(true);
+    float *small = run(&p, ml_gemm_run);
+    ml_gemm_memory_force_small(false);
+    assert_memory_equal(small, first, c_bytes(&p));
+    free(small);
     for (int isa = ML_ISA_SCALAR; isa <= (int)best; isa++) {
         ml_cpu_set_isa((ml_isa)isa);
         for (int n_threads = 0; n_threads <= 3; n_threads++) {
@@ -199,7 +206,7 @@ static void test_all_variants(void **state)
     (void)state;
     /* Every combination of options; k crosses a block. */
     for (int v = 0; v < 64; v++) {
-        shape s = { 29, 37, 259, v & 1, v & 2, v & 4, v & 8, v & 16, v & 32 };
+        shape s = { 13, 19, 515, v & 1, v & 2, v & 4, v & 8, v & 16, v & 32 };
         check_shape(&s);
     }
 }
@@ -208,10 +215,10 @@ static void test_large(void **state)
 {
     (void)state;
     const shape shapes[] = {
-        { 200, 70, 300, false, true, true, false, true, false },    /* blocks of rows */
-        { 40, 30, 2100, true, false, true, false, false, true },    /* many blocks of k */
-        { 7, 5000, 64, false, true, false, false, false, false },   /* parts of n */
-        { 17, 1100, 515, false, false, false, false, false, true }, /* parts of n and of k */
+        { 400, 20, 60, false, true, true, false, true, false },     /* blocks of rows */
+        { 3, 300, 2100, true, false, true, false, false, true },    /* many blocks of k */
+        { 2, 9000, 64, false, true, false, false, false, false },   /* parts of n */
+        { 2, 1100, 1027, false, false, false, false, false, true }, /* parts of n and of k */
         { 6300, 5, 9, false, true, true, false, true, false },      /* parts of m */
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) check_shape(&shapes[i]);
@@ -234,7 +241,7 @@ static void test_empty(void **state)
 static void test_embedding(void **state)
 {
     (void)state;
-    const shape s = { 130, 70, 600, false, true, false, false, false, false };
+    const shape s = { 130, 70, 100, false, true, false, false, false, false };
     problem p = make_problem(&s);
     float *whole = run(&p, ml_gemm_run);
     const int64_t counts[] = { 1, 2, 5, 12, 13, 97 };
@@ -264,19 +271,19 @@ static void test_embedding(void **state)
     free_problem(&p);
 }
 
-/* The order that gemm.h promises, written down once more: a chain of fma within blocks of 256, blocks added. */
+/* The order that gemm.h promises, written down once more: a chain of fma within blocks of 512, blocks added. */
 static void test_order(void **state)
 {
     (void)state;
-    const shape s = { 3, 5, 700, false, false, false, false, false, true };
+    const shape s = { 3, 5, 1300, false, false, false, false, false, true };
     problem p = make_problem(&s);
     float *c = run(&p, ml_gemm_run);
     for (int64_t i = 0; i < s.m; i++) {
         for (int64_t j = 0; j < s.n; j++) {
             float expected = p.c0[i * p.g.c_stride + j];
-            for (int64_t begin = 0; begin < s.k; begin += 256) {
+            for (int64_t begin = 0; begin < s.k; begin += 512) {
                 float sum = 0;
-                for (int64_t k = begin; k < begin + 256 && k < s.k; k++) {
+                for (int64_t k = begin; k < begin + 512 && k < s.k; k++) {
                     sum = fmaf((float)element(&p.g.a, i, k), (float)element(&p.g.b, k, j), sum);
                 }
                 expected += sum;

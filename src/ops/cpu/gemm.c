@@ -3,32 +3,29 @@
  *
  *            n_part columns                        k is cut into blocks of K_BLOCK; a part of B is packed by all
  *          +----------------+                      threads, then tasks (rows x columns of C) each pack their
- *   k_part |  B, packed     |  <= B_PACK floats    own rows of A, block by block, and run the kernel over
+ *   k_part |  B, packed     |  <= n_block * K_BLOCK    own rows of A, block by block, and run the kernel over
  *          +----------------+                      panels:
  *
  *     c = accumulate ? c : nothing                 per element of C
  *     for each block:  s = +0;  for k in block: s = fma(a, b, s);   c = first and not accumulate ? s : c + s
  *
- * Packing buffers are thread-local and of fixed size: a product allocates nothing and cannot fail. */
+ * A is packed into the buffer of the thread that runs the task, B into that of the caller (gemm_memory.h). */
 #include "ops/cpu/gemm.h"
 
 #include "base/cpu.h"
 #include "base/thread.h"
 #include "ops/cpu/gemm_kernel.h"
+#include "ops/cpu/gemm_memory.h"
 
-#include <stdalign.h>
 #include <string.h>
 
 enum {
-    K_BLOCK = 256,         /* part of the numerical contract: changing it changes bits */
-    M_BLOCK = 96,          /* rows of A packed at once: 96 KiB, in L2; a multiple of every mr */
+    K_BLOCK = ML_GEMM_K_BLOCK,
     M_PART = 6144,         /* rows given to one parallel loop; bounds its list of tasks */
-    B_PACK = 1024 * 256,   /* floats of packed B */
+    PANELS_PER_TASK = 8,   /* of B, packed as one task */
+    PREFETCH_ROWS = 12,    /* stored rows fetched ahead where packing jumps from one to the next */
     MIN_PARALLEL = 200000, /* multiply-adds below which starting the threads costs more than it saves */
 };
-
-static alignas(64) _Thread_local float a_pack[M_BLOCK * K_BLOCK];
-static alignas(64) _Thread_local float b_pack[B_PACK];
 
 typedef struct {
     const ml_gemm *g;
@@ -50,18 +47,26 @@ static const float *stored_row(const ml_gemm_operand *x, int64_t i)
     return x->data + (x->row ? x->row[i] : i) * x->stride;
 }
 
-/* One panel: lines [line, line + n_line) of the operand, elements [k0, k0 + k) of each.  `lines_are_rows`: the
- * lines are stored rows (they are transposed into the panel), else stored columns. */
-static void pack_panel(const ml_gemm_kernel *kernel, const ml_gemm_operand *x, bool lines_are_rows, int64_t line,
-                       int n_line, int64_t k0, int64_t k, int width, float *panel)
+/* Panels of `width` lines one after another, from lines [line, line + n_line) of the operand, elements
+ * [k0, k0 + k) of each.  `lines_are_rows`: the lines are stored rows (and are transposed into the panels), else
+ * stored columns. */
+static void pack_panels(const ml_gemm_kernel *kernel, const ml_gemm_operand *x, bool lines_are_rows, int64_t line,
+                        int64_t n_line, int64_t k0, int64_t k, int width, float *panel)
 {
     if (lines_are_rows) {
-        const float *lines[ML_GEMM_MAX_PANEL] = { 0 };
-        for (int i = 0; i < n_line; i++) lines[i] = stored_row(x, line + i) + k0;
-        kernel->pack_across(panel, width, lines, n_line, k);
-    } else {
+        for (int64_t at = 0; at < n_line; at += width, panel += width * k) {
+            const float *lines[ML_GEMM_MAX_PANEL];
+            int n = (int)min_i64(width, n_line - at);
+            for (int i = 0; i < n; i++) lines[i] = stored_row(x, line + at + i) + k0;
+            kernel->pack_across(panel, width, lines, n, k);
+        }
+    } else { /* each stored row is read once, across all panels */
         for (int64_t p = 0; p < k; p++) {
-            kernel->pack_along(panel + p * width, width, stored_row(x, k0 + p) + line, n_line);
+            if (p + PREFETCH_ROWS < k) {
+                const float *ahead = stored_row(x, k0 + p + PREFETCH_ROWS) + line;
+                for (int64_t i = 0; i < n_line; i += 16) __builtin_prefetch(ahead + i);
+            }
+            kernel->pack_along(panel + p * width, width * k, width, stored_row(x, k0 + p) + line, n_line);
         }
     }
 }
@@ -73,31 +78,31 @@ static float *b_panel(const part *w, int64_t k_at, int64_t j)
     return w->b + k_at * w->n_panel * nr + j * nr * min_i64(K_BLOCK, w->k - k_at);
 }
 
+/* Task t packs PANELS_PER_TASK panels of one block of k. */
 static void pack_b(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const part *w = arg;
     int nr = w->kernel->nr;
+    int64_t n_task = (w->n_panel + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
     for (int64_t t = begin; t < end; t++) {
-        int64_t k_at = t / w->n_panel * K_BLOCK, j = t % w->n_panel;
-        pack_panel(w->kernel, &w->g->b, w->g->b.transpose, w->n0 + j * nr, (int)min_i64(nr, w->n - j * nr),
-                   w->k0 + k_at, min_i64(K_BLOCK, w->k - k_at), nr, b_panel(w, k_at, j));
+        int64_t k_at = t / n_task * K_BLOCK, j = t % n_task * PANELS_PER_TASK;
+        pack_panels(w->kernel, &w->g->b, w->g->b.transpose, w->n0 + j * nr,
+                    min_i64(PANELS_PER_TASK * nr, w->n - j * nr), w->k0 + k_at, min_i64(K_BLOCK, w->k - k_at), nr,
+                    b_panel(w, k_at, j));
     }
 }
 
 /* Rows [row, row + m) of C, panels [j_begin, j_end) of the part. */
-static void compute_block(const part *w, int64_t row, int64_t m, int64_t j_begin, int64_t j_end)
+static void compute_block(const part *w, float *a_pack, int64_t row, int64_t m, int64_t j_begin, int64_t j_end)
 {
     const ml_gemm *g = w->g;
     int mr = w->kernel->mr, nr = w->kernel->nr;
-    float *c[M_BLOCK];
+    float *c[ML_GEMM_M_BLOCK];
     for (int64_t i = 0; i < m; i++) c[i] = g->c + (g->c_row ? g->c_row[row + i] : row + i) * g->c_stride + w->n0;
     for (int64_t k_at = 0; k_at < w->k; k_at += K_BLOCK) {
         int64_t k = min_i64(K_BLOCK, w->k - k_at);
-        for (int64_t i = 0; i < m; i += mr) {
-            pack_panel(w->kernel, &g->a, !g->a.transpose, row + i, (int)min_i64(mr, m - i), w->k0 + k_at, k, mr,
-                       a_pack + i * k);
-        }
+        pack_panels(w->kernel, &g->a, !g->a.transpose, row, m, w->k0 + k_at, k, mr, a_pack);
         bool add = g->accumulate || w->k0 + k_at > 0;
         for (int64_t j = j_begin; j < j_end; j++) {
             const float *b = b_panel(w, k_at, j);
@@ -113,10 +118,13 @@ static void compute(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const part *w = arg;
+    ml_gemm_memory memory = ml_gemm_memory_get();
     for (int64_t t = begin; t < end; t++) {
         int64_t i = t / w->n_column_task, j = t % w->n_column_task;
         int64_t j_begin = j * w->n_panel / w->n_column_task, j_end = (j + 1) * w->n_panel / w->n_column_task;
-        compute_block(w, w->row[i], w->row[i + 1] - w->row[i], j_begin, j_end);
+        for (int64_t row = w->row[i]; row < w->row[i + 1]; row += memory.m_block) {
+            compute_block(w, memory.a, row, min_i64(memory.m_block, w->row[i + 1] - row), j_begin, j_end);
+        }
     }
 }
 
@@ -126,10 +134,10 @@ static int64_t cut_rows(int64_t begin, int64_t end, int mr, int n_threads, int64
 {
     int64_t n = 0;
     while (begin < end) {
-        int64_t size = M_BLOCK;
+        int64_t size = ML_GEMM_M_BLOCK;
         if (n_threads > 1) {
             int64_t share = (end - begin) / (3 * n_threads);
-            size = min_i64(M_BLOCK, (share / mr + 1) * mr);
+            size = min_i64(ML_GEMM_M_BLOCK, (share / mr + 1) * mr);
         }
         row[n++] = begin;
         begin = min_i64(begin + size, end);
@@ -151,7 +159,8 @@ static void run_part(part *w, int n_threads)
 {
     int64_t row[M_PART / 4 + 2];
     int64_t n_block = (w->k + K_BLOCK - 1) / K_BLOCK;
-    for_each(n_threads, n_block * w->n_panel, 4, pack_b, w);
+    int64_t n_pack_task = n_block * ((w->n_panel + PANELS_PER_TASK - 1) / PANELS_PER_TASK);
+    for_each(n_threads, n_pack_task, 1, pack_b, w);
     for (int64_t begin = 0; begin < w->g->m; begin += M_PART) {
         int64_t n_row_task = cut_rows(begin, min_i64(begin + M_PART, w->g->m), w->kernel->mr, n_threads, row);
         int64_t wanted = n_threads > 1 ? (6 * n_threads + n_row_task - 1) / n_row_task : 1;
@@ -185,13 +194,14 @@ static void run(const ml_gemm *g, int n_threads)
         if (!g->accumulate) clear(g);
         return;
     }
-    part w = { .g = g, .kernel = choose_kernel(), .b = b_pack };
+    ml_gemm_memory memory = ml_gemm_memory_get();
+    part w = { .g = g, .kernel = choose_kernel(), .b = memory.b };
     int nr = w.kernel->nr;
     /* As many columns as one block of k leaves room for, then as many blocks of k as those leave room for. */
-    int64_t n_limit = B_PACK / min_i64(g->k, K_BLOCK) / nr * nr;
+    int64_t room = memory.n_block * K_BLOCK, n_limit = room / min_i64(g->k, K_BLOCK) / nr * nr;
     int64_t n_cut = (g->n + n_limit - 1) / n_limit;
     int64_t n_part = ((g->n + n_cut - 1) / n_cut + nr - 1) / nr * nr;
-    int64_t k_part = B_PACK / n_part / K_BLOCK * K_BLOCK;
+    int64_t k_part = room / n_part / K_BLOCK * K_BLOCK;
     if (k_part < K_BLOCK) k_part = K_BLOCK;
     for (w.n0 = 0; w.n0 < g->n; w.n0 += n_part) {
         w.n = min_i64(n_part, g->n - w.n0);

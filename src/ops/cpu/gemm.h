@@ -1,6 +1,6 @@
 /* fp32 matrix products on the CPU: our own, so that the order of summation is ours.
  *
- * The k dimension is cut into blocks of 256.  Per element of C, in this order:
+ * The k dimension is cut into blocks of 512.  Per element of C, in this order:
  *     for each block:  s = +0;  for k in the block, ascending: s = fma(a[k], b[k], s);
  *                      c = (first block and not accumulate) ? s : c + s
  * So its bits depend on its row of A and its column of B alone: not on m or n, the number of threads, the tile

@@ -74,11 +74,16 @@ static void pack_across(float *panel, int width, const float *const *line, int n
     for (int i = 0; i < width; i += LANES) pack_8_lines(panel + i, width, line + i, n_line - i, width - i, k);
 }
 
-static void pack_along(float *dst, int width, const float *src, int n)
+static void pack_along(float *panel, int64_t panel_size, int width, const float *src, int64_t n)
 {
-    for (int i = 0; i < width; i += LANES) {
-        _mm256_maskstore_ps(dst + i, first(width - i), _mm256_maskload_ps(src + i, first(n - i)));
+    __m256i mask0 = first(width), mask1 = first(width - LANES);
+    for (; n >= width; n -= width, src += width, panel += panel_size) {
+        _mm256_maskstore_ps(panel, mask0, _mm256_maskload_ps(src, mask0));
+        if (width > LANES) _mm256_maskstore_ps(panel + LANES, mask1, _mm256_maskload_ps(src + LANES, mask1));
     }
+    if (n <= 0) return;
+    _mm256_maskstore_ps(panel, mask0, _mm256_maskload_ps(src, first(n)));
+    if (width > LANES) _mm256_maskstore_ps(panel + LANES, mask1, _mm256_maskload_ps(src + LANES, first(n - LANES)));
 }
 
 /* acc (+)= the first `mask` lanes at `to`; all lanes the quick way. */

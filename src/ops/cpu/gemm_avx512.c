@@ -39,7 +39,7 @@ static inline __attribute__((always_inline)) void transpose_16(__m512 *r)
 
 static inline __mmask16 first(int64_t n)
 {
-    return n >= LANES ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n <= 0 ? 0 : n >= LANES ? 0xffff : (1u << n) - 1);
 }
 
 /* Up to 16 lines of a panel: columns [begin, begin + 16) of it. */
@@ -72,11 +72,17 @@ static void pack_across(float *panel, int width, const float *const *line, int n
     for (int i = 0; i < width; i += LANES) pack_16_lines(panel + i, width, line + i, n_line - i, width - i, k);
 }
 
-static void pack_along(float *dst, int width, const float *src, int n)
+static void pack_along(float *panel, int64_t panel_size, int width, const float *src, int64_t n)
 {
-    for (int i = 0; i < width; i += LANES) {
-        _mm512_mask_storeu_ps(dst + i, first(width - i), _mm512_maskz_loadu_ps(first(n - i), src + i));
+    __mmask16 mask0 = first(width), mask1 = first(width - LANES);
+    for (; n >= width; n -= width, src += width, panel += panel_size) {
+        _mm512_mask_storeu_ps(panel, mask0, _mm512_maskz_loadu_ps(mask0, src));
+        if (width > LANES) _mm512_mask_storeu_ps(panel + LANES, mask1, _mm512_maskz_loadu_ps(mask1, src + LANES));
     }
+    if (n <= 0) return;
+    _mm512_mask_storeu_ps(panel, mask0, _mm512_maskz_loadu_ps(first(n), src));
+    if (width > LANES)
+        _mm512_mask_storeu_ps(panel + LANES, mask1, _mm512_maskz_loadu_ps(first(n - LANES), src + LANES));
 }
 
 /* `rows` and `vectors` are constants at every call: the loops over them unroll and acc lives in registers. */

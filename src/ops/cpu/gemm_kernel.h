@@ -17,8 +17,9 @@ typedef struct {
     int mr, nr;
     /* panel[p * width + i] = line[i][p] for i < n_line, 0 for n_line <= i < width; p in [0, k). */
     void (*pack_across)(float *panel, int width, const float *const *line, int n_line, int64_t k);
-    /* dst[0..width) = src[0..n), then zeros: one row of a panel whose lines already lie along it. */
-    void (*pack_along)(float *dst, int width, const float *src, int n);
+    /* One stored row, n elements, spread over panels: panel j gets elements j * width .. at j * panel_size, zeros
+     * after the last one. */
+    void (*pack_along)(float *panel, int64_t panel_size, int width, const float *src, int64_t n);
     /* c[i][col + j] (+)= sum over p of a[p * mr + i] * b[p * nr + j] for i < rows <= mr, j < cols <= nr: a chain
      * of fused multiply-adds from +0 in order of p, stored, or with `add` added to what is there. */
     void (*multiply)(int64_t k, const float *a, const float *b, float *const *c, int64_t col, int rows, int cols,

@@ -12,9 +12,11 @@ static void pack_across(float *panel, int width, const float *const *line, int n
     }
 }
 
-static void pack_along(float *dst, int width, const float *src, int n)
+static void pack_along(float *panel, int64_t panel_size, int width, const float *src, int64_t n)
 {
-    for (int i = 0; i < width; i++) dst[i] = i < n ? src[i] : 0.0f;
+    for (; n > 0; n -= width, src += width, panel += panel_size) {
+        for (int i = 0; i < width; i++) panel[i] = i < n ? src[i] : 0.0f;
+    }
 }
 
 static void multiply(int64_t k, const float *a, const float *b, float *const *c, int64_t col, int rows, int cols,

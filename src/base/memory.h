@@ -1,0 +1,14 @@
+/* How much memory this process uses and may still have. */
+#ifndef ML_BASE_MEMORY_H
+#define ML_BASE_MEMORY_H
+
+#include <stdint.h>
+
+/* Bytes resident now, and the largest they ever were; 0 where the system does not say. */
+int64_t ml_memory_resident(void);
+int64_t ml_memory_peak(void);
+/* Bytes that can still be taken without swapping: the kernel's MemAvailable, or what the cgroup's limit leaves
+ * when that is less; INT64_MAX where neither is known. */
+int64_t ml_memory_available(void);
+
+#endif

@@ -1,0 +1,97 @@
+#include "data/shard_writer.h"
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <string.h>
+
+ml_status ml_shard_begin(ml_shard_writer *w, const char *path, int id_bytes, ml_error *err)
+{
+    assert(!w->open && (id_bytes == 2 || id_bytes == 4));
+    char idx[ML_PATH_MAX];
+    size_t n = strlen(path);
+    assert(n > 4 && n < sizeof idx);
+    memcpy(idx, path, n + 1);
+    memcpy(idx + n - 4, ".idx", 4);
+    w->open = true;
+    w->id_bytes = id_bytes;
+    w->n_document = 0;
+    w->n_token = 0;
+    ML_TRY(ml_file_begin(&w->bin, path, err));
+    ML_TRY(ml_file_begin(&w->idx, idx, err));
+    return ml_sha256_begin(&w->hash, err);
+}
+
+ml_status ml_shard_begin_document(ml_shard_writer *w, ml_error *err)
+{
+    void *items = w->offset;
+    ML_TRY(ml_grow(&items, &w->capacity, w->n_document + 2, sizeof *w->offset, err)); /* one more for the end */
+    w->offset = items;
+    w->offset[w->n_document++] = (uint64_t)w->n_token;
+    return ML_OK;
+}
+
+ml_status ml_shard_add(ml_shard_writer *w, const int32_t *id, size_t n, ml_error *err)
+{
+    uint8_t buffer[16384];
+    size_t each = (size_t)w->id_bytes, at = 0;
+    w->n_token += (int64_t)n;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t v = (uint32_t)id[i];
+        assert(each == 4 || v <= UINT16_MAX);
+        for (size_t k = 0; k < each; k++) buffer[at++] = (uint8_t)(v >> 8 * k);
+        if (at < sizeof buffer && i + 1 < n) continue;
+        ml_sha256_add(w->hash, buffer, at);
+        ML_TRY(ml_file_write(&w->bin, buffer, at, err));
+        at = 0;
+    }
+    return ML_OK;
+}
+
+static ml_status write_index(ml_shard_writer *w, ml_shard_record *record, ml_error *err)
+{
+    uint8_t digest[ML_SHA256_BYTES];
+    ml_sha256 *hash;
+    ML_TRY(ml_sha256_begin(&hash, err));
+    ml_status status;
+    w->offset[w->n_document] = (uint64_t)w->n_token;
+    for (size_t i = 0; i <= w->n_document; i++) {
+        uint8_t bytes[8];
+        ml_store_u64(bytes, w->offset[i]);
+        ml_sha256_add(hash, bytes, sizeof bytes);
+        ML_TRY_GOTO(ml_file_write(&w->idx, bytes, sizeof bytes, err));
+    }
+    ml_sha256_end(hash, digest);
+    ml_sha256_to_hex(digest, record->idx_sha256);
+    hash = NULL;
+    status = ml_file_commit(&w->idx, err);
+done:
+    ml_sha256_free(hash);
+    return status;
+}
+
+ml_status ml_shard_finish(ml_shard_writer *w, ml_shard_record *record, ml_error *err)
+{
+    assert(w->open && w->n_document);
+    uint8_t digest[ML_SHA256_BYTES];
+    record->n_token = w->n_token;
+    record->n_document = (int64_t)w->n_document;
+    record->bin_bytes = w->n_token * w->id_bytes;
+    ML_TRY(write_index(w, record, err));
+    ml_sha256_end(w->hash, digest);
+    w->hash = NULL;
+    ml_sha256_to_hex(digest, record->bin_sha256);
+    ML_TRY(ml_file_commit(&w->bin, err));
+    w->open = false;
+    return ML_OK;
+}
+
+void ml_shard_free(ml_shard_writer *w)
+{
+    ml_file_abandon(&w->bin);
+    ml_file_abandon(&w->idx);
+    ml_sha256_free(w->hash);
+    ml_free(w->offset);
+    memset(w, 0, sizeof *w);
+}

@@ -1,0 +1,60 @@
+/* Children's stories in simple English, from a grammar of our own: text to learn from that needs no download.
+ *
+ * A story is a plan and its telling.  The plan says who and what: theme, hero, friend, grown-up, place, and the
+ * subject of the theme (which toy is lost, which skill is learnt).  The telling walks the theme's beats (opening,
+ * wish, trouble, help, ending) and picks a wording of each with a generator seeded by the plan.  Story `index` of
+ * `seed` is always the same text, and any index can be made at once, so threads need not follow one another.
+ *
+ * Hero and friend have different pronouns, so "he" and "she" never leave a doubt; a grown-up is never a pronoun.
+ *
+ * How many stories: every telling contains, word for word, the hero's trait, kind and name, the friend's trait, kind
+ * and name, the place and the subject.  Plans that differ in one of them are different texts, so the number of
+ * plans of a theme bounds its number of stories from below, wordings not counted (ml_story_count_plans; more than
+ * 10^10 for every theme). */
+#ifndef ML_DATA_STORIES_H
+#define ML_DATA_STORIES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { ML_STORY_MAX = 4096 }; /* bytes of the longest story with its final 0 */
+
+/* Word lists; each is an index of ml_story_plan. */
+typedef enum {
+    ML_STORY_THEME = 0, /* "sharing", ...: what the story teaches */
+    ML_STORY_NAME_HE,
+    ML_STORY_NAME_SHE,
+    ML_STORY_KIND, /* "rabbit"; the first is the child: "boy" or "girl" */
+    ML_STORY_TRAIT,
+    ML_STORY_GROWNUP,
+    ML_STORY_PLACE,
+    ML_STORY_COLOR,
+    ML_STORY_BABY, /* small animals that need help */
+    ML_STORY_N_LIST,
+} ml_story_list;
+
+size_t ml_story_list_size(ml_story_list list);
+/* A word as the stories write it; a place with its preposition ("in the forest"). */
+const char *ml_story_list_word(ml_story_list list, size_t i);
+/* Subjects of a theme, and the words by which subject i shows in the story. */
+size_t ml_story_n_subject(size_t theme);
+const char *ml_story_subject(size_t theme, size_t i);
+
+typedef struct {
+    uint16_t theme, subject; /* subject: of the theme */
+    uint8_t hero_is_she;     /* the friend is then he, and the other way round */
+    uint16_t hero_name, hero_kind, hero_trait;
+    uint16_t friend_name, friend_kind, friend_trait; /* names index the list of their pronoun */
+    uint16_t grownup, place, color, baby;
+    uint64_t wording; /* seeds the choice among wordings */
+} ml_story_plan;
+
+/* The plan of story `index` of `seed`. */
+void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan);
+/* Tell it: plain text without a final newline; paragraphs are split by one newline.  Returns the length.  Every
+ * index must be in its list and the two kinds (unless both are the child) and traits differ. */
+size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX]);
+/* Plans of one theme, not counting color, baby, grown-up and wording. */
+uint64_t ml_story_count_plans(size_t theme);
+
+#endif

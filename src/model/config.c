@@ -1,0 +1,463 @@
+/* The field table, presets, overrides and checks.  config.json is in config_json.c. */
+#include "model/config.h"
+
+#include "model/config_fields.h"
+#include "ops/ops.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define INT(name_)                                                                                                     \
+    {                                                                                                                  \
+#name_, offsetof(ml_config, name_), ML_FIELD_INT, NULL, true                                                   \
+    }
+#define BOOL(name_)                                                                                                    \
+    {                                                                                                                  \
+#name_, offsetof(ml_config, name_), ML_FIELD_BOOL, NULL, true                                                  \
+    }
+#define REAL(name_)                                                                                                    \
+    {                                                                                                                  \
+#name_, offsetof(ml_config, name_), ML_FIELD_REAL, NULL, true                                                  \
+    }
+#define CHOICE(name_, words_)                                                                                          \
+    {                                                                                                                  \
+#name_, offsetof(ml_config, name_), ML_FIELD_CHOICE, words_, true                                              \
+    }
+
+static const char *const attention_words[] = { "gqa", "mla", NULL };
+static const char *const score_words[] = { "softmax", "sigmoid", NULL };
+static const char *const balance_words[] = { "none", "switch", "sequence", NULL };
+static const char *const init_words[] = { "normal", "he", "truncated", NULL };
+
+const ml_config_field ml_config_fields[] = {
+    INT(vocab_size),
+    INT(hidden_size),
+    INT(num_hidden_layers),
+    INT(max_position_embeddings),
+    INT(num_attention_heads),
+    INT(num_key_value_heads),
+    CHOICE(attention, attention_words),
+    INT(head_dim),
+    INT(q_lora_rank),
+    INT(kv_lora_rank),
+    INT(qk_nope_head_dim),
+    INT(qk_rope_head_dim),
+    INT(v_head_dim),
+    BOOL(attention_bias),
+    BOOL(qk_norm),
+    BOOL(tie_word_embeddings),
+    BOOL(head_bias),
+    REAL(rms_norm_eps),
+    REAL(rope_theta),
+    INT(rotary_dim),
+    BOOL(rope_interleaved),
+    REAL(yarn_factor),
+    INT(yarn_original_positions),
+    REAL(yarn_beta_fast),
+    REAL(yarn_beta_slow),
+    REAL(yarn_mscale),
+    REAL(yarn_mscale_all_dim),
+    INT(intermediate_size),
+    INT(first_k_dense_replace),
+    INT(n_routed_experts),
+    INT(num_experts_per_tok),
+    INT(moe_intermediate_size),
+    INT(n_shared_experts),
+    REAL(shared_scale),
+    CHOICE(scoring, score_words),
+    BOOL(norm_topk_prob),
+    REAL(routed_scaling_factor),
+    INT(n_group),
+    INT(topk_group),
+    BOOL(correction_bias),
+    BOOL(expert_relu),
+    { "balance", offsetof(ml_config, balance), ML_FIELD_CHOICE, balance_words, false },
+    { "balance_coef", offsetof(ml_config, balance_coef), ML_FIELD_REAL, NULL, false },
+    { "z_coef", offsetof(ml_config, z_coef), ML_FIELD_REAL, NULL, false },
+    { "aux_mean", offsetof(ml_config, aux_mean), ML_FIELD_BOOL, NULL, false },
+    { "bias_update_rate", offsetof(ml_config, bias_update_rate), ML_FIELD_REAL, NULL, false },
+    { "capacity_factor", offsetof(ml_config, capacity_factor), ML_FIELD_REAL, NULL, false },
+    { "init", offsetof(ml_config, init), ML_FIELD_CHOICE, init_words, false },
+    { "initializer_range", offsetof(ml_config, initializer_range), ML_FIELD_REAL, NULL, false },
+    { "bos_token_id", offsetof(ml_config, bos_token_id), ML_FIELD_INT, NULL, false },
+    { "eos_token_id", offsetof(ml_config, eos_token_id), ML_FIELD_INT, NULL, false },
+    { "pad_token_id", offsetof(ml_config, pad_token_id), ML_FIELD_INT, NULL, false },
+};
+const size_t ml_config_n_field = sizeof ml_config_fields / sizeof ml_config_fields[0];
+
+int64_t *ml_config_field_int(const ml_config *c, const ml_config_field *f)
+{
+    return (int64_t *)((uintptr_t)c + f->offset);
+}
+
+double *ml_config_field_real(const ml_config *c, const ml_config_field *f)
+{
+    return (double *)((uintptr_t)c + f->offset);
+}
+
+bool ml_config_field_equal(const ml_config *a, const ml_config *b, const ml_config_field *f)
+{
+    if (f->type != ML_FIELD_REAL) return *ml_config_field_int(a, f) == *ml_config_field_int(b, f);
+    double x = *ml_config_field_real(a, f), y = *ml_config_field_real(b, f);
+    return x == y || fabs(x - y) <= 1e-12 * fabs(x); /* JSON text keeps 17 digits */
+}
+
+bool ml_config_same_model(const ml_config *a, const ml_config *b, const char **field)
+{
+    for (size_t i = 0; i < ml_config_n_field; i++) {
+        const ml_config_field *f = &ml_config_fields[i];
+        if (!f->architecture || ml_config_field_equal(a, b, f)) continue;
+        if (field) *field = f->name;
+        return false;
+    }
+    return true;
+}
+
+/* What every class and preset starts from: a plain dense transformer without extras. */
+void ml_config_blank(ml_config *c)
+{
+    *c = (ml_config){
+        .max_position_embeddings = 2048,
+        .rms_norm_eps = 1e-6,
+        .rope_theta = 10000,
+        .yarn_factor = 1,
+        .yarn_beta_fast = 32,
+        .yarn_beta_slow = 1,
+        .yarn_mscale = 1,
+        .shared_scale = 1,
+        .routed_scaling_factor = 1,
+        .n_group = 1,
+        .topk_group = 1,
+        .initializer_range = 0.02,
+        .bos_token_id = -1,
+        .eos_token_id = -1,
+        .pad_token_id = -1,
+    };
+}
+
+/* Grouped-query attention whose whole heads rotate. */
+static void set_gqa(ml_config *c, int64_t n_head, int64_t n_kv_head, int64_t head_dim)
+{
+    c->attention = ML_ATTENTION_GQA;
+    c->num_attention_heads = n_head;
+    c->num_key_value_heads = n_kv_head;
+    c->head_dim = c->rotary_dim = head_dim;
+}
+
+static void preset_nano_moe(ml_config *c)
+{
+    c->vocab_size = 10000;
+    c->hidden_size = 192;
+    c->num_hidden_layers = 6;
+    c->max_position_embeddings = 512;
+    set_gqa(c, 8, 2, 24);
+    c->tie_word_embeddings = 1;
+    c->rope_interleaved = 1;
+    c->intermediate_size = 512;
+    c->n_routed_experts = 4;
+    c->num_experts_per_tok = 2;
+    c->moe_intermediate_size = 512;
+    c->n_shared_experts = 1;
+    c->scoring = ML_SCORE_SOFTMAX;
+    c->norm_topk_prob = 1;
+    c->balance = ML_BALANCE_SWITCH;
+    c->balance_coef = 1e-2;
+    c->z_coef = 1e-3;
+    c->aux_mean = 1;
+    c->init = ML_INIT_HE;
+    c->bos_token_id = 2;
+    c->eos_token_id = 3;
+    c->pad_token_id = 1;
+}
+
+static void preset_moonlight_moe_130m(ml_config *c)
+{
+    c->vocab_size = 50304;
+    c->hidden_size = 512;
+    c->num_hidden_layers = 8;
+    c->max_position_embeddings = 1024;
+    set_gqa(c, 8, 8, 64);
+    c->tie_word_embeddings = 1;
+    c->head_bias = 1;
+    c->rms_norm_eps = 1e-8;
+    c->rope_interleaved = 1;
+    c->n_routed_experts = 6;
+    c->num_experts_per_tok = 2;
+    c->moe_intermediate_size = 2048;
+    c->scoring = ML_SCORE_SOFTMAX;
+    c->expert_relu = 1;
+    c->balance = ML_BALANCE_SWITCH;
+    c->balance_coef = 1e-2;
+    c->capacity_factor = 1.25;
+    c->init = ML_INIT_TRUNCATED;
+    c->eos_token_id = 50256;
+}
+
+static void preset_qwen_toy(ml_config *c)
+{
+    c->vocab_size = 151936;
+    c->hidden_size = 896;
+    c->num_hidden_layers = 12;
+    c->max_position_embeddings = 513;
+    set_gqa(c, 16, 16, 56);
+    c->attention_bias = 1;
+    c->tie_word_embeddings = 1;
+    c->rope_theta = 1e6;
+    c->intermediate_size = 4864;
+    c->first_k_dense_replace = 12;
+    c->eos_token_id = 151643;
+}
+
+/* Moonlight's shape at any width: layers, experts, top-k, router and losses are the published model's. */
+static void set_moonlight(ml_config *c)
+{
+    c->num_hidden_layers = 27;
+    c->attention = ML_ATTENTION_MLA;
+    c->rms_norm_eps = 1e-5;
+    c->rope_theta = 50000;
+    c->rope_interleaved = 1;
+    c->first_k_dense_replace = 1;
+    c->n_routed_experts = 64;
+    c->num_experts_per_tok = 6;
+    c->n_shared_experts = 2;
+    c->scoring = ML_SCORE_SIGMOID;
+    c->norm_topk_prob = 1;
+    c->routed_scaling_factor = 2.446;
+    c->correction_bias = 1;
+    c->balance = ML_BALANCE_SEQUENCE;
+    c->balance_coef = 1e-3;
+    c->bias_update_rate = 1e-3;
+}
+
+static void set_mla(ml_config *c, int64_t n_head, int64_t kv_lora, int64_t nope, int64_t rope, int64_t v)
+{
+    c->num_attention_heads = c->num_key_value_heads = n_head;
+    c->kv_lora_rank = kv_lora;
+    c->qk_nope_head_dim = nope;
+    c->qk_rope_head_dim = c->rotary_dim = rope;
+    c->v_head_dim = v;
+}
+
+static void preset_moonlight_16b(ml_config *c)
+{
+    set_moonlight(c);
+    set_mla(c, 16, 512, 128, 64, 128);
+    c->vocab_size = 163840;
+    c->hidden_size = 2048;
+    c->max_position_embeddings = 8192;
+    c->intermediate_size = 11264;
+    c->moe_intermediate_size = 1408;
+    c->bos_token_id = 163584;
+    c->eos_token_id = 163586;
+    c->pad_token_id = 163839;
+}
+
+static void preset_moonlight_tiny(ml_config *c)
+{
+    set_moonlight(c);
+    set_mla(c, 2, 8, 8, 4, 8);
+    c->vocab_size = 256;
+    c->hidden_size = 16;
+    c->max_position_embeddings = 256;
+    c->intermediate_size = 32;
+    c->moe_intermediate_size = 4;
+}
+
+static void preset_moonlight_tiny_256(ml_config *c)
+{
+    set_moonlight(c);
+    set_mla(c, 4, 256, 64, 32, 64);
+    c->vocab_size = 2048;
+    c->hidden_size = 256;
+    c->max_position_embeddings = 1024;
+    c->intermediate_size = 512;
+    c->moe_intermediate_size = 256;
+}
+
+static const struct {
+    const char *name;
+    void (*fill)(ml_config *c);
+} presets[] = {
+    { "nano-moe", preset_nano_moe },
+    { "moonlight-moe-130m", preset_moonlight_moe_130m },
+    { "qwen-toy", preset_qwen_toy },
+    { "moonlight-16b", preset_moonlight_16b },
+    { "moonlight-tiny", preset_moonlight_tiny },
+    { "moonlight-tiny-256", preset_moonlight_tiny_256 },
+};
+enum { N_PRESET = sizeof presets / sizeof presets[0] };
+
+const char *const *ml_config_preset_names(void)
+{
+    static const char *names[N_PRESET + 1];
+    for (int i = 0; i < N_PRESET; i++) names[i] = presets[i].name;
+    return names;
+}
+
+ml_status ml_config_preset(const char *name, ml_config *out, ml_error *err)
+{
+    char list[256] = "";
+    for (int i = 0; i < N_PRESET; i++) {
+        if (!strcmp(name, presets[i].name)) {
+            ml_config_blank(out);
+            presets[i].fill(out);
+            return ml_config_check(out, name, err);
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", presets[i].name);
+    }
+    return ml_fail(err, ML_EINVAL, "there is no preset \"%s\"; there are %s", name, list);
+}
+
+static ml_status set_field(ml_config *c, const ml_config_field *f, const char *value, const char *where, ml_error *err)
+{
+    char *end;
+    errno = 0;
+    switch (f->type) {
+    case ML_FIELD_REAL: {
+        double x = strtod(value, &end);
+        if (end == value || *end || !isfinite(x)) break;
+        *ml_config_field_real(c, f) = x;
+        return ML_OK;
+    }
+    case ML_FIELD_INT: {
+        long long n = strtoll(value, &end, 10);
+        if (end == value || *end || errno) break;
+        *ml_config_field_int(c, f) = n;
+        return ML_OK;
+    }
+    case ML_FIELD_BOOL:
+        if (!strcasecmp(value, "on") || !strcasecmp(value, "true") || !strcmp(value, "1")) {
+            *ml_config_field_int(c, f) = 1;
+            return ML_OK;
+        }
+        if (!strcasecmp(value, "off") || !strcasecmp(value, "false") || !strcmp(value, "0")) {
+            *ml_config_field_int(c, f) = 0;
+            return ML_OK;
+        }
+        break;
+    case ML_FIELD_CHOICE:
+        for (int i = 0; f->words[i]; i++) {
+            if (strcmp(value, f->words[i])) continue;
+            *ml_config_field_int(c, f) = i;
+            return ML_OK;
+        }
+        break;
+    }
+    static const char *const kinds[] = { "a whole number", "on or off", "a number", NULL };
+    char words[128] = "one of";
+    for (int i = 0; f->words && f->words[i]; i++) {
+        size_t used = strlen(words);
+        snprintf(words + used, sizeof words - used, " %s", f->words[i]);
+    }
+    return ml_fail(err, ML_EINVAL, "%s: model.%s: expected %s, found \"%s\"", where, f->name,
+                   f->words ? words : kinds[f->type], value);
+}
+
+ml_status ml_config_set(ml_config *c, const char *name, const char *value, const char *where, ml_error *err)
+{
+    char list[1024] = "";
+    for (size_t i = 0; i < ml_config_n_field; i++) {
+        if (!strcmp(name, ml_config_fields[i].name)) return set_field(c, &ml_config_fields[i], value, where, err);
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", ml_config_fields[i].name);
+    }
+    return ml_fail(err, ML_EINVAL, "%s: there is no key model.%s; there are %s", where, name, list);
+}
+
+/* One rule: the condition must hold, or the message says which numbers do not fit. */
+#define RULE(condition, ...)                                                                                           \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            ml_fail(err, ML_EINVAL, __VA_ARGS__);                                                                      \
+            return ml_fail_prefix(err, "%s", where);                                                                   \
+        }                                                                                                              \
+    } while (0)
+#define LL(x) ((long long)(x))
+
+static ml_status check_attention(const ml_config *c, const char *where, ml_error *err)
+{
+    RULE(c->num_attention_heads > 0 && c->num_attention_heads <= 1 << 14,
+         "num_attention_heads: expected 1 to 16384, found %lld", LL(c->num_attention_heads));
+    RULE(c->num_key_value_heads > 0 && c->num_attention_heads % c->num_key_value_heads == 0,
+         "num_key_value_heads %lld does not divide num_attention_heads %lld", LL(c->num_key_value_heads),
+         LL(c->num_attention_heads));
+    RULE(c->rotary_dim > 0 && c->rotary_dim % 2 == 0, "rotary_dim: expected an even number above 0, found %lld",
+         LL(c->rotary_dim));
+    RULE(c->rope_theta > 0 && isfinite(c->rope_theta), "rope_theta: expected a number above 0, found %g",
+         c->rope_theta);
+    if (c->attention == ML_ATTENTION_MLA) {
+        RULE(c->kv_lora_rank > 0 && c->qk_nope_head_dim > 0 && c->qk_rope_head_dim > 0 && c->v_head_dim > 0 &&
+                 c->q_lora_rank >= 0 && c->kv_lora_rank <= 1 << 20 && c->q_lora_rank <= 1 << 20 &&
+                 c->qk_nope_head_dim <= 1 << 14 && c->qk_rope_head_dim <= 1 << 14 && c->v_head_dim <= 1 << 14,
+             "multi-head latent attention needs kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim and v_head_dim above "
+             "0; "
+             "found %lld, %lld, %lld, %lld",
+             LL(c->kv_lora_rank), LL(c->qk_nope_head_dim), LL(c->qk_rope_head_dim), LL(c->v_head_dim));
+        RULE(c->rotary_dim == c->qk_rope_head_dim, "rotary_dim %lld differs from qk_rope_head_dim %lld",
+             LL(c->rotary_dim), LL(c->qk_rope_head_dim));
+        RULE(c->num_key_value_heads == c->num_attention_heads,
+             "multi-head latent attention has as many key heads as query heads; found %lld and %lld",
+             LL(c->num_key_value_heads), LL(c->num_attention_heads));
+    } else {
+        RULE(c->head_dim > 0 && c->head_dim <= 1 << 14, "head_dim: expected 1 to 16384, found %lld", LL(c->head_dim));
+        RULE(c->rotary_dim <= c->head_dim, "rotary_dim %lld is larger than head_dim %lld", LL(c->rotary_dim),
+             LL(c->head_dim));
+    }
+    RULE(c->yarn_factor >= 1, "yarn_factor: expected at least 1, found %g", c->yarn_factor);
+    RULE(c->yarn_factor == 1 || c->yarn_original_positions > 0,
+         "yarn_original_positions: YaRN needs the trained number of positions, found %lld",
+         LL(c->yarn_original_positions));
+    return ML_OK;
+}
+
+static ml_status check_experts(const ml_config *c, const char *where, ml_error *err)
+{
+    RULE(c->moe_intermediate_size > 0 && c->moe_intermediate_size <= 1 << 24,
+         "moe_intermediate_size: expected 1 to 2^24, found %lld", LL(c->moe_intermediate_size));
+    RULE(c->n_routed_experts <= 1 << 16, "n_routed_experts: expected at most 65536, found %lld",
+         LL(c->n_routed_experts));
+    RULE(c->num_experts_per_tok > 0 && c->num_experts_per_tok <= c->n_routed_experts,
+         "num_experts_per_tok %lld is not between 1 and n_routed_experts %lld", LL(c->num_experts_per_tok),
+         LL(c->n_routed_experts));
+    RULE(c->n_shared_experts >= 0 && c->n_shared_experts <= 1024, "n_shared_experts: expected 0 to 1024, found %lld",
+         LL(c->n_shared_experts));
+    RULE(c->n_group > 0 && c->n_routed_experts % c->n_group == 0, "n_group %lld does not divide n_routed_experts %lld",
+         LL(c->n_group), LL(c->n_routed_experts));
+    RULE(c->topk_group > 0 && c->topk_group <= c->n_group, "topk_group %lld is not between 1 and n_group %lld",
+         LL(c->topk_group), LL(c->n_group));
+    RULE(c->n_routed_experts / c->n_group * c->topk_group >= c->num_experts_per_tok,
+         "topk_group %lld groups hold %lld experts, fewer than num_experts_per_tok %lld", LL(c->topk_group),
+         LL(c->n_routed_experts / c->n_group * c->topk_group), LL(c->num_experts_per_tok));
+    RULE(c->capacity_factor >= 0, "capacity_factor: expected 0 (none) or above, found %g", c->capacity_factor);
+    RULE(!(c->expert_relu && c->n_shared_experts), "two-matrix ReLU experts have no shared experts; found %lld",
+         LL(c->n_shared_experts));
+    return ML_OK;
+}
+
+ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err)
+{
+    RULE(c->vocab_size > 0 && c->vocab_size <= INT32_MAX, "vocab_size: expected 1 to 2^31-1, found %lld",
+         LL(c->vocab_size));
+    RULE(c->hidden_size > 0 && c->hidden_size <= 1 << 20, "hidden_size: expected 1 to 2^20, found %lld",
+         LL(c->hidden_size));
+    RULE(c->num_hidden_layers > 0 && c->num_hidden_layers <= 1 << 12,
+         "num_hidden_layers: expected 1 to 4096, found %lld", LL(c->num_hidden_layers));
+    RULE(c->max_position_embeddings > 0 && c->max_position_embeddings <= 1 << 30,
+         "max_position_embeddings: expected 1 to 2^30, found %lld", LL(c->max_position_embeddings));
+    RULE(c->rms_norm_eps > 0, "rms_norm_eps: expected a number above 0, found %g", c->rms_norm_eps);
+    RULE(c->first_k_dense_replace >= 0 && c->first_k_dense_replace <= c->num_hidden_layers,
+         "first_k_dense_replace %lld is not between 0 and num_hidden_layers %lld", LL(c->first_k_dense_replace),
+         LL(c->num_hidden_layers));
+    bool has_dense = c->n_routed_experts == 0 || c->first_k_dense_replace > 0;
+    bool has_moe = c->n_routed_experts > 0 && c->first_k_dense_replace < c->num_hidden_layers;
+    RULE(c->n_routed_experts >= 0, "n_routed_experts: expected 0 or more, found %lld", LL(c->n_routed_experts));
+    RULE(!has_dense || (c->intermediate_size > 0 && c->intermediate_size <= 1 << 24),
+         "intermediate_size: the dense layers need a width from 1 to 2^24, found %lld", LL(c->intermediate_size));
+    ML_TRY(check_attention(c, where, err));
+    if (has_moe) ML_TRY(check_experts(c, where, err));
+    return ML_OK;
+}

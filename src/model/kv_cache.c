@@ -1,0 +1,67 @@
+#include "model/kv_cache.h"
+
+struct ml_kv_cache {
+    ml_config config;
+    ml_dtype dtype;
+    int64_t capacity;
+    int64_t k_row_bytes, v_row_bytes;
+    ml_arena memory; /* [layer][k rows, v rows] */
+    int32_t page;    /* one page holds the whole sequence: page 0 */
+};
+
+static void row_bytes(const ml_config *c, ml_dtype dtype, int64_t *k, int64_t *v)
+{
+    int64_t size = (int64_t)ml_dtype_size(dtype);
+    if (c->attention == ML_ATTENTION_MLA) {
+        *k = (c->kv_lora_rank + c->qk_rope_head_dim) * size;
+        *v = 0;
+    } else {
+        *k = *v = c->num_key_value_heads * c->head_dim * size;
+    }
+}
+
+int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype)
+{
+    int64_t k, v;
+    row_bytes(config, dtype, &k, &v);
+    return config->num_hidden_layers * (k + v);
+}
+
+ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_kv_cache **out, ml_error *err)
+{
+    *out = NULL;
+    ml_kv_cache *cache = ml_calloc(1, sizeof *cache);
+    if (!cache) return ml_fail_memory(err, sizeof *cache, "a key/value cache");
+    cache->config = *config;
+    cache->dtype = dtype;
+    cache->capacity = capacity;
+    row_bytes(config, dtype, &cache->k_row_bytes, &cache->v_row_bytes);
+    /* Address space: rows cost memory when they are first written. */
+    ml_status status = ml_arena_init(&cache->memory, (size_t)(ml_kv_cache_token_bytes(config, dtype) * capacity), err);
+    if (status != ML_OK) {
+        ml_kv_cache_free(cache);
+        return status;
+    }
+    *out = cache;
+    return ML_OK;
+}
+
+void ml_kv_cache_free(ml_kv_cache *cache)
+{
+    if (!cache) return;
+    ml_arena_free(&cache->memory);
+    ml_free(cache);
+}
+
+ml_kv_view ml_kv_cache_view(const ml_kv_cache *cache, int64_t layer_id)
+{
+    char *base = cache->memory.base + layer_id * cache->capacity * (cache->k_row_bytes + cache->v_row_bytes);
+    return (ml_kv_view){ .dtype = cache->dtype,
+                         .k = base,
+                         .v = cache->v_row_bytes ? base + cache->capacity * cache->k_row_bytes : NULL,
+                         .k_row_bytes = cache->k_row_bytes,
+                         .v_row_bytes = cache->v_row_bytes,
+                         .page_size = (int32_t)cache->capacity,
+                         .page_table = &cache->page,
+                         .pages_per_seq = 1 };
+}

@@ -1,0 +1,21 @@
+/* Keys and values of the tokens already seen, per layer, so that a new token costs one token.
+ *
+ * GQA keeps the rotated keys and the values of its key heads; MLA the compressed row that both are made from
+ * (arXiv:2405.04434): kv_lora_rank normed columns, then the rotated key columns that all heads share. */
+#ifndef ML_MODEL_KV_CACHE_H
+#define ML_MODEL_KV_CACHE_H
+
+#include "model/config.h"
+#include "ops/cached.h"
+
+typedef struct ml_kv_cache ml_kv_cache;
+
+/* Room for one sequence of `capacity` tokens, in fp32 or f16. */
+ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_kv_cache **out, ml_error *err);
+void ml_kv_cache_free(ml_kv_cache *cache);
+/* Where a layer's rows are. */
+ml_kv_view ml_kv_cache_view(const ml_kv_cache *cache, int64_t layer_id);
+/* Bytes one token takes over all layers. */
+int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype);
+
+#endif

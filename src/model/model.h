@@ -1,0 +1,116 @@
+/* The model: its weights in memory, and its forward pass.
+ *
+ * Weights are named as in a Hugging Face checkpoint; `weight` lists every tensor such a folder holds.  In memory
+ * those that meet the same input lie one after another, so that one product computes them:
+ *     attn_in   [q; k; v] or, for MLA, [q or q_a; kv_a]          gate_up  [gate; up] of a dense or shared MLP
+ *     experts   [n_expert][gate; up], then [n_expert] down
+ * The optimizer's view is `param`: each a stack of equal matrices. */
+#ifndef ML_MODEL_MODEL_H
+#define ML_MODEL_MODEL_H
+
+#include "base/rng.h"
+#include "model/config.h"
+#include "model/param.h"
+#include "ops/ops.h"
+
+enum { ML_WEIGHT_NAME_MAX = 112 };
+
+/* One tensor of a checkpoint. */
+typedef struct {
+    char name[ML_WEIGHT_NAME_MAX];
+    ml_param_kind kind;
+    ml_dtype dtype;
+    int n_dim;
+    int64_t dim[2];
+    void *data;
+    bool trained; /* false: e_score_correction_bias, moved by the load and not by a gradient */
+} ml_weight;
+
+/* Absent weights have data NULL. */
+typedef struct {
+    ml_tensor attn_norm;                           /* [d] */
+    ml_tensor attn_in, attn_bias;                  /* see above; bias of q, k, v */
+    ml_tensor q_norm, k_norm;                      /* [head_dim] */
+    ml_tensor q_a_norm, q_b;                       /* [q_lora], [n_head * d_qk, q_lora] */
+    ml_tensor kv_a_norm, kv_b;                     /* [kv_lora], [n_head * (d_nope + d_v), kv_lora] */
+    ml_tensor attn_out;                            /* o_proj [d, n_head * d_v] */
+    ml_tensor ffn_norm;                            /* [d] */
+    ml_tensor gate_up, down;                       /* dense or shared MLP [2 f, d], [d, f] */
+    ml_tensor router, router_bias;                 /* [n_expert, d], [n_expert] fp32 */
+    ml_tensor expert_gate, expert_up, expert_down; /* [n_expert, f, d] (gate and up strided), [n_expert, d, f] */
+} ml_layer;
+
+typedef struct {
+    ml_config config;
+    ml_dtype dtype;                               /* of the matrices; norms, biases and router are fp32 */
+    ml_tensor embed, final_norm, head, head_bias; /* head is embed when tied */
+    ml_layer *layer;                              /* [num_hidden_layers] */
+    ml_weight *weight;
+    size_t n_weight;
+    ml_param *param; /* trained parameters; value and grad set only when trainable */
+    size_t n_param;
+    float *inv_freq; /* [rotary_dim / 2] */
+    float rope_magnitude, softmax_scale;
+    ml_arena values, grads;
+} ml_model;
+
+/* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
+ * in `dtype` (f32, bf16, f16) and there are no gradients. */
+ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
+void ml_model_free(ml_model *m);
+/* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */
+void ml_model_init(ml_model *m, uint64_t seed);
+void ml_model_zero_grads(ml_model *m);
+/* NULL when there is none of that name. */
+ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
+int64_t ml_weight_count(const ml_weight *w);
+
+typedef struct {
+    int64_t total;             /* every stored element, router biases included */
+    int64_t without_embedding; /* total without embedding and head */
+    int64_t active;            /* those one token meets: top_k of the routed experts */
+    int64_t active_without_embedding;
+} ml_param_counts;
+
+/* From the configuration alone. */
+ml_param_counts ml_model_count(const ml_config *config);
+
+/* What routing did in one or several forward passes; training sums it over micro-steps. */
+typedef struct {
+    int64_t n_layer, n_expert;
+    int64_t *count;          /* [n_layer, n_expert] accepted tokens */
+    double *entropy;         /* [n_layer] sum over tokens of the router's softmax entropy, in nats */
+    double balance, z;       /* sums over layers of the losses, without coefficients */
+    int64_t n_token, n_pass; /* tokens and forward passes seen */
+} ml_router_stats;
+
+ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, ml_error *err);
+void ml_router_stats_clear(ml_router_stats *stats);
+void ml_router_stats_free(ml_router_stats *stats);
+
+struct ml_kv_cache;
+
+typedef struct {
+    ml_tensor *id;  /* [tokens] i32 */
+    ml_tensor *pos; /* [tokens] i32 */
+    ml_tensor *seq; /* [n_seq + 1] i32 offsets (training); with a cache: [tokens] i32, the sequence of each token */
+    struct ml_kv_cache *cache; /* NULL: attend within the batch only */
+    bool training;             /* capacity and auxiliary losses are in force */
+    bool recompute;            /* keep only layer inputs; run layers again going backward */
+    float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
+    ml_router_stats *stats;    /* NULL: not wanted */
+} ml_model_input;
+
+/* -> [tokens, hidden_size], after the final norm; the head is a matter of the caller (logits of some rows, or
+ * ml_logprob).  NULL on failure, with the error in ctx. */
+ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in);
+/* Logits of given rows of the hidden state: x [n, hidden_size] -> [n, vocab_size]. */
+ml_tensor *ml_model_logits(ml_ctx *ctx, ml_model *m, ml_tensor *x);
+/* Log-probability of targets (-1: none) under the hidden state, [tokens]. */
+ml_tensor *ml_model_logprob(ml_ctx *ctx, ml_model *m, ml_tensor *x, ml_tensor *target);
+
+/* DeepSeek-V3's auxiliary-loss-free balancing: bias_e += rate * (sign(error_e) - mean sign(error)), error_e =
+ * mean load - load_e, on the counts summed over one optimizer step. */
+void ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, double rate);
+
+#endif

@@ -1,0 +1,25 @@
+/* AdamW's arithmetic on one range of elements, on the calling thread. */
+#ifndef ML_OPTIM_ADAMW_H
+#define ML_OPTIM_ADAMW_H
+
+#include <stdint.h>
+
+typedef struct {
+    float beta1, beta2, eps;
+    float grad_scale;
+    float decay;      /* 1 - lr * weight_decay */
+    float correction; /* 1 / sqrt(1 - beta2^t) */
+    float unbias;     /* 1 / (1 - beta1^t) */
+    float lr;
+} ml_adamw;
+
+/* value, m, v [n] are updated from grad [n].  Returns the sum of squares of the update (without lr and decay).
+ * The same bits from every instruction set: no fused operations, and 16 running sums in all of them. */
+double ml_adamw_update(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
+
+/* The same function compiled for one instruction set. */
+double ml_adamw_update_scalar(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
+double ml_adamw_update_avx2(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
+double ml_adamw_update_avx512(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
+
+#endif

@@ -1,0 +1,2 @@
+#define ML_ADAMW_UPDATE ml_adamw_update_avx512
+#include "optim/adamw_body.h"

@@ -1,0 +1,71 @@
+/* What a tokenizer is made of; for the files of this folder. */
+#ifndef ML_TOKEN_INTERNAL_H
+#define ML_TOKEN_INTERNAL_H
+
+#include "base/hash.h"
+#include "token/build.h"
+#include "token/split.h"
+#include "token/table.h"
+
+enum { PIECE_PRESENT = 128 }; /* beside ML_PIECE_*; an id without it is a hole */
+
+typedef struct {
+    uint32_t at, n_bytes; /* in the blob */
+    uint32_t flags;
+} ml_piece;
+
+typedef struct {
+    int32_t left, right, result;
+} ml_merge;
+
+struct ml_tokenizer {
+    const char *kind;
+    ml_chars blob; /* bytes of all pieces */
+    ml_piece *pieces;
+    size_t n_pieces, pieces_capacity; /* highest id + 1 */
+    ml_merge *merges;                 /* by rank */
+    size_t n_merges, merges_capacity;
+    ml_pair_table pairs;
+    ml_piece_table whole; /* pieces of text that are one token at once */
+    int32_t byte_id[256]; /* -1: none */
+    ml_split *split;      /* NULL: text is one piece */
+    int32_t role[ML_N_ROLES];
+    bool whole_piece, fuse_unk;
+    char *chat_template;
+    /* Added tokens: by text, the bytes they can begin with, their lengths in falling order. */
+    ml_piece_table added;
+    bool added_first[256];
+    bool added_has_line_feed;
+    size_t *added_lengths;
+    size_t n_added_lengths, added_lengths_capacity;
+    char fingerprint[ML_SHA256_HEX];
+};
+
+static inline const uint8_t *ml_piece_bytes(const ml_tokenizer *t, int32_t id)
+{
+    return (const uint8_t *)t->blob.data + t->pieces[id].at;
+}
+
+/* Id of n bytes in one of the tables, -1 if none. */
+int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table, const uint8_t *p, size_t n,
+                             size_t readable);
+
+/* The first added token in p[*at..n), the longest at its place: place, length and id; false when there is none. */
+bool ml_tokenizer_find_added(const ml_tokenizer *t, const uint8_t *p, size_t n, size_t *at, size_t *length,
+                             int32_t *id);
+
+/* Memory for merging one piece; start zeroed. */
+typedef struct {
+    int32_t *id;
+    uint32_t *rank, *next, *previous;
+    size_t capacity;
+    uint64_t *heap;
+    size_t n_heap, heap_capacity;
+} ml_merge_scratch;
+
+void ml_merge_scratch_free(ml_merge_scratch *s);
+/* Merge n >= 1 bytes, all of which have a token, to scratch->id[0 .. *n_ids). */
+ml_status ml_merge_bytes(const ml_tokenizer *t, ml_merge_scratch *s, const uint8_t *p, size_t n, size_t *n_ids,
+                         ml_error *err);
+
+#endif

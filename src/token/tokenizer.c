@@ -1,0 +1,366 @@
+#include "token/internal.h"
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+
+#include <stdlib.h>
+
+void ml_ids_free(ml_ids *ids)
+{
+    ml_free(ids->id);
+    *ids = (ml_ids){ 0 };
+}
+
+ml_status ml_ids_append(ml_ids *ids, const int32_t *id, size_t n, ml_error *err)
+{
+    ML_TRY(ml_grow((void **)&ids->id, &ids->capacity, ids->n + n, sizeof *ids->id, err));
+    if (n) memcpy(ids->id + ids->n, id, n * sizeof *id);
+    ids->n += n;
+    return ML_OK;
+}
+
+void ml_chars_free(ml_chars *chars)
+{
+    ml_free(chars->data);
+    *chars = (ml_chars){ 0 };
+}
+
+ml_status ml_chars_append(ml_chars *chars, const void *data, size_t n_bytes, ml_error *err)
+{
+    ML_TRY(ml_grow((void **)&chars->data, &chars->capacity, chars->n + n_bytes, 1, err));
+    if (n_bytes) memcpy(chars->data + chars->n, data, n_bytes);
+    chars->n += n_bytes;
+    return ML_OK;
+}
+
+ml_status ml_tokenizer_make(const char *kind, ml_tokenizer **out, ml_error *err)
+{
+    ml_tokenizer *t = ml_calloc(1, sizeof *t);
+    if (!t) return ml_fail_memory(err, sizeof *t, "a tokenizer");
+    t->kind = kind;
+    for (size_t i = 0; i < 256; i++) t->byte_id[i] = -1;
+    for (size_t i = 0; i < ML_N_ROLES; i++) t->role[i] = -1;
+    *out = t;
+    return ML_OK;
+}
+
+void ml_tokenizer_free(ml_tokenizer *t)
+{
+    if (!t) return;
+    ml_chars_free(&t->blob);
+    ml_free(t->pieces);
+    ml_free(t->merges);
+    ml_pair_table_free(&t->pairs);
+    ml_piece_table_free(&t->whole);
+    ml_piece_table_free(&t->added);
+    ml_split_free(t->split);
+    ml_free(t->chat_template);
+    ml_free(t->added_lengths);
+    ml_free(t);
+}
+
+static bool has_piece(const ml_tokenizer *t, int64_t id)
+{
+    return id >= 0 && (uint64_t)id < t->n_pieces && (t->pieces[id].flags & PIECE_PRESENT);
+}
+
+ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes, size_t n_bytes, int flags,
+                                 ml_error *err)
+{
+    if (id < 0 || id >= ML_TOKENIZER_MAX_VOCAB) {
+        return ml_fail(err, ML_EFORMAT, "token id %lld: expected 0 to %d", (long long)id, ML_TOKENIZER_MAX_VOCAB - 1);
+    }
+    if (!n_bytes) return ml_fail(err, ML_EFORMAT, "token id %lld: is empty, expected at least one byte", (long long)id);
+    if (has_piece(t, id)) {
+        ml_piece *old = &t->pieces[id];
+        if (old->n_bytes == n_bytes && !memcmp(ml_piece_bytes(t, (int32_t)id), bytes, n_bytes) &&
+            (old->flags & (unsigned)flags) != (unsigned)flags) {
+            old->flags |= (unsigned)flags;
+            return ML_OK;
+        }
+        return ml_fail(err, ML_EFORMAT, "token id %lld: is given twice, to \"%.*s\" and to \"%.*s\"", (long long)id,
+                       (int)(old->n_bytes < 100 ? old->n_bytes : 100), (const char *)ml_piece_bytes(t, (int32_t)id),
+                       (int)(n_bytes < 100 ? n_bytes : 100), (const char *)bytes);
+    }
+    if (n_bytes > UINT32_MAX - t->blob.n) {
+        return ml_fail(err, ML_EFORMAT, "token id %lld: the pieces have more than 2^32 bytes", (long long)id);
+    }
+    size_t at = t->blob.n, need = (size_t)id + 1;
+    ML_TRY(ml_grow((void **)&t->pieces, &t->pieces_capacity, need, sizeof *t->pieces, err));
+    ML_TRY(ml_chars_append(&t->blob, bytes, n_bytes, err));
+    while (t->n_pieces < need) t->pieces[t->n_pieces++] = (ml_piece){ 0 };
+    t->pieces[id] = (ml_piece){ (uint32_t)at, (uint32_t)n_bytes, (uint32_t)(flags | PIECE_PRESENT) };
+    if (n_bytes == 1 && !flags) {
+        uint8_t byte = *(const uint8_t *)bytes;
+        if (t->byte_id[byte] < 0) t->byte_id[byte] = (int32_t)id;
+    }
+    return ML_OK;
+}
+
+ml_status ml_tokenizer_put_merge(ml_tokenizer *t, int32_t left, int32_t right, int32_t result, ml_error *err)
+{
+    if (!has_piece(t, left) || !has_piece(t, right) || !has_piece(t, result)) {
+        return ml_fail(err, ML_EFORMAT, "merge %zu: names token %d, %d or %d, which does not exist", t->n_merges, left,
+                       right, result);
+    }
+    const ml_piece *l = &t->pieces[left], *r = &t->pieces[right], *whole = &t->pieces[result];
+    const uint8_t *bytes = ml_piece_bytes(t, result);
+    if ((uint64_t)l->n_bytes + r->n_bytes != whole->n_bytes || memcmp(bytes, ml_piece_bytes(t, left), l->n_bytes) ||
+        memcmp(bytes + l->n_bytes, ml_piece_bytes(t, right), r->n_bytes)) {
+        return ml_fail(err, ML_EFORMAT, "merge %zu: tokens %d and %d do not make token %d", t->n_merges, left, right,
+                       result);
+    }
+    if (ml_pair_rank(&t->pairs, left, right) != UINT32_MAX) {
+        return ml_fail(err, ML_EFORMAT, "merge %zu: the pair of tokens %d and %d is listed twice", t->n_merges, left,
+                       right);
+    }
+    ML_TRY(ml_grow((void **)&t->merges, &t->merges_capacity, t->n_merges + 1, sizeof *t->merges, err));
+    ML_TRY(ml_pair_insert(&t->pairs, left, right, (uint32_t)t->n_merges, err));
+    t->merges[t->n_merges++] = (ml_merge){ left, right, result };
+    return ML_OK;
+}
+
+ml_status ml_tokenizer_derive_merges(ml_tokenizer *t, ml_error *err)
+{
+    for (int i = 0; i < 256; i++) {
+        if (t->byte_id[i] < 0) {
+            return ml_fail(err, ML_EFORMAT, "byte 0x%02x has no token: expected all 256 bytes among the ranks", i);
+        }
+    }
+    ml_merge_scratch scratch = { 0 };
+    ml_status status = ML_OK;
+    for (size_t id = 0; id < t->n_pieces && status == ML_OK; id++) {
+        const ml_piece *piece = &t->pieces[id];
+        if (piece->n_bytes < 2 || (piece->flags & ML_PIECE_ADDED)) continue;
+        size_t n;
+        status = ml_merge_bytes(t, &scratch, ml_piece_bytes(t, (int32_t)id), piece->n_bytes, &n, err);
+        /* Other than two: no sequence of merges reaches this token, only a piece of text that equals it. */
+        if (status == ML_OK && n == 2) {
+            status = ml_tokenizer_put_merge(t, scratch.id[0], scratch.id[1], (int32_t)id, err);
+        }
+    }
+    ml_merge_scratch_free(&scratch);
+    t->whole_piece = true;
+    return status;
+}
+
+ml_status ml_tokenizer_put_split(ml_tokenizer *t, const char *pattern, ml_error *err)
+{
+    return ml_split_add(&t->split, pattern, err);
+}
+
+void ml_tokenizer_set_whole_piece(ml_tokenizer *t, bool whole_piece)
+{
+    t->whole_piece = whole_piece;
+}
+
+void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse)
+{
+    t->fuse_unk = fuse;
+}
+
+void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id)
+{
+    t->role[role] = id;
+}
+
+ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err)
+{
+    char *copy = ml_strdup(text);
+    if (!copy) return ml_fail_memory(err, strlen(text), "a chat template");
+    ml_free(t->chat_template);
+    t->chat_template = copy;
+    return ML_OK;
+}
+
+int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table, const uint8_t *p, size_t n,
+                             size_t readable)
+{
+    if (!table->slots || !n) return -1;
+    ml_key key = n <= ML_KEY_MAX ? ml_key_pack(p, n, readable) : ml_key_hash(p, n);
+    for (size_t i = ml_key_slot(key);; i++) {
+        const ml_piece_slot *slot = &table->slots[i & table->mask];
+        if (slot->id < 0) return -1;
+        if (slot->key.low != key.low || slot->key.high != key.high) continue;
+        if (n <= ML_KEY_MAX) return slot->id;
+        if (t->pieces[slot->id].n_bytes == n && !memcmp(ml_piece_bytes(t, slot->id), p, n)) return slot->id;
+    }
+}
+
+static ml_status index_piece(const ml_tokenizer *t, ml_piece_table *table, int32_t id, ml_error *err)
+{
+    const uint8_t *p = ml_piece_bytes(t, id);
+    size_t n = t->pieces[id].n_bytes;
+    int32_t other = ml_tokenizer_look_up(t, table, p, n, n);
+    if (other >= 0) {
+        return ml_fail(err, ML_EFORMAT, "tokens %d and %d have the same bytes, \"%.*s\"", other, id,
+                       (int)(n < 100 ? n : 100), (const char *)p);
+    }
+    return ml_piece_insert(table, n <= ML_KEY_MAX ? ml_key_pack(p, n, n) : ml_key_hash(p, n), id, err);
+}
+
+static int falling(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static ml_status index_added(ml_tokenizer *t, int32_t id, ml_error *err)
+{
+    const uint8_t *p = ml_piece_bytes(t, id);
+    size_t n = t->pieces[id].n_bytes;
+    ML_TRY(index_piece(t, &t->added, id, err));
+    t->added_first[p[0]] = true;
+    if (memchr(p, '\n', n)) t->added_has_line_feed = true;
+    for (size_t i = 0; i < t->n_added_lengths; i++) {
+        if (t->added_lengths[i] == n) return ML_OK;
+    }
+    ML_TRY(ml_grow((void **)&t->added_lengths, &t->added_lengths_capacity, t->n_added_lengths + 1,
+                   sizeof *t->added_lengths, err));
+    t->added_lengths[t->n_added_lengths++] = n;
+    return ML_OK;
+}
+
+static bool all_bytes_known(const ml_tokenizer *t, const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (t->byte_id[p[i]] < 0) return false;
+    }
+    return true;
+}
+
+/* Index what encoding may emit at once: a piece whose bytes merge to itself, or any with whole_piece. */
+static ml_status index_whole(ml_tokenizer *t, ml_merge_scratch *scratch, int32_t id, ml_error *err)
+{
+    const uint8_t *p = ml_piece_bytes(t, id);
+    size_t n = t->pieces[id].n_bytes;
+    if (!t->whole_piece) {
+        if (!all_bytes_known(t, p, n)) return ML_OK;
+        size_t n_ids;
+        ML_TRY(ml_merge_bytes(t, scratch, p, n, &n_ids, err));
+        if (n_ids != 1 || scratch->id[0] != id) return ML_OK;
+    }
+    return index_piece(t, &t->whole, id, err);
+}
+
+/* Length and bytes of every id in order; a hole has length 0. */
+static ml_status take_fingerprint(ml_tokenizer *t, ml_error *err)
+{
+    ml_sha256 *hash;
+    ML_TRY(ml_sha256_begin(&hash, err));
+    for (size_t id = 0; id < t->n_pieces; id++) {
+        uint8_t length[4];
+        ml_store_u32(length, t->pieces[id].n_bytes);
+        ml_sha256_add(hash, length, sizeof length);
+        if (t->pieces[id].n_bytes) ml_sha256_add(hash, ml_piece_bytes(t, (int32_t)id), t->pieces[id].n_bytes);
+    }
+    uint8_t digest[ML_SHA256_BYTES];
+    ml_sha256_end(hash, digest);
+    ml_sha256_to_hex(digest, t->fingerprint);
+    return ML_OK;
+}
+
+ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err)
+{
+    if (!t->n_pieces) return ml_fail(err, ML_EFORMAT, "the vocabulary is empty");
+    ml_merge_scratch scratch = { 0 };
+    ml_status status = ML_OK;
+    for (size_t id = 0; id < t->n_pieces && status == ML_OK; id++) {
+        uint32_t flags = t->pieces[id].flags;
+        if (!flags || (flags & ML_PIECE_LITERAL)) continue;
+        status = flags & ML_PIECE_ADDED ? index_added(t, (int32_t)id, err) : index_whole(t, &scratch, (int32_t)id, err);
+    }
+    ml_merge_scratch_free(&scratch);
+    if (status != ML_OK) return status;
+    if (t->n_added_lengths) qsort(t->added_lengths, t->n_added_lengths, sizeof *t->added_lengths, falling);
+    for (size_t i = 0; i < ML_N_ROLES; i++) {
+        if (t->role[i] >= 0 && !has_piece(t, t->role[i])) {
+            static const char *const names[] = { "bos", "eos", "unk", "pad" };
+            return ml_fail(err, ML_EFORMAT, "the %s token has id %d, which is not in the vocabulary", names[i],
+                           t->role[i]);
+        }
+    }
+    return take_fingerprint(t, err);
+}
+
+int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t)
+{
+    return (int32_t)t->n_pieces;
+}
+
+const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *n_bytes)
+{
+    bool present = has_piece(t, id);
+    *n_bytes = present ? t->pieces[id].n_bytes : 0;
+    return present ? (const char *)ml_piece_bytes(t, id) : NULL;
+}
+
+int32_t ml_tokenizer_find(const ml_tokenizer *t, const char *text)
+{
+    size_t n = strlen(text);
+    return ml_tokenizer_look_up(t, &t->added, (const uint8_t *)text, n, n);
+}
+
+bool ml_tokenizer_is_special(const ml_tokenizer *t, int32_t id)
+{
+    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_SPECIAL);
+}
+
+bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id)
+{
+    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_ADDED);
+}
+
+int32_t ml_tokenizer_bos(const ml_tokenizer *t)
+{
+    return t->role[ML_ROLE_BOS];
+}
+
+int32_t ml_tokenizer_eos(const ml_tokenizer *t)
+{
+    return t->role[ML_ROLE_EOS];
+}
+
+int32_t ml_tokenizer_unk(const ml_tokenizer *t)
+{
+    return t->role[ML_ROLE_UNK];
+}
+
+int32_t ml_tokenizer_pad(const ml_tokenizer *t)
+{
+    return t->role[ML_ROLE_PAD];
+}
+
+const char *ml_tokenizer_chat_template(const ml_tokenizer *t)
+{
+    return t->chat_template;
+}
+
+const char *ml_tokenizer_kind(const ml_tokenizer *t)
+{
+    return t->kind;
+}
+
+const char *ml_tokenizer_pattern(const ml_tokenizer *t)
+{
+    if (!t->split) return "none";
+    const char *name = ml_split_name(t->split);
+    return name ? name : ml_split_stage_regex(t->split, 0);
+}
+
+size_t ml_tokenizer_merge_count(const ml_tokenizer *t)
+{
+    return t->n_merges;
+}
+
+void ml_tokenizer_merge(const ml_tokenizer *t, size_t i, int32_t *left, int32_t *right, int32_t *result)
+{
+    *left = t->merges[i].left;
+    *right = t->merges[i].right;
+    *result = t->merges[i].result;
+}
+
+const char *ml_tokenizer_fingerprint(const ml_tokenizer *t)
+{
+    return t->fingerprint;
+}

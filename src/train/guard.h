@@ -1,0 +1,25 @@
+/* The divergence guard: decides whether a step's gradient may be used.
+ *
+ * It keeps a running mean and variance of log(gradient norm).  A norm that is not finite, or further above the
+ * mean than `deviations` standard deviations (and at least twice the typical norm), is an outlier: the step is
+ * skipped and logged.  After `patience` skips in a row the trainer rolls back to its last checkpoint.  The state
+ * is four numbers, saved with the checkpoint so that a resumed run decides the same. */
+#ifndef ML_TRAIN_GUARD_H
+#define ML_TRAIN_GUARD_H
+
+#include "base/json.h"
+
+typedef struct {
+    double deviations; /* 0: only norms that are not finite are outliers */
+    int64_t patience;
+    double mean, variance; /* of log norm, exponential, over about 100 steps */
+    int64_t n_seen, n_skipped_in_row;
+} ml_guard;
+
+typedef enum { ML_GUARD_USE, ML_GUARD_SKIP, ML_GUARD_ROLL_BACK } ml_guard_verdict;
+
+ml_guard_verdict ml_guard_judge(ml_guard *guard, double grad_norm);
+json_t *ml_guard_to_json(const ml_guard *guard);
+ml_status ml_guard_from_json(ml_guard *guard, const json_t *j, const char *where, ml_error *err);
+
+#endif

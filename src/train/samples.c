@@ -1,0 +1,71 @@
+/* Samples of a model in training: what it writes after each prompt, appended to samples.jsonl of the run. */
+#include "train/trainer_internal.h"
+
+#include "infer/generate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static ml_status write_line(ml_trainer *t, const char *prompt, const ml_generation *g, ml_error *err)
+{
+    char *text = NULL;
+    size_t n_bytes;
+    ML_TRY(ml_tokenizer_decode(t->tokenizer, g->id, (size_t)g->n, true, &text, &n_bytes, err));
+    /* Bytes that are not UTF-8 cannot stand in JSON: jansson refuses them and the sample is then left out. */
+    json_t *j = json_pack("{s:I, s:s, s:s%, s:s}", "step", (json_int_t)t->step, "prompt", prompt, "text", text, n_bytes,
+                          "finish_reason", ml_finish_name(g->finish));
+    char path[ML_PATH_MAX];
+    ml_status status = ml_path_join(path, ml_run_folder(t->run), "samples.jsonl", err);
+    FILE *file = status == ML_OK && j ? fopen(path, "ae") : NULL;
+    if (file) {
+        if (json_dumpf(j, file, JSON_COMPACT) != 0 || fputc('\n', file) == EOF || fclose(file) != 0) {
+            status = ml_fail_errno(err, "%s: could not be written", path);
+        }
+    } else if (status == ML_OK && j) {
+        status = ml_fail_errno(err, "%s: cannot be opened", path);
+    }
+    if (j) ml_trainer_say(t, "sample: %s%.*s", prompt, n_bytes > 400 ? 400 : (int)n_bytes, text);
+    json_decref(j);
+    ml_free(text);
+    return status;
+}
+
+static ml_status write_sample(ml_trainer *t, ml_session *session, ml_sampler *sampler, const char *prompt,
+                              ml_error *err)
+{
+    ml_ids ids = { 0 };
+    int32_t bos = ml_tokenizer_bos(t->tokenizer), eos = ml_tokenizer_eos(t->tokenizer);
+    ml_generation g = { 0 };
+    ml_generate_config config = { .max_tokens = t->config.sample_tokens, .stop_id = &eos, .n_stop = eos >= 0 };
+    ml_status status = ML_OK;
+    if (bos >= 0) ML_TRY_GOTO(ml_ids_append(&ids, &bos, 1, err));
+    ML_TRY_GOTO(ml_tokenizer_encode(t->tokenizer, prompt, strlen(prompt), false, &ids, err));
+    if (ids.n > 0) ML_TRY_GOTO(ml_generate(session, sampler, ids.id, (int64_t)ids.n, &config, &g, err));
+    if (ids.n > 0) ML_TRY_GOTO(write_line(t, prompt, &g, err));
+done:
+    ml_generation_free(&g);
+    ml_ids_free(&ids);
+    return status;
+}
+
+ml_status ml_trainer_write_samples(ml_trainer *t, ml_error *err)
+{
+    if (!t->tokenizer) return ML_OK;
+    const ml_config *c = &t->model->config;
+    ml_sampling sampling = ml_sampling_default();
+    sampling.temperature = 0.7;
+    sampling.top_p = 0.95;
+    sampling.seed = t->config.seed;
+    ml_status status = ML_OK;
+    for (size_t i = 0; i < t->config.n_prompt && status == ML_OK; i++) {
+        ml_session *session = NULL;
+        ml_sampler *sampler = NULL;
+        status = ml_session_make(t->model, c->max_position_embeddings, true, &session, err);
+        int64_t n_valid = ml_tokenizer_vocab_size(t->tokenizer);
+        if (status == ML_OK) status = ml_sampler_make(&sampling, c->vocab_size, n_valid, &sampler, err);
+        if (status == ML_OK) status = write_sample(t, session, sampler, t->config.prompt[i], err);
+        ml_sampler_free(sampler);
+        ml_session_free(session);
+    }
+    return status;
+}

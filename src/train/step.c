@@ -1,0 +1,152 @@
+/* One optimizer step, and evaluation: the computing part of the trainer. */
+#include "train/trainer_internal.h"
+
+#include "base/clock.h"
+#include "optim/clip.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct {
+    ml_model_input input;
+    ml_tensor *target;
+} prepared;
+
+/* Describe a batch's arrays as tensors. */
+static prepared prepare(ml_trainer *t, const ml_batch *b)
+{
+    ml_ctx *ctx = &t->ctx;
+    int64_t n = b->n_token, n_offset = b->n_seq + 1;
+    prepared p = { .input = { .recompute = t->config.recompute } };
+    p.input.id = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->id);
+    p.input.pos = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->pos);
+    p.input.seq = ml_tensor_wrap(ctx, ML_I32, 1, &n_offset, b->seq);
+    p.target = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->target);
+    return p;
+}
+
+/* Forward and backward of one micro-batch; adds -sum(log p) to *nll. */
+static ml_status micro_step(ml_trainer *t, const ml_batch *b, double weight, double *nll, ml_error *err)
+{
+    ml_ctx *ctx = &t->ctx;
+    ml_ctx_reset(ctx);
+    ctx->mode = ML_MODE_EXACT;
+    prepared p = prepare(t, b);
+    p.input.training = true;
+    p.input.aux_scale = 1.0f / (float)t->config.accumulate;
+    p.input.stats = &t->stats;
+    ctx->recording = true;
+    ml_tensor *hidden = ml_model_forward(ctx, t->model, &p.input);
+    ml_tensor *logp = ml_model_logprob(ctx, t->model, hidden, p.target); // [tokens]
+    float *seed = logp ? ml_tape_grad(ctx, logp) : NULL;
+    ML_TRY(ml_ctx_status(ctx, err));
+    for (int64_t i = 0; i < b->n_token; i++) {
+        if (b->target[i] < 0) continue;
+        *nll -= (double)ml_f32(logp)[i];
+        seed[i] = (float)-weight;
+    }
+    return ml_tape_backward(ctx, err);
+}
+
+static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error *err)
+{
+    int64_t n_target = 0;
+    for (int64_t i = 0; i < t->config.accumulate; i++) {
+        ML_TRY(t->stage->next(t->stage->self, &t->batch[i], err));
+        n_target += t->batch[i].n_target;
+        t->tokens += t->batch[i].n_token;
+    }
+    ml_model_zero_grads(t->model);
+    ml_router_stats_clear(&t->stats);
+    double weight = n_target ? 1.0 / (double)n_target : 0, nll = 0;
+    for (int64_t i = 0; i < t->config.accumulate; i++) ML_TRY(micro_step(t, &t->batch[i], weight, &nll, err));
+
+    const ml_config *c = &t->model->config;
+    double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
+    double per_layer = c->aux_mean && n_moe > 0 ? 1 / n_moe : 1;
+    result->ce = nll * weight;
+    result->aux = t->stats.balance * per_layer / (double)t->config.accumulate;
+    result->z = t->stats.z * per_layer / (double)t->config.accumulate;
+    result->loss = result->ce + c->balance_coef * result->aux + c->z_coef * result->z;
+    return ML_OK;
+}
+
+/* Apply the gradients unless the guard objects. */
+static ml_status update(ml_trainer *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
+{
+    ml_error not_finite = { 0 };
+    if (ml_clip_compute_norm(t->model->param, (int64_t)t->model->n_param, &result->grad_norm, &not_finite) != ML_OK) {
+        result->grad_norm = NAN;
+    }
+    if (!isfinite(result->loss)) result->grad_norm = NAN;
+    *verdict = ml_guard_judge(&t->guard, result->grad_norm);
+    result->skipped = *verdict != ML_GUARD_USE;
+    result->lr = ml_schedule_get_lr(&t->config.schedule, t->step);
+    if (result->skipped) return ML_OK;
+    ml_optim_stats optim;
+    double factor = ml_clip_get_factor(result->grad_norm, t->config.clip);
+    ML_TRY(ml_optimizer_step(t->optimizer, result->lr, factor, &optim, err));
+    result->update_rms = optim.rms_all;
+    if (t->model->config.bias_update_rate > 0) {
+        ml_model_update_router_bias(t->model, &t->stats, t->model->config.bias_update_rate);
+    }
+    return ML_OK;
+}
+
+ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
+{
+    double start = ml_clock_seconds();
+    *result = (ml_train_step){ 0 };
+    ml_guard_verdict verdict = ML_GUARD_USE;
+    ml_alloc_forbid(true);
+    ml_status status = forward_backward(t, result, err);
+    if (status == ML_OK) status = update(t, result, &verdict, err);
+    ml_alloc_forbid(false);
+    ML_TRY(status);
+    if (result->skipped) {
+        ml_trainer_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
+                       result->grad_norm);
+    }
+    if (verdict == ML_GUARD_ROLL_BACK) {
+        if (t->saved_step < 0 || t->n_roll_back++ >= 2) {
+            return ml_fail(err, ML_ENUMERIC,
+                           "step %lld: training diverges (gradient norm %.4g) and %s: lower optim.lr, "
+                           "lengthen optim.warmup, or look at the data",
+                           (long long)t->step + 1, result->grad_norm,
+                           t->saved_step < 0 ? "there is no checkpoint to go back to" : "going back did not help");
+        }
+        ML_TRY(ml_trainer_restore(t, true, err));
+        ml_trainer_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
+        result->step = t->step;
+        result->tokens = t->tokens;
+        result->seconds = ml_clock_seconds() - start;
+        return ML_OK;
+    }
+    t->step++;
+    result->step = t->step;
+    result->tokens = t->tokens;
+    result->seconds = ml_clock_seconds() - start;
+    return ML_OK;
+}
+
+ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err)
+{
+    double nll = 0;
+    int64_t n_target = 0;
+    for (int64_t i = 0; i < t->stage->n_eval; i++) {
+        ml_batch *b = &t->eval_batch;
+        ML_TRY(t->stage->eval(t->stage->self, i, b, err));
+        ml_ctx_reset(&t->ctx);
+        t->ctx.mode = ML_MODE_EXACT;
+        prepared p = prepare(t, b);
+        ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
+        ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
+        ML_TRY(ml_ctx_status(&t->ctx, err));
+        for (int64_t j = 0; j < b->n_token; j++) {
+            if (b->target[j] >= 0) nll -= (double)ml_f32(logp)[j];
+        }
+        n_target += b->n_target;
+    }
+    *loss = n_target ? nll / (double)n_target : NAN;
+    return ML_OK;
+}

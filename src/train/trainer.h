@@ -1,0 +1,88 @@
+/* The training loop that every stage shares.  A stage says where batches come from; the trainer does the rest:
+ * micro-steps, clipping, the guard against divergence, the optimizer, the router bias, logs, checkpoints,
+ * evaluation, samples, resuming.
+ *
+ * The loss of a step is the sum over its target tokens of -log p, divided by their number in the whole step
+ * whatever the micro-batches; auxiliary losses are per micro-batch and averaged.  Same seed, build and data: the
+ * same bits, also across an interruption (--resume continues as if nothing had happened). */
+#ifndef ML_TRAIN_TRAINER_H
+#define ML_TRAIN_TRAINER_H
+
+#include "base/log.h"
+#include "data/batch.h"
+#include "model/model.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "token/tokenizer.h"
+#include "train/plan.h"
+
+typedef struct {
+    int64_t batch, accumulate, seq; /* sequences per micro-step, micro-steps per step, tokens per sequence */
+    ml_schedule schedule;           /* its `steps` is the length of the run */
+    ml_optim_config optim;
+    double clip;
+    bool recompute;
+    uint64_t seed;
+    double guard_deviations;
+    int64_t guard_patience;
+    int64_t eval_every;      /* 0: never */
+    int64_t save_every;      /* 0: only at the end */
+    int64_t keep, milestone; /* see ml_run_prune */
+    ml_dtype save_dtype;
+    int64_t sample_every, sample_tokens; /* 0: never */
+    const char *const *prompt;           /* [n_prompt] */
+    size_t n_prompt;
+} ml_train_config;
+
+/* Where batches come from. */
+typedef struct {
+    const char *name; /* "pretrain" */
+    void *self;
+    /* The next micro-batch into *out. */
+    ml_status (*next)(void *self, ml_batch *out, ml_error *err);
+    /* Batch i of the fixed evaluation set, i in [0, n_eval). */
+    ml_status (*eval)(void *self, int64_t i, ml_batch *out, ml_error *err);
+    int64_t n_eval;
+    /* The exact position in the data, for the checkpoint, and back. */
+    json_t *(*position)(void *self);
+    ml_status (*restore)(void *self, const json_t *position, const char *where, ml_error *err);
+} ml_stage;
+
+/* How the trainer speaks to whoever started it; `line` may be NULL. */
+typedef struct {
+    void *arg;
+    void (*line)(void *arg, const char *text); /* something a person should read */
+} ml_train_hooks;
+
+typedef struct ml_trainer ml_trainer;
+
+/* Open the run folder (locked until ml_trainer_free).  When `resume`, continue from its latest checkpoint; otherwise
+ * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; it, the stage, the tokenizer
+ * (may be NULL: samples are then off) and the texts of config must outlive the trainer. */
+ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
+                          const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks,
+                          ml_trainer **out, ml_error *err);
+void ml_trainer_free(ml_trainer *t);
+/* Show steps on this bar from now on (NULL: none). */
+void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress);
+
+/* Train to the end, or until ml_stop_requested(): then the step is finished, a checkpoint saved, and ML_ECANCEL
+ * returned.  ML_ENUMERIC when training diverges again after rolling back. */
+ml_status ml_trainer_run(ml_trainer *t, ml_error *err);
+
+typedef struct {
+    int64_t step, tokens;
+    double loss, ce, aux, z; /* aux and z without their coefficients, averaged as the loss has them */
+    double grad_norm, lr, update_rms, seconds;
+    bool skipped; /* by the guard */
+} ml_train_step;
+
+/* One optimizer step without logging or checkpoints: what ml_trainer_run repeats, for tests and benchmarks. */
+ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err);
+/* Mean -log p per target over the stage's evaluation set. */
+ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err);
+int64_t ml_trainer_steps_done(const ml_trainer *t);
+double ml_trainer_best_loss(const ml_trainer *t);
+const ml_optimizer *ml_trainer_optimizer(const ml_trainer *t);
+
+#endif
