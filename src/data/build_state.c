@@ -29,7 +29,6 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
         char hex[ML_SHA256_HEX];
         ml_map map;
         json_t *entry;
-        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
         ML_TRY(ml_sha256_file(config->input[i], hex, err));
         ML_TRY(ml_map_open(config->input[i], &map, err));
         json_int_t n_bytes = (json_int_t)map.size;
@@ -37,6 +36,8 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
         ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "sha256", hex), &entry,
                    config->input[i], err));
         json_array_append_new(*out, entry);
+        bool more = i + 1 < config->n_input;
+        if (more && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
     }
     return ML_OK;
 }
