@@ -24,7 +24,7 @@ typedef enum {
 } ml_option_type;
 
 typedef struct {
-    const char *scope;   /* verbs that accept it, separated by spaces; "*" for all */
+    const char *scope;   /* verbs that accept it, separated by spaces; "*" for all; "data" means every "data:x" */
     const char *section; /* "" for an argument of the verb */
     const char *name;
     ml_option_type type;
@@ -38,17 +38,21 @@ typedef struct {
 typedef struct ml_options ml_options;
 
 /* An empty set over a table of `n_rows`, for `verb`.  The table must outlive it.
- * Keys of the section named `open_section` (may be NULL) are accepted whatever their name and kept as
- * text: the architecture keys of config.json, checked by the model. */
+ * Keys of the section named `open_section` (may be NULL) that are not rows of the table are accepted whatever
+ * their name and kept as text: the architecture keys of config.json, checked by the model. */
 ml_status ml_options_make(const ml_option_row *rows, size_t n_rows, const char *verb, const char *open_section,
                           ml_options **out, ml_error *err);
 void ml_options_free(ml_options *o);
 
-/* Parse argv[0..argc): options as --name value, --name=value, --section.name value; everything else is a
- * positional argument.  "--" ends the options. */
+/* Parse argv[0..argc), which begin after the verb: options as --name value, --name=value, --section.name value,
+ * and -x value for a name of one letter; everything else is a positional argument.  "--" ends the options.  A
+ * value that begins with "--" is given with "=".  A flag takes the next argument for its value only if that
+ * is a word (on, off, true, false, yes, no). */
 ml_status ml_options_parse_args(ml_options *o, int argc, char **argv, ml_error *err);
-/* Read a recipe.  Values on the command line win whichever is parsed first.  Lines may be of any length
- * the distribution's inih takes (200 bytes); a longer one is an error naming the line. */
+/* Read a recipe.  Values on the command line win whichever is parsed first.  A line may be as long as the
+ * distribution's inih takes (198 bytes, blanks at its ends not counted); a longer one is an error naming the
+ * line, and so is a name given twice that is no LIST.  ';' after a blank begins a comment; a value in double
+ * quotes may hold the escapes \\ \" \n \r \t \xHH (\x3b is ';').  Arguments of the verb cannot stand in it. */
 ml_status ml_options_parse_ini(ml_options *o, const char *path, ml_error *err);
 /* As if given on the command line. */
 ml_status ml_options_set(ml_options *o, const char *section, const char *name, const char *value, ml_error *err);
@@ -58,7 +62,7 @@ ml_status ml_options_set(ml_options *o, const char *section, const char *name, c
 bool ml_options_flag(const ml_options *o, const char *path);
 int64_t ml_options_int(const ml_options *o, const char *path);
 double ml_options_real(const ml_options *o, const char *path);
-/* TEXT and CHOICE; NULL when unset. */
+/* TEXT and CHOICE; NULL when unset.  INT and REAL are 0 when unset. */
 const char *ml_options_text(const ml_options *o, const char *path);
 size_t ml_options_list(const ml_options *o, const char *path, const char *const **items);
 /* Whether a recipe or the command line gave it (as opposed to the default). */
@@ -70,13 +74,19 @@ void ml_options_open_item(const ml_options *o, size_t i, const char **name, cons
 size_t ml_options_positional_count(const ml_options *o);
 const char *ml_options_positional(const ml_options *o, size_t i);
 
-/* Write every effective value in recipe syntax (sections sorted as in the table), with each line's origin
- * as a comment: the options.ini of a run. */
+/* Write every effective value in recipe syntax (sections sorted as in the table), with each value's origin
+ * as a comment above it: the options.ini of a run.  Arguments of the verb are comments. */
 ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *err);
 /* Print the help of the verb: arguments first, then sections. */
 void ml_options_print_help(const ml_options *o, FILE *out);
-/* One line per effective value that differs between the INI file at `path` and o: "section.name: A -> B".
- * The callback is called for each; the resume check uses it. */
+/* Whether `verb` may use the row.  The verb "data:build" uses rows of the scopes "*", "data:build" and "data". */
+bool ml_option_in_scope(const ml_option_row *row, const char *verb);
+/* "--section.name METAVAR", as help and docs/cli.md show a row. */
+void ml_option_print_name(const ml_option_row *row, char *out, size_t size);
+/* What a row accepts, e.g. "an integer from 1 to 8", "one of sgd|muon". */
+void ml_option_describe(const ml_option_row *row, char *out, size_t size);
+/* Call `differs` for each effective value of a section that differs between the INI file at `path` and o; the
+ * resume check uses it. */
 ml_status ml_options_compare_ini(const ml_options *o, const char *path,
                                  void (*differs)(void *arg, const char *section, const char *name,
                                                  const char *old_value, const char *new_value),

@@ -58,3 +58,12 @@ ml_status ml_bytemap_encode(const char *bytes, size_t n, ml_chars *out, ml_error
     }
     return ML_OK;
 }
+
+void ml_bytemap_order(uint8_t order[256])
+{
+    size_t k = 0;
+    for (unsigned character = 0; k < 256; character++) {
+        int byte = byte_of(character);
+        if (byte >= 0) order[k++] = (uint8_t)byte;
+    }
+}

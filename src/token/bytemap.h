@@ -11,4 +11,7 @@ ml_status ml_bytemap_decode(const char *text, size_t n, ml_chars *out, bool *map
 /* Append the UTF-8 text that stands for n bytes. */
 ml_status ml_bytemap_encode(const char *bytes, size_t n, ml_chars *out, ml_error *err);
 
+/* The 256 bytes in the order of their characters: the alphabet of GPT-2 and of Hugging Face trainers. */
+void ml_bytemap_order(uint8_t order[256]);
+
 #endif

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/thread.h"
+#include "token/parts.h"
 #include "token/scan.h"
 
 enum {
@@ -201,8 +202,7 @@ static ml_status encode_plain(encoder *e, const uint8_t *p, size_t n, ml_ids *ou
     return ML_OK;
 }
 
-/* The first added token in p[at..n): its place, length and id; false when there is none. */
-static bool find_added(const ml_tokenizer *t, const uint8_t *p, size_t n, size_t *at, size_t *length, int32_t *id)
+bool ml_tokenizer_find_added(const ml_tokenizer *t, const uint8_t *p, size_t n, size_t *at, size_t *length, int32_t *id)
 {
     for (size_t i = *at; i < n; i++) {
         if (!t->added_first[p[i]]) continue;
@@ -223,7 +223,7 @@ static ml_status encode_text(encoder *e, const uint8_t *p, size_t n, bool parse_
     e->limit = p + n;
     size_t done = 0, at = 0, length;
     int32_t id;
-    while (parse_special && find_added(e->t, p, n, &at, &length, &id)) {
+    while (parse_special && ml_tokenizer_find_added(e->t, p, n, &at, &length, &id)) {
         ML_TRY(encode_plain(e, p + done, at - done, out, err));
         ML_TRY(ml_ids_append(out, &id, 1, err));
         done = at += length;
@@ -243,78 +243,34 @@ ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_
     return status;
 }
 
-/* encode_many cuts the documents into parts of about this size and gives each to one thread. */
+/* encode_many gives threads parts of about this size. */
 enum { PART_BYTES = 128 * 1024 };
 
-/* A stretch of the documents: from byte `begin` of document `first` to byte `end` of document `last`. */
 typedef struct {
-    size_t first, last, begin, end;
     ml_ids ids;
     ml_status status;
     ml_error err;
-} part;
+} part_result;
 
 typedef struct {
     const ml_tokenizer *t;
     const ml_text *docs;
     bool parse_special;
-    size_t *doc_ids; /* [n_docs] ids of the part of a document that ends it, set by the part that does */
-    part *parts;
-    size_t n_parts, capacity;
+    size_t *doc_ids; /* [n_docs] set by the part that ends the document: how many ids that part has of it */
+    ml_text_part *parts;
+    part_result *results;
+    size_t n_parts;
     encoder *encoders; /* [threads] */
 } many;
 
-/* Where text[0..n) may be cut at or behind `at` without changing its ids; n when nowhere. */
-static size_t find_cut(const ml_tokenizer *t, const char *text, size_t at, size_t n)
+static ml_status encode_part(const many *m, const ml_text_part *p, part_result *r, encoder *e)
 {
-    if (!t->split || !ml_split_can_cut_lines(t->split) || t->added_has_line_feed) return n;
-    for (; at + 1 < n; at++) {
-        const char *line_feed = memchr(text + at, '\n', n - at - 1);
-        if (!line_feed) return n;
-        at = (size_t)(line_feed - text);
-        if (at > 0 && ml_split_is_word(text[at - 1]) && ml_split_is_word(text[at + 1])) return at + 1;
-    }
-    return n;
-}
-
-static ml_status plan_parts(many *m, size_t n_docs, ml_error *err)
-{
-    size_t doc = 0, at = 0;
-    while (doc < n_docs) {
-        part p = { .first = doc, .begin = at };
-        size_t size = 0;
-        for (;;) {
-            size_t left = m->docs[doc].n_bytes - at;
-            size_t take =
-                size + left < PART_BYTES
-                    ? left
-                    : find_cut(m->t, m->docs[doc].data, at + (PART_BYTES - size - 1), m->docs[doc].n_bytes) - at;
-            p.last = doc;
-            p.end = at + take;
-            size += take;
-            if (take < left) {
-                at = p.end;
-                break;
-            }
-            doc++;
-            at = 0;
-            if (doc == n_docs || size >= PART_BYTES) break;
-        }
-        ML_TRY(ml_grow((void **)&m->parts, &m->capacity, m->n_parts + 1, sizeof *m->parts, err));
-        m->parts[m->n_parts++] = p;
-    }
-    return ML_OK;
-}
-
-static ml_status encode_part(many *m, part *p, encoder *e)
-{
-    if (!e->t) ML_TRY(encoder_make(m->t, e, &p->err));
+    if (!e->t) ML_TRY(encoder_make(m->t, e, &r->err));
     for (size_t doc = p->first; doc <= p->last; doc++) {
-        size_t begin = doc == p->first ? p->begin : 0, end = doc == p->last ? p->end : m->docs[doc].n_bytes;
-        size_t n_before = p->ids.n;
-        ML_TRY(encode_text(e, (const uint8_t *)m->docs[doc].data + begin, end - begin, m->parse_special, &p->ids,
-                           &p->err));
-        if (end == m->docs[doc].n_bytes) m->doc_ids[doc] = p->ids.n - n_before;
+        ml_text text = ml_text_part_of(p, m->docs, doc);
+        size_t n_before = r->ids.n;
+        ML_TRY(encode_text(e, (const uint8_t *)text.data, text.n_bytes, m->parse_special, &r->ids, &r->err));
+        if (doc < p->last || p->end == m->docs[doc].n_bytes) m->doc_ids[doc] = r->ids.n - n_before;
     }
     return ML_OK;
 }
@@ -322,36 +278,34 @@ static ml_status encode_part(many *m, part *p, encoder *e)
 static void encode_parts(void *arg, int64_t begin, int64_t end, int thread)
 {
     many *m = arg;
-    for (int64_t i = begin; i < end; i++) m->parts[i].status = encode_part(m, &m->parts[i], &m->encoders[thread]);
+    for (int64_t i = begin; i < end; i++) {
+        m->results[i].status = encode_part(m, &m->parts[i], &m->results[i], &m->encoders[thread]);
+    }
 }
 
-/* Ids of all parts end to end; offsets hold, on entry, the ids that finish each document. */
+/* Ids of all parts end to end; offsets[doc + 1] holds, on entry, doc_ids[doc]. */
 static ml_status join_parts(const many *m, ml_ids *out, size_t *offsets, ml_error *err)
 {
     size_t total = out->n;
     for (size_t i = 0; i < m->n_parts; i++) {
-        if (m->parts[i].status != ML_OK) {
-            *err = m->parts[i].err;
-            return m->parts[i].status;
+        if (m->results[i].status != ML_OK) {
+            *err = m->results[i].err;
+            return m->results[i].status;
         }
-        total += m->parts[i].ids.n;
+        total += m->results[i].ids.n;
     }
     ML_TRY(ml_grow((void **)&out->id, &out->capacity, total, sizeof *out->id, err));
-    size_t at = out->n;
     for (size_t i = 0; i < m->n_parts; i++) {
-        const part *p = &m->parts[i];
-        if (p->ids.n) memcpy(out->id + at, p->ids.id, p->ids.n * sizeof *out->id);
-        /* Walk from the end of the part: what follows its last finished document belongs to an unfinished one. */
-        size_t end = at;
-        bool finishes = p->end == m->docs[p->last].n_bytes;
-        size_t n_finished = p->last - p->first + (finishes ? 1 : 0);
-        for (size_t k = 0; k < n_finished; k++) {
-            end += offsets[p->first + k + 1];
-            offsets[p->first + k + 1] = end;
+        const ml_text_part *p = &m->parts[i];
+        size_t end = out->n, past = p->last + (p->end == m->docs[p->last].n_bytes ? 1 : 0);
+        for (size_t doc = p->first; doc < past; doc++) {
+            end += offsets[doc + 1];
+            offsets[doc + 1] = end;
         }
-        at += p->ids.n;
+        const ml_ids *ids = &m->results[i].ids;
+        if (ids->n) memcpy(out->id + out->n, ids->id, ids->n * sizeof *ids->id);
+        out->n += ids->n;
     }
-    out->n = total;
     return ML_OK;
 }
 
@@ -361,18 +315,21 @@ ml_status ml_tokenizer_encode_many(const ml_tokenizer *t, const ml_text *docs, s
     many m = { .t = t, .docs = docs, .parse_special = parse_special, .doc_ids = offsets + 1 };
     size_t n_threads = (size_t)ml_thread_count();
     offsets[0] = out->n;
-    ml_status status = plan_parts(&m, n_docs, err);
-    if (status == ML_OK) {
-        m.encoders = ml_calloc(n_threads, sizeof *m.encoders);
-        if (!m.encoders) status = ml_fail_memory(err, n_threads * sizeof *m.encoders, "encoding on threads");
-    }
-    if (status == ML_OK) {
+    bool may_cut = !(parse_special && t->added_has_line_feed);
+    ML_TRY(ml_text_plan_parts(t->split, may_cut, docs, n_docs, PART_BYTES, &m.parts, &m.n_parts, err));
+    ml_status status = ML_OK;
+    m.encoders = ml_calloc(n_threads, sizeof *m.encoders);
+    m.results = ml_calloc(m.n_parts, sizeof *m.results);
+    if (m.encoders && m.results) {
         ml_parallel_for((int64_t)m.n_parts, 1, encode_parts, &m);
         status = join_parts(&m, out, offsets, err);
+    } else {
+        status = ml_fail_memory(err, m.n_parts * sizeof *m.results, "encoding on threads");
     }
     for (size_t i = 0; m.encoders && i < n_threads; i++) encoder_free(&m.encoders[i]);
-    for (size_t i = 0; i < m.n_parts; i++) ml_ids_free(&m.parts[i].ids);
+    for (size_t i = 0; m.results && i < m.n_parts; i++) ml_ids_free(&m.results[i].ids);
     ml_free(m.encoders);
+    ml_free(m.results);
     ml_free(m.parts);
     return status;
 }

@@ -50,6 +50,10 @@ static inline const uint8_t *ml_piece_bytes(const ml_tokenizer *t, int32_t id)
 int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table, const uint8_t *p, size_t n,
                              size_t readable);
 
+/* The first added token in p[*at..n), the longest at its place: place, length and id; false when there is none. */
+bool ml_tokenizer_find_added(const ml_tokenizer *t, const uint8_t *p, size_t n, size_t *at, size_t *length,
+                             int32_t *id);
+
 /* Memory for merging one piece; start zeroed. */
 typedef struct {
     int32_t *id;

@@ -216,7 +216,7 @@ ml_status ml_tokenizer_open_with(const char *path, const ml_tokenizer_extra *ext
     ML_TRY(parent_of(file, folder, err));
     ML_TRY(ml_path_join(config_path, folder, "tokenizer_config.json", err));
     json_t *config = NULL;
-    if (ml_path_exists(config_path)) ML_TRY(ml_json_load(config_path, &config, err));
+    if (ml_path_exists(config_path)) ML_TRY(ml_read_config(config_path, &config, err));
     ml_read_context context = { .config = config, .config_path = config_path, .pattern = extra->pattern };
     ml_tokenizer *t = NULL;
     ml_status status = read_file(file, other, &context, &t, err);

@@ -12,6 +12,9 @@ typedef struct {
     const char *pattern; /* given by the caller, or NULL */
 } ml_read_context;
 
+/* Load tokenizer_config.json, whose model_max_length is often 10^30. */
+ml_status ml_read_config(const char *path, json_t **out, ml_error *err);
+
 /* Each makes an unfinished tokenizer, without what tokenizer_config.json adds to every format.  `root` is the parsed
  * tokenizer.json at `path`. */
 ml_status ml_read_hf(const json_t *root, const char *path, const ml_read_context *context, ml_tokenizer **out,

@@ -1,0 +1,118 @@
+/* The one option table (base/options.h): arguments of verbs first, then the sections of recipes. */
+#include "cli/cli.h"
+
+#include <math.h>
+
+/* Rows with a word for their type: scope, section, name, [range or choices,] default, metavar, help. */
+#define FLAG(scope, section, name, def, help)                                                                          \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_FLAG, 0, 0, NULL, def, NULL, help                                              \
+    }
+#define INT(scope, section, name, min, max, def, help)                                                                 \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_INT, min, max, NULL, def, NULL, help                                           \
+    }
+#define REAL(scope, section, name, min, max, def, help)                                                                \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_REAL, min, max, NULL, def, NULL, help                                          \
+    }
+#define CHOICE(scope, section, name, choices, def, help)                                                               \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_CHOICE, 0, 0, choices, def, NULL, help                                         \
+    }
+#define TEXT(scope, section, name, def, metavar, help)                                                                 \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_TEXT, 0, 0, NULL, def, metavar, help                                           \
+    }
+#define LIST(scope, section, name, def, metavar, help)                                                                 \
+    {                                                                                                                  \
+        scope, section, name, ML_OPTION_LIST, 0, 0, NULL, def, metavar, help                                           \
+    }
+
+const ml_option_row ml_cli_rows[] = {
+    FLAG("*", "", "help", "off", "print this help and stop"),
+    INT("*", "", "threads", 0, 1024, "0", "threads to use; 0: as many as this process may run on"),
+
+    TEXT("generate", "", "model", NULL, "M", "model folder, or run folder (its best checkpoint)"),
+    TEXT("generate", "", "prompt", NULL, "TEXT", "text to continue"),
+    INT("generate", "", "max-tokens", 1, 1e9, "200", "tokens to generate at most"),
+    REAL("generate", "", "temperature", 0, 100, "0.7", "0 takes the likeliest token each time"),
+    INT("generate", "", "top-k", 0, 1e9, "0", "sample among the k likeliest tokens; 0: off"),
+    REAL("generate", "", "top-p", 0, 1, "0.95", "sample among the likeliest tokens that together reach p"),
+    REAL("generate", "", "min-p", 0, 1, "0", "leave out tokens less likely than this share of the likeliest"),
+    REAL("generate", "", "repetition-penalty", 0.01, 100, "1", "lower the logits of recent tokens by this factor"),
+    INT("generate", "", "repetition-window", 0, 1e9, "64", "how many recent tokens that concerns; 0: all"),
+    INT("generate", "", "seed", 0, 9e15, "0", "of the random choices: the same seed gives the same text"),
+    FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
+    FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
+    FLAG("generate", "", "json", "off", "print one JSON object: text, ids, logprobs, finish_reason, ..."),
+    CHOICE("init", "", "dtype", "f32|bf16|f16", "f32", "type of the matrices in the file"),
+    INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
+
+    TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),
+    FLAG("pretrain", "", "resume", "off", "continue the run from its latest checkpoint"),
+
+    TEXT("pretrain", "model", "preset", "nano-moe", "NAME", "architecture to start from; other keys change it"),
+
+    TEXT("pretrain", "data", "dir", NULL, "DIR", "data folder; built first when it does not exist"),
+    LIST("pretrain", "data", "text", NULL, "FILE", "text or JSON lines to build it from; none: generated"),
+    CHOICE("pretrain", "data", "builtin", "stories|arithmetic", "stories", "what is generated when no text is given"),
+    INT("pretrain", "data", "bytes", 1000, 1e12, "40m", "how much of it"),
+    TEXT("pretrain", "data", "marker", "<|endoftext|>", "TEXT", "line between two documents of a text file"),
+    TEXT("pretrain", "data", "field", "text", "KEY", "key of the text in JSON lines"),
+    TEXT("pretrain", "data", "tokenizer", NULL, "T", "tokenizer to use; none: one is trained"),
+    INT("pretrain", "data", "vocab_size", 260, 1e6, "2048", "vocabulary of the trained tokenizer"),
+    TEXT("pretrain", "data", "pattern", "gpt2", "NAME", "its split pattern: gpt2, gpt4, moonlight or a regex"),
+    TEXT("pretrain", "data", "special", "[UNK] [PAD] [BOS] [EOS]", "TEXT", "its special tokens, the first ids"),
+    INT("pretrain", "data", "tokenizer_docs", 1, 1e12, "10000", "documents it is trained on"),
+    REAL("pretrain", "data", "val_fraction", 0, 0.5, "0.02", "share of documents kept for validation"),
+    FLAG("pretrain", "data", "cross_documents", "off", "let tokens see the documents before their own"),
+    INT("pretrain", "data", "seed", 0, 9e15, "0", "of the generated text and of the split"),
+
+    INT("pretrain", "train", "steps", 1, 1e12, "1000", "optimizer steps"),
+    INT("pretrain", "train", "batch", 1, 1e6, "8", "sequences in a micro-step"),
+    INT("pretrain", "train", "accumulate", 1, 1e6, "1", "micro-steps in a step"),
+    INT("pretrain", "train", "seq", 1, 1e7, "512", "tokens in a sequence"),
+    FLAG("pretrain", "train", "recompute", "off", "keep layer inputs only and compute layers again going backward"),
+    INT("pretrain", "train", "seed", 0, 9e15, "0", "of weights and data order"),
+
+    CHOICE("pretrain", "optim", "name", "muon|adamw", "muon", "optimizer of the matrices; the rest has AdamW"),
+    REAL("pretrain", "optim", "lr", 0, 1, "1e-3", "largest learning rate"),
+    REAL("pretrain", "optim", "lr_min", 0, 1, "0", "smallest, at the end"),
+    CHOICE("pretrain", "optim", "schedule", "constant|linear|cosine|wsd|moonlight", "cosine", "how it falls"),
+    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise"),
+    INT("pretrain", "optim", "decay", 0, 1e12, "0", "wsd, moonlight: steps of the last stage"),
+    INT("pretrain", "optim", "rewarm", 0, 1e12, "0", "moonlight: steps of it that rise ..."),
+    REAL("pretrain", "optim", "rewarm_lr", 0, 1, "0", "... to this rate"),
+    INT("pretrain", "optim", "ramp_step", 0, 1e12, "0", "moonlight: step at which the batch grows ..."),
+    REAL("pretrain", "optim", "ramp_factor", 1, 1000, "1", "... by this factor"),
+    REAL("pretrain", "optim", "beta1", 0, 0.9999999, "0.9", "AdamW: decay of the first moment"),
+    REAL("pretrain", "optim", "beta2", 0, 0.9999999, "0.95", "AdamW: decay of the second moment"),
+    REAL("pretrain", "optim", "eps", 0, 1, "1e-8", "AdamW: added to the root of the second moment"),
+    REAL("pretrain", "optim", "weight_decay", 0, 10, "0.1", "decoupled decay"),
+    REAL("pretrain", "optim", "momentum", 0, 0.9999999, "0.95", "Muon: momentum"),
+    FLAG("pretrain", "optim", "nesterov", "on", "Muon: Nesterov momentum"),
+    INT("pretrain", "optim", "ns_steps", 1, 20, "5", "Muon: Newton-Schulz iterations"),
+    REAL("pretrain", "optim", "rms_scale", 0, 10, "0.2", "Muon: RMS of an update, as AdamW's"),
+    TEXT("pretrain", "optim", "muon", "matrix, expert, router", "KINDS", "kinds of parameters that Muon updates"),
+    TEXT("pretrain", "optim", "no_decay", "none", "KINDS", "kinds that do not decay"),
+    REAL("pretrain", "optim", "clip", 0, 1e9, "1", "largest gradient norm; 0: no clipping"),
+
+    REAL("pretrain", "guard", "deviations", 0, 1e6, "6", "a gradient norm so many deviations out is skipped; 0: off"),
+    INT("pretrain", "guard", "patience", 1, 1e6, "5", "skips in a row before going back to the last checkpoint"),
+
+    INT("pretrain", "eval", "every", 0, 1e12, "500", "steps between evaluations (and at the end); 0: only there"),
+    INT("pretrain", "eval", "windows", 0, 1e9, "64", "validation windows, always the same; 0: none"),
+
+    INT("pretrain", "checkpoint", "every", 0, 1e12, "500", "steps between checkpoints (and at the end); 0: only there"),
+    INT("pretrain", "checkpoint", "keep", 0, 1e6, "2", "newest ones to keep besides the best; 0: all"),
+    INT("pretrain", "checkpoint", "milestone", 0, 1e12, "0", "keep every checkpoint at a multiple of this; 0: none"),
+    CHOICE("pretrain", "checkpoint", "dtype", "f32|bf16|f16", "f32",
+           "type of the saved matrices (fp32 is kept in state/)"),
+
+    INT("pretrain", "sample", "every", 0, 1e12, "0", "steps between samples; 0: none"),
+    INT("pretrain", "sample", "tokens", 1, 1e6, "100", "tokens of a sample"),
+    LIST("pretrain", "sample", "prompt", "Once upon a time", "TEXT", "what samples begin with"),
+};
+
+const size_t ml_cli_n_rows = sizeof ml_cli_rows / sizeof *ml_cli_rows;
