@@ -79,6 +79,8 @@ const char *ml_options_positional(const ml_options *o, size_t i);
 ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *err);
 /* Print the help of the verb: arguments first, then sections. */
 void ml_options_print_help(const ml_options *o, FILE *out);
+/* Whether `verb` may use the row.  The verb "data:build" uses rows of the scopes "*", "data:build" and "data". */
+bool ml_option_in_scope(const ml_option_row *row, const char *verb);
 /* "--section.name METAVAR", as help and docs/cli.md show a row. */
 void ml_option_print_name(const ml_option_row *row, char *out, size_t size);
 /* What a row accepts, e.g. "an integer from 1 to 8", "one of sgd|muon". */

@@ -38,8 +38,6 @@ struct ml_options {
     size_t n_files, files_capacity;
 };
 
-/* Whether `verb` may use the row.  The verb "data:build" uses rows of the scopes "*", "data:build" and "data". */
-bool ml_option_in_scope(const ml_option_row *row, const char *verb);
 /* Index of the row, or n_rows. */
 size_t ml_options_find(const ml_options *o, const char *section, const char *name);
 

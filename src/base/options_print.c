@@ -148,16 +148,23 @@ ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *
     return status;
 }
 
+/* True for a flag that is off unless named: help shows the bare name. */
+static bool is_switch(const ml_option_row *row)
+{
+    return row->type == ML_OPTION_FLAG && row->default_value && strcmp(row->default_value, "off") == 0;
+}
+
 void ml_option_print_name(const ml_option_row *row, char *out, size_t size)
 {
     static const char *const metavars[] = {
-        [ML_OPTION_FLAG] = "[on|off]", [ML_OPTION_INT] = "N",     [ML_OPTION_REAL] = "X",
-        [ML_OPTION_TEXT] = "TEXT",     [ML_OPTION_CHOICE] = NULL, [ML_OPTION_LIST] = "TEXT"
+        [ML_OPTION_FLAG] = "on|off", [ML_OPTION_INT] = "N",     [ML_OPTION_REAL] = "X",
+        [ML_OPTION_TEXT] = "TEXT",   [ML_OPTION_CHOICE] = NULL, [ML_OPTION_LIST] = "TEXT"
     };
     const char *metavar = row->metavar ? row->metavar : metavars[row->type];
     if (!metavar) metavar = row->choices;
-    snprintf(out, size, "%s%s%s%s %s%s", strlen(row->name) == 1 ? "-" : "--", row->section, *row->section ? "." : "",
-             row->name, metavar, row->type == ML_OPTION_LIST ? " ..." : "");
+    if (is_switch(row)) metavar = "";
+    snprintf(out, size, "%s%s%s%s%s%s%s", strlen(row->name) == 1 ? "-" : "--", row->section, *row->section ? "." : "",
+             row->name, *metavar ? " " : "", metavar, row->type == ML_OPTION_LIST ? " ..." : "");
 }
 
 static void print_row(const ml_option_row *row, FILE *out)
@@ -170,8 +177,7 @@ static void print_row(const ml_option_row *row, FILE *out)
     else
         fprintf(out, "%*s", HELP_COLUMN - n, "");
     fputs(row->help, out);
-    bool plain_flag = row->type == ML_OPTION_FLAG && row->default_value && strcmp(row->default_value, "off") == 0;
-    if (row->default_value && !plain_flag) fprintf(out, " (default: %s)", row->default_value);
+    if (row->default_value && !is_switch(row)) fprintf(out, " (default: %s)", row->default_value);
     fputc('\n', out);
 }
 

@@ -18,7 +18,7 @@ enum {
 
 typedef struct {
     ml_span span;
-    ml_split split;
+    ml_data_split split;
     bool wanted;  /* not yet in a finished shard */
     json_t *hold; /* owns the text of a JSON line */
     ml_text text;
@@ -89,7 +89,7 @@ static ml_status choose_format(const ml_build_config *c, const ml_tokenizer *t, 
 
 /* ---- documents in processing order ---- */
 
-static ml_split split_of(const ml_build_config *c, uint64_t index)
+static ml_data_split split_of(const ml_build_config *c, uint64_t index)
 {
     if (c->val_every > 0) return (index + 1) % (uint64_t)c->val_every == 0 ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     uint64_t hash = ml_rng_mix(ml_rng_mix(c->seed + 1) + index);
@@ -139,7 +139,7 @@ static bool collect_batch(builder *b)
     ml_span span;
     while (b->n_batch < BATCH_DOCUMENTS && n_bytes < BATCH_BYTES) {
         if (!next_document(b, &span)) return b->n_batch > 0;
-        ml_split split = split_of(b->config, span.index);
+        ml_data_split split = split_of(b->config, span.index);
         /* n_processed counts this document already */
         bool wanted = b->n_processed > b->state.split[split].next;
         n_bytes += wanted ? span.n_bytes : span.n_bytes / 64; /* skipping is cheap, but let progress be seen */
@@ -172,7 +172,7 @@ static void release_batch(builder *b)
     b->n_batch = 0;
 }
 
-static ml_status close_shard(builder *b, ml_split split, uint64_t next, ml_error *err)
+static ml_status close_shard(builder *b, ml_data_split split, uint64_t next, ml_error *err)
 {
     ml_build_split *saved = &b->state.split[split];
     const ml_build_split *now = &b->now[split];
@@ -180,7 +180,7 @@ static ml_status close_shard(builder *b, ml_split split, uint64_t next, ml_error
     if (w->open) {
         char file[32];
         ml_shard_record record;
-        snprintf(file, sizeof file, "%s_%05zu.bin", ml_split_name(split), json_array_size(saved->shards));
+        snprintf(file, sizeof file, "%s_%05zu.bin", ml_dataset_split_name(split), json_array_size(saved->shards));
         ML_TRY(ml_shard_finish(w, &record, err));
         ML_TRY(ml_build_state_add(saved, file, &record, err));
     }
@@ -202,9 +202,9 @@ static ml_status write_document(builder *b, const document *d, uint64_t number, 
         size_t shard = json_array_size(b->state.split[d->split].shards);
         if (shard > 99999) {
             return ml_fail(err, ML_EINVAL, "more than 100,000 shards in the %s split: raise --shard-tokens above %lld",
-                           ml_split_name(d->split), (long long)b->config->shard_tokens);
+                           ml_dataset_split_name(d->split), (long long)b->config->shard_tokens);
         }
-        snprintf(file, sizeof file, "%s_%05zu.bin", ml_split_name(d->split), shard);
+        snprintf(file, sizeof file, "%s_%05zu.bin", ml_dataset_split_name(d->split), shard);
         ML_TRY(ml_path_join(path, b->config->out, file, err));
         ML_TRY(ml_shard_begin(w, path, b->format.id_bytes, err));
     }
@@ -281,7 +281,7 @@ static ml_status build_shards(builder *b, ml_error *err)
         goto done;
     }
     ML_TRY_GOTO(check_bad(b, true, err));
-    for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY_GOTO(close_shard(b, (ml_split)i, b->n_processed, err));
+    for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY_GOTO(close_shard(b, (ml_data_split)i, b->n_processed, err));
 done:
     release_batch(b);
     ml_ids_free(&ids);

@@ -29,7 +29,6 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
         char hex[ML_SHA256_HEX];
         ml_map map;
         json_t *entry;
-        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
         ML_TRY(ml_sha256_file(config->input[i], hex, err));
         ML_TRY(ml_map_open(config->input[i], &map, err));
         json_int_t n_bytes = (json_int_t)map.size;
@@ -37,6 +36,8 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
         ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "sha256", hex), &entry,
                    config->input[i], err));
         json_array_append_new(*out, entry);
+        bool more = i + 1 < config->n_input;
+        if (more && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
     }
     return ML_OK;
 }
@@ -154,7 +155,7 @@ static ml_status load_state(ml_build_state *state, const char *path, ml_error *e
     }
     for (int i = 0; i < ML_N_SPLIT; i++) {
         json_t *object;
-        ML_TRY_GOTO(ml_json_object(saved, ml_split_name((ml_split)i), path, &object, err));
+        ML_TRY_GOTO(ml_json_object(saved, ml_dataset_split_name((ml_data_split)i), path, &object, err));
         ML_TRY_GOTO(load_split(&state->split[i], object, path, err));
     }
 done:
@@ -245,7 +246,7 @@ ml_status ml_build_state_save(const ml_build_state *state, const char *folder, m
                                    (json_int_t)s->n_token, "documents", (json_int_t)s->n_document, "seen",
                                    (json_int_t)s->n_seen, "bad", (json_int_t)s->n_bad, "empty", (json_int_t)s->n_empty,
                                    "first_bad", s->first_bad, "shards", s->shards);
-        json_object_set_new(root, ml_split_name((ml_split)i), object);
+        json_object_set_new(root, ml_dataset_split_name((ml_data_split)i), object);
     }
     ml_status status = ml_json_save(root, path, err);
     json_decref(root);
@@ -263,7 +264,7 @@ static ml_status fingerprint(const ml_build_state *state, char hex[ML_SHA256_HEX
     for (int i = 0; i < ML_N_SPLIT; i++) {
         size_t k;
         json_t *shard;
-        ml_sha256_add(hash, ml_split_name((ml_split)i), strlen(ml_split_name((ml_split)i)));
+        ml_sha256_add(hash, ml_dataset_split_name((ml_data_split)i), strlen(ml_dataset_split_name((ml_data_split)i)));
         json_array_foreach(state->split[i].shards, k, shard)
         {
             const char *keys[] = { "sha256", "idx_sha256" };
@@ -291,7 +292,7 @@ ml_status ml_build_state_finish(const ml_build_state *state, const char *folder,
     int64_t n_bad = 0, n_empty = 0;
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_build_split *s = &state->split[i];
-        json_object_set_new(splits, ml_split_name((ml_split)i),
+        json_object_set_new(splits, ml_dataset_split_name((ml_data_split)i),
                             json_pack("{s:I, s:I, s:O}", "tokens", (json_int_t)s->n_token, "documents",
                                       (json_int_t)s->n_document, "shards", s->shards));
         n_bad += s->n_bad;

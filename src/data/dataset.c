@@ -7,7 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
-const char *ml_split_name(ml_split split)
+const char *ml_dataset_split_name(ml_data_split split)
 {
     return split == ML_SPLIT_TRAIN ? "train" : "val";
 }
@@ -136,12 +136,12 @@ static ml_status open_shard(ml_dataset *data, ml_shard *shard, const json_t *ent
     return check_index(shard, idx, err);
 }
 
-static ml_status open_split(ml_dataset *data, ml_split id, const json_t *splits, const char *where, ml_error *err)
+static ml_status open_split(ml_dataset *data, ml_data_split id, const json_t *splits, const char *where, ml_error *err)
 {
     ml_dataset_split *split = &data->split[id];
     json_t *object, *shards;
     int64_t n_token, n_document;
-    ML_TRY(ml_json_object(splits, ml_split_name(id), where, &object, err));
+    ML_TRY(ml_json_object(splits, ml_dataset_split_name(id), where, &object, err));
     ML_TRY(read_count(object, "tokens", where, &n_token, err));
     ML_TRY(read_count(object, "documents", where, &n_document, err));
     ML_TRY(ml_json_array(object, "shards", where, &shards, err));
@@ -159,7 +159,7 @@ static ml_status open_split(ml_dataset *data, ml_split id, const json_t *splits,
     if (split->n_token == n_token && split->n_document == n_document) return ML_OK;
     return ml_fail(err, ML_EFORMAT,
                    "%s: splits.%s: expected %lld tokens in %lld documents, its shards have %lld in %lld", where,
-                   ml_split_name(id), (long long)n_token, (long long)n_document, (long long)split->n_token,
+                   ml_dataset_split_name(id), (long long)n_token, (long long)n_document, (long long)split->n_token,
                    (long long)split->n_document);
 }
 
@@ -170,7 +170,7 @@ static ml_status open_from_meta(ml_dataset *data, const char *meta_path, ml_erro
     ML_TRY_GOTO(ml_json_load(meta_path, &meta, err));
     ML_TRY_GOTO(read_head(data, meta, meta_path, err));
     ML_TRY_GOTO(ml_json_object(meta, "splits", meta_path, &splits, err));
-    for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY_GOTO(open_split(data, (ml_split)i, splits, meta_path, err));
+    for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY_GOTO(open_split(data, (ml_data_split)i, splits, meta_path, err));
 done:
     json_decref(meta);
     return status;
@@ -283,12 +283,13 @@ static ml_status read_shard(const ml_dataset *data, const ml_shard *shard, int64
     return ML_OK;
 }
 
-ml_status ml_dataset_read(const ml_dataset *data, ml_split split, int64_t first, int64_t n, int32_t *id, ml_error *err)
+ml_status ml_dataset_read(const ml_dataset *data, ml_data_split split, int64_t first, int64_t n, int32_t *id,
+                          ml_error *err)
 {
     const ml_dataset_split *s = &data->split[split];
     if (first < 0 || n < 0 || first > s->n_token || n > s->n_token - first) {
         return ml_fail(err, ML_EINVAL, "%s: %s: tokens %lld to %lld asked for, it has %lld", data->path,
-                       ml_split_name(split), (long long)first, (long long)(first + n), (long long)s->n_token);
+                       ml_dataset_split_name(split), (long long)first, (long long)(first + n), (long long)s->n_token);
     }
     if (n == 0) return ML_OK;
     for (size_t k = find_shard(s, first); n > 0; k++) {
@@ -303,7 +304,7 @@ ml_status ml_dataset_read(const ml_dataset *data, ml_split split, int64_t first,
     return ML_OK;
 }
 
-int64_t ml_dataset_find_document(const ml_dataset *data, ml_split split, int64_t at)
+int64_t ml_dataset_find_document(const ml_dataset *data, ml_data_split split, int64_t at)
 {
     const ml_dataset_split *s = &data->split[split];
     assert(at >= 0 && at < s->n_token);
@@ -319,13 +320,13 @@ int64_t ml_dataset_find_document(const ml_dataset *data, ml_split split, int64_t
     return shard->first_document + low;
 }
 
-ml_status ml_dataset_document(const ml_dataset *data, ml_split split, int64_t i, int64_t *first, int64_t *n,
+ml_status ml_dataset_document(const ml_dataset *data, ml_data_split split, int64_t i, int64_t *first, int64_t *n,
                               ml_error *err)
 {
     const ml_dataset_split *s = &data->split[split];
     if (i < 0 || i >= s->n_document) {
-        return ml_fail(err, ML_EINVAL, "%s: %s: document %lld asked for, it has %lld", data->path, ml_split_name(split),
-                       (long long)i, (long long)s->n_document);
+        return ml_fail(err, ML_EINVAL, "%s: %s: document %lld asked for, it has %lld", data->path,
+                       ml_dataset_split_name(split), (long long)i, (long long)s->n_document);
     }
     size_t low = 0, high = s->n_shard;
     while (high - low > 1) {

@@ -15,10 +15,10 @@
 #include "base/file.h"
 #include "base/hash.h"
 
-typedef enum { ML_SPLIT_TRAIN = 0, ML_SPLIT_VAL, ML_N_SPLIT } ml_split;
+typedef enum { ML_SPLIT_TRAIN = 0, ML_SPLIT_VAL, ML_N_SPLIT } ml_data_split;
 
 /* "train", "val" */
-const char *ml_split_name(ml_split split);
+const char *ml_dataset_split_name(ml_data_split split);
 
 typedef struct {
     char path[ML_PATH_MAX]; /* of the .bin; the index lies beside it */
@@ -56,11 +56,12 @@ ml_status ml_dataset_verify(const ml_dataset *data, ml_error *err);
 
 /* Tokens first .. first+n-1 of the split's stream into id [n].  ML_EINVAL when out of range, ML_EFORMAT (naming
  * shard and offset) for an id outside the vocabulary. */
-ml_status ml_dataset_read(const ml_dataset *data, ml_split split, int64_t first, int64_t n, int32_t *id, ml_error *err);
+ml_status ml_dataset_read(const ml_dataset *data, ml_data_split split, int64_t first, int64_t n, int32_t *id,
+                          ml_error *err);
 /* Document i of the split is tokens *first .. *first + *n - 1 of its stream. */
-ml_status ml_dataset_document(const ml_dataset *data, ml_split split, int64_t i, int64_t *first, int64_t *n,
+ml_status ml_dataset_document(const ml_dataset *data, ml_data_split split, int64_t i, int64_t *first, int64_t *n,
                               ml_error *err);
 /* The document that holds token `at` (0 <= at < n_token of the split) of the stream. */
-int64_t ml_dataset_find_document(const ml_dataset *data, ml_split split, int64_t at);
+int64_t ml_dataset_find_document(const ml_dataset *data, ml_data_split split, int64_t at);
 
 #endif

@@ -57,8 +57,8 @@ static ml_status check_config(const ml_dataset *data, const ml_loader_config *c,
     return ml_fail(err, ML_EINVAL,
                    "%s: the %s split has %lld tokens, one window of train.seq %lld needs %lld: lower train.seq, build "
                    "from more text%s",
-                   data->path, ml_split_name(c->split), (long long)n_token, (long long)c->seq, (long long)c->seq + 1,
-                   c->split == ML_SPLIT_VAL ? " or with a larger --val-fraction" : "");
+                   data->path, ml_dataset_split_name(c->split), (long long)n_token, (long long)c->seq,
+                   (long long)c->seq + 1, c->split == ML_SPLIT_VAL ? " or with a larger --val-fraction" : "");
 }
 
 ml_status ml_loader_make(const ml_dataset *data, const ml_loader_config *config, ml_loader **out, ml_error *err)
@@ -155,7 +155,7 @@ ml_status ml_loader_read(ml_loader *loader, int64_t first, int64_t n, const ml_b
     if (n < 1 || n > loader->config.batch || first < 0 || first > loader->n_window - n) {
         return ml_fail(err, ML_EINVAL, "windows %lld to %lld asked for: a batch holds %lld, and the %s split has %lld",
                        (long long)first, (long long)(first + n), (long long)loader->config.batch,
-                       ml_split_name(loader->config.split), (long long)loader->n_window);
+                       ml_dataset_split_name(loader->config.split), (long long)loader->n_window);
     }
     ml_batch_clear(&loader->batch);
     for (int64_t i = 0; i < n; i++) ML_TRY(add_window(loader, first + i, err));

@@ -19,7 +19,7 @@
 #include "data/dataset.h"
 
 typedef struct {
-    ml_split split;
+    ml_data_split split;
     int64_t batch; /* windows in one batch of this rank (train.batch) */
     int64_t seq;   /* inputs in one window (train.seq) */
     bool cross_documents;

@@ -12,7 +12,7 @@ struct ml_checkpoint {
     char final[ML_PATH_MAX];
     char tmp[ML_PATH_MAX]; /* final.tmp, being written */
     char old[ML_PATH_MAX]; /* final.old, an earlier one of the same step that makes room */
-    bool in_place;
+    bool in_place, replaces;
     ml_manifest *manifest;
 };
 
@@ -54,19 +54,18 @@ ml_manifest *ml_checkpoint_manifest(ml_checkpoint *c)
 /* Killed between the renames, the next ml_run_open puts the old folder back. */
 static ml_status put_in_place(ml_checkpoint *c, ml_error *err)
 {
-    bool replaces = ml_path_exists(c->final);
-    if (replaces) {
+    c->replaces = ml_path_exists(c->final);
+    if (c->replaces) {
         ML_TRY(ml_dir_remove(c->old, err));
         if (rename(c->final, c->old) != 0) return ml_fail_errno(err, "%s: cannot be renamed", c->final);
     }
     if (rename(c->tmp, c->final) != 0) {
         ml_fail_errno(err, "%s: cannot be renamed to %s", c->tmp, c->final);
-        if (replaces && rename(c->old, c->final) != 0) return ml_fail_prefix(err, "%s is left and whole", c->old);
+        if (c->replaces && rename(c->old, c->final) != 0) return ml_fail_prefix(err, "%s is left and whole", c->old);
         return ML_EIO;
     }
     c->in_place = true;
-    ML_TRY(ml_dir_sync(ml_run_folder(c->run), err));
-    return replaces ? ml_dir_remove(c->old, err) : ML_OK;
+    return ml_dir_sync(ml_run_folder(c->run), err);
 }
 
 ml_status ml_checkpoint_commit(ml_checkpoint *c, ml_error *err)
@@ -79,6 +78,7 @@ ml_status ml_checkpoint_commit(ml_checkpoint *c, ml_error *err)
     status = put_in_place(c, err);
     if (status == ML_OK) status = ml_file_commit(&latest, err);
     ml_file_abandon(&latest);
+    if (status == ML_OK && c->replaces) status = ml_dir_remove(c->old, err);
     return status;
 }
 

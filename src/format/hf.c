@@ -97,6 +97,17 @@ ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_mode
     return ML_OK;
 }
 
+ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err)
+{
+    ml_safetensors *file;
+    ML_TRY(ml_safetensors_open(&file, folder, err));
+    const ml_st_tensor *t = ml_safetensors_find(file, "model.embed_tokens.weight");
+    *out = ML_F32;
+    if (t && (t->dtype == ML_ST_BF16 || t->dtype == ML_ST_F16)) (void)ml_st_dtype_to_tensor(t->dtype, out);
+    ml_safetensors_close(file);
+    return ML_OK;
+}
+
 /* ---- writing ---- */
 
 /* Norms, biases and the router stay fp32 whatever the matrices are rounded to. */

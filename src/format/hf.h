@@ -11,6 +11,9 @@
  * says. */
 ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
 
+/* The type its matrices are stored in (f32, bf16 or f16; f32 for any other). */
+ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err);
+
 /* Write everything but the tokenizer into the folder of `manifest` (not committed).  Matrices are rounded to
  * `dtype`, the rest is fp32.  `summary` (may be NULL) is a paragraph for the model card. */
 ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_manifest *manifest, ml_error *err);

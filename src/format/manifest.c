@@ -11,7 +11,7 @@
 
 #define MANIFEST_NAME "manifest.json"
 #define MANIFEST_FORMAT "moonlight-manifest"
-enum { MANIFEST_VERSION = 1 };
+enum { MANIFEST_VERSION = 1, WRITEBACK_BYTES = 16 << 20 };
 
 typedef struct {
     char *name;
@@ -160,6 +160,10 @@ ml_status ml_manifest_write(ml_manifest_file *f, const void *data, size_t n_byte
 {
     if (ml_file_write(&f->file, data, n_bytes, err) != ML_OK) return ml_manifest_fail_write(f->manifest, err);
     if (n_bytes) ml_sha256_add(f->hash, data, n_bytes);
+    /* The disk works while the next part is converted and hashed, instead of all at once in the final sync. */
+    if ((f->n_bytes + n_bytes) / WRITEBACK_BYTES != f->n_bytes / WRITEBACK_BYTES) {
+        (void)sync_file_range(fileno(f->file.file), 0, 0, SYNC_FILE_RANGE_WRITE);
+    }
     f->n_bytes += n_bytes;
     f->manifest->written_bytes += n_bytes;
     return ML_OK;

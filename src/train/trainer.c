@@ -138,6 +138,12 @@ void ml_trainer_free(ml_trainer *t)
     ml_free(t);
 }
 
+void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress)
+{
+    t->progress = progress;
+    ml_progress_update(progress, (double)t->step, NULL);
+}
+
 /* ---- the log ---- */
 
 enum { MAX_LOGGED_LAYER = 512 };
@@ -192,7 +198,7 @@ static ml_status log_step(ml_trainer *t, const ml_train_step *r, ml_error *err)
     ML_TRY(ml_metrics_write_step(t->metrics, &s, err));
     char note[96];
     snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r->ce, tps);
-    ml_progress_update(t->hooks.progress, (double)t->step, note);
+    ml_progress_update(t->progress, (double)t->step, note);
     return ML_OK;
 }
 

@@ -48,11 +48,10 @@ typedef struct {
     ml_status (*restore)(void *self, const json_t *position, const char *where, ml_error *err);
 } ml_stage;
 
-/* How the trainer speaks to whoever started it; every member may be NULL. */
+/* How the trainer speaks to whoever started it; `line` may be NULL. */
 typedef struct {
     void *arg;
     void (*line)(void *arg, const char *text); /* something a person should read */
-    ml_progress *progress;                     /* in steps */
 } ml_train_hooks;
 
 typedef struct ml_trainer ml_trainer;
@@ -64,6 +63,8 @@ ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder,
                           const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks,
                           ml_trainer **out, ml_error *err);
 void ml_trainer_free(ml_trainer *t);
+/* Show steps on this bar from now on (NULL: none). */
+void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress);
 
 /* Train to the end, or until ml_stop_requested(): then the step is finished, a checkpoint saved, and ML_ECANCEL
  * returned.  ML_ENUMERIC when training diverges again after rolling back. */

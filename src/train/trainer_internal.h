@@ -13,6 +13,7 @@ struct ml_trainer {
     const ml_stage *stage;
     const ml_tokenizer *tokenizer;
     ml_train_hooks hooks;
+    ml_progress *progress; /* in steps */
     ml_run *run;
     ml_metrics *metrics;
     ml_optimizer *optimizer;

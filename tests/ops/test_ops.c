@@ -20,7 +20,7 @@ typedef struct {
 } entry;
 
 static const entry entries[] = {
-#define ML_OP(name_, differentiable_, forward_tolerance_, backward_tolerance_, ...)                                \
+#define ML_OP(name_, differentiable_, forward_tolerance_, backward_tolerance_, ...)                                    \
     { #name_, &test_op_##name_, differentiable_, forward_tolerance_, backward_tolerance_ },
 #include "ops/ops.def"
 #undef ML_OP
@@ -169,7 +169,8 @@ static void check_backward(const entry *e, test_case *c, const result *r, double
         if (!differentiable_input(in) || n == 0) continue;
         double largest = 1e-30;
         for (int64_t j = 0; j < n; j++) {
-            if (!isfinite(r->grad[i][j])) fail_msg("%s variant %d: gradient of input %d is not finite", e->name, c->variant, i);
+            if (!isfinite(r->grad[i][j]))
+                fail_msg("%s variant %d: gradient of input %d is not finite", e->name, c->variant, i);
             if (fabs((double)r->grad[i][j]) > largest) largest = fabs((double)r->grad[i][j]);
         }
         for (int probe = 0; probe < N_PROBE && probe < n; probe++) {
@@ -186,8 +187,8 @@ static void check_backward(const entry *e, test_case *c, const result *r, double
             if (fabs(expected) > largest) largest = fabs(expected);
             double found = (double)r->grad[i][j];
             if (!(fabs(found - expected) <= e->backward_tolerance * largest + 1e-9)) {
-                fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g, expected %.9g (largest %.3g)", e->name, c->variant,
-                         i, (long long)j, found, expected, largest);
+                fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g, expected %.9g (largest %.3g)", e->name,
+                         c->variant, i, (long long)j, found, expected, largest);
             }
         }
     }
@@ -266,7 +267,8 @@ int main(void)
     enum { N = sizeof entries / sizeof entries[0] };
     struct CMUnitTest tests[N];
     for (int i = 0; i < N; i++) {
-        tests[i] = (struct CMUnitTest){ .name = entries[i].name, .test_func = test_operator,
+        tests[i] = (struct CMUnitTest){ .name = entries[i].name,
+                                        .test_func = test_operator,
                                         .initial_state = (void *)(uintptr_t)&entries[i] };
     }
     return cmocka_run_group_tests_name("operators", tests, NULL, NULL);

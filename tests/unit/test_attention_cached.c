@@ -283,10 +283,10 @@ static void expect_same_bits(const problem *p, ml_dtype dtype)
 {
     static const plan plans[] = {
         { .chunk = 1, .n_thread = 1, .page_size = 16 },
-        { .chunk = 3, .n_thread = 2, .page_size = 512, .round_robin = true },
+        { .chunk = 3, .n_thread = 1, .page_size = 512, .round_robin = true },
         { .chunk = 7, .n_thread = 2, .page_size = 48, .shuffle_pages = true }, /* few tasks: threads share spans */
         { .chunk = 150, .n_thread = 1, .page_size = 1, .shuffle_pages = true, .round_robin = true },
-        { .chunk = 64, .n_thread = 3, .page_size = 16, .shuffle_pages = true },
+        { .chunk = 64, .n_thread = 2, .page_size = 16, .shuffle_pages = true },
         { .chunk = N_TOKEN, .n_thread = 3, .page_size = 100, .shuffle_pages = true, .round_robin = true },
     };
     plan first = whole;

@@ -133,8 +133,10 @@ static void test_half_floats(void **state)
     (void)state;
     for (uint32_t h = 0; h < 0x10000; h++) {
         float f = ml_f16_to_f32((uint16_t)h);
-        if (isnan(f)) assert_true(isnan(ml_f16_to_f32(ml_f32_to_f16(f))));
-        else assert_int_equal(ml_f32_to_f16(f), h);
+        if (isnan(f))
+            assert_true(isnan(ml_f16_to_f32(ml_f32_to_f16(f))));
+        else
+            assert_int_equal(ml_f32_to_f16(f), h);
         float b = ml_bf16_to_f32((uint16_t)h);
         if (!isnan(b)) assert_int_equal(ml_f32_to_bf16(b), h);
     }
@@ -149,9 +151,12 @@ static void test_half_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allocator_counts_and_fails), cmocka_unit_test(test_arena_is_a_stack),
-        cmocka_unit_test(test_cursor_is_bounded),          cmocka_unit_test(test_files_replace_atomically),
-        cmocka_unit_test(test_rng_matches_published_vector), cmocka_unit_test(test_parallel_for_covers_once),
+        cmocka_unit_test(test_allocator_counts_and_fails),
+        cmocka_unit_test(test_arena_is_a_stack),
+        cmocka_unit_test(test_cursor_is_bounded),
+        cmocka_unit_test(test_files_replace_atomically),
+        cmocka_unit_test(test_rng_matches_published_vector),
+        cmocka_unit_test(test_parallel_for_covers_once),
         cmocka_unit_test(test_half_floats),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);

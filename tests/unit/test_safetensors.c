@@ -257,6 +257,46 @@ static void test_round_trips(void **state)
     test_remove_folder(folder);
 }
 
+/* As many names as a 16B model has, over a dozen shards. */
+static void test_many_names(void **state)
+{
+    (void)state;
+    enum { N = 5344 };
+    char folder[ML_PATH_MAX], name[64];
+    strcpy(folder, test_make_folder());
+    const int64_t shape[1] = { 3 };
+    ml_manifest *m;
+    ml_st_writer *w;
+    assert_ok(ml_manifest_begin(&m, folder, 0, &err));
+    assert_ok(ml_st_writer_begin(&w, m, "model.safetensors", N, &err));
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "model.layers.%d.mlp.experts.%d.up_proj.weight", i / 192, i % 192);
+        assert_ok(ml_st_writer_declare(w, name, ML_ST_F32, 1, shape, &err));
+    }
+    assert_ok(ml_st_writer_start(w, &err));
+    for (int i = 0; i < N; i++) {
+        const float values[3] = { (float)i, (float)-i, 0.5f };
+        assert_ok(ml_st_writer_put_f32(w, values, 3, &err));
+    }
+    assert_ok(ml_st_writer_end(w, &err));
+    ml_st_writer_free(w);
+    ml_manifest_free(m);
+    ml_safetensors *s;
+    assert_ok(ml_safetensors_open(&s, folder, &err));
+    assert_int_equal(ml_safetensors_count(s), N);
+    for (int i = 0; i < N; i++) {
+        float values[3];
+        const ml_st_tensor *t;
+        snprintf(name, sizeof name, "model.layers.%d.mlp.experts.%d.up_proj.weight", i / 192, i % 192);
+        assert_ok(ml_safetensors_get(s, name, 1, shape, &t, &err));
+        assert_ok(ml_st_read_all_f32(t, values, &err));
+        assert_true(values[0] == (float)i && values[1] == (float)-i && values[2] == 0.5f);
+    }
+    assert_null(ml_safetensors_find(s, "model.layers.0.mlp.experts.192.up_proj.weight"));
+    ml_safetensors_close(s);
+    test_remove_folder(folder);
+}
+
 static void test_writer_wants_all_data(void **state)
 {
     (void)state;
@@ -388,9 +428,13 @@ static void test_survives_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads_a_hand_made_file),   cmocka_unit_test(test_reads_fp8_and_wide_types),
-        cmocka_unit_test(test_reads_a_published_folder), cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_writer_wants_all_data),    cmocka_unit_test(test_refuses_lies),
+        cmocka_unit_test(test_reads_a_hand_made_file),
+        cmocka_unit_test(test_reads_fp8_and_wide_types),
+        cmocka_unit_test(test_reads_a_published_folder),
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_many_names),
+        cmocka_unit_test(test_writer_wants_all_data),
+        cmocka_unit_test(test_refuses_lies),
         cmocka_unit_test(test_survives_damage),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);

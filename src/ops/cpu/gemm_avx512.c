@@ -39,7 +39,7 @@ static inline __attribute__((always_inline)) void transpose_16(__m512 *r)
 
 static inline __mmask16 first(int64_t n)
 {
-    return n >= LANES ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n <= 0 ? 0 : n >= LANES ? 0xffff : (1u << n) - 1);
 }
 
 /* Up to 16 lines of a panel: columns [begin, begin + 16) of it. */

@@ -1,0 +1,129 @@
+/* moonlight generate: continue a prompt. */
+#include "cli/cli.h"
+#include "cli/load.h"
+#include "infer/generate.h"
+
+#include <string.h>
+
+typedef struct {
+    const ml_options *o;
+    ml_model *model;
+    ml_tokenizer *tokenizer;
+    ml_session *session;
+    ml_sampler *sampler;
+    ml_ids prompt;
+    /* printing as it comes */
+    ml_detok detok;
+    ml_chars pending;
+    ml_error print_error;
+} job;
+
+ml_sampling ml_cli_sampling(const ml_options *o)
+{
+    return (ml_sampling){ .temperature = ml_options_real(o, "temperature"),
+                          .top_k = ml_options_int(o, "top-k"),
+                          .top_p = ml_options_real(o, "top-p"),
+                          .min_p = ml_options_real(o, "min-p"),
+                          .repetition_penalty = ml_options_real(o, "repetition-penalty"),
+                          .repetition_window = ml_options_int(o, "repetition-window"),
+                          .seed = (uint64_t)ml_options_int(o, "seed") };
+}
+
+static ml_status make_prompt(job *j, ml_error *err)
+{
+    const char *text;
+    ML_TRY(ml_cli_require(j->o, "prompt", &text, err));
+    int32_t bos = ml_tokenizer_bos(j->tokenizer);
+    if (bos >= 0) ML_TRY(ml_ids_append(&j->prompt, &bos, 1, err));
+    return ml_tokenizer_encode(j->tokenizer, text, strlen(text), ml_options_flag(j->o, "special"), &j->prompt, err);
+}
+
+static ml_status set_up(job *j, ml_error *err)
+{
+    const char *path;
+    ML_TRY(ml_cli_require(j->o, "model", &path, err));
+    ML_TRY(ml_cli_load_model(path, &j->model, &j->tokenizer, err));
+    ML_TRY(make_prompt(j, err));
+    const ml_config *c = &j->model->config;
+    ml_sampling sampling = ml_cli_sampling(j->o);
+    ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->tokenizer), &j->sampler, err));
+    return ml_session_make(j->model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"), &j->session, err);
+}
+
+static bool print_token(void *arg, int32_t id, double logprob)
+{
+    (void)logprob;
+    job *j = arg;
+    j->pending.n = 0;
+    if (ml_detok_push(&j->detok, j->tokenizer, id, &j->pending, &j->print_error) != ML_OK) return false;
+    fwrite(j->pending.data, 1, j->pending.n, stdout);
+    fflush(stdout);
+    return true;
+}
+
+static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
+{
+    char *text = NULL;
+    size_t n_bytes;
+    ML_TRY(ml_tokenizer_decode(j->tokenizer, g->id, (size_t)g->n, true, &text, &n_bytes, err));
+    json_t *ids = json_array(), *logprobs = json_array();
+    for (int64_t i = 0; i < g->n; i++) {
+        json_array_append_new(ids, json_integer(g->id[i]));
+        json_array_append_new(logprobs, json_real(g->logprob[i]));
+    }
+    double seconds = g->prefill_seconds + g->decode_seconds;
+    json_t *object = json_pack("{s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:f}", "ids", ids, "logprobs", logprobs,
+                               "finish_reason", ml_finish_name(g->finish), "prompt_tokens", (json_int_t)j->prompt.n,
+                               "completion_tokens", (json_int_t)g->n, "seconds", seconds, "prefill_seconds",
+                               g->prefill_seconds, "decode_seconds", g->decode_seconds);
+    /* Text that ends inside a UTF-8 sequence is not JSON text: cut to the last whole character. */
+    json_t *string = json_stringn(text, n_bytes);
+    while (!string && n_bytes > 0) string = json_stringn(text, --n_bytes);
+    if (object && string) json_object_set_new(object, "text", string);
+    ml_free(text);
+    return ml_cli_print_json(object, err);
+}
+
+static ml_status generate(job *j, ml_error *err)
+{
+    bool json = ml_options_flag(j->o, "json");
+    int32_t eos = (int32_t)j->model->config.eos_token_id;
+    ml_generate_config config = {
+        .max_tokens = ml_options_int(j->o, "max-tokens"), .stop_id = &eos, .n_stop = eos >= 0, .arg = j
+    };
+    if (!json) {
+        config.on_token = print_token;
+        fputs(ml_options_text(j->o, "prompt"), stdout);
+        j->detok.skip_special = true;
+    }
+    ml_generation g;
+    ML_TRY(ml_generate(j->session, j->sampler, j->prompt.id, (int64_t)j->prompt.n, &config, &g, err));
+    ml_status status = ML_OK;
+    if (json) {
+        status = print_result(j, &g, err);
+    } else {
+        j->pending.n = 0;
+        status = ml_detok_flush(&j->detok, &j->pending, err);
+        fwrite(j->pending.data, 1, j->pending.n, stdout);
+        fputc('\n', stdout);
+    }
+    ml_generation_free(&g);
+    return status;
+}
+
+ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
+{
+    ml_options *o;
+    ML_TRY(ml_cli_parse("generate", NULL, argc, argv, 0, 0, "", &o, err));
+    job j = { .o = o };
+    ml_status status = set_up(&j, err);
+    if (status == ML_OK) status = generate(&j, err);
+    ml_sampler_free(j.sampler);
+    ml_session_free(j.session);
+    ml_ids_free(&j.prompt);
+    ml_chars_free(&j.pending);
+    ml_tokenizer_free(j.tokenizer);
+    ml_model_free(j.model);
+    ml_options_free(o);
+    return status;
+}

@@ -1,0 +1,50 @@
+/* moonlight init PRESET DST: a model folder with fresh weights. */
+#include "cli/cli.h"
+#include "format/hf.h"
+#include "base/log.h"
+
+static ml_status read_config(const ml_options *o, ml_config *config, ml_error *err)
+{
+    ML_TRY(ml_config_preset(ml_options_positional(o, 0), config, err));
+    for (size_t i = 0; i < ml_options_open_count(o); i++) {
+        const char *name, *value;
+        ml_options_open_item(o, i, &name, &value);
+        ML_TRY(ml_config_set(config, name, value, "options", err));
+    }
+    return ml_config_check(config, "options", err);
+}
+
+static ml_status write_model(const ml_options *o, const ml_config *config, ml_error *err)
+{
+    const char *folder = ml_options_positional(o, 1);
+    if (ml_path_exists(folder)) {
+        return ml_fail(err, ML_EINVAL, "%s exists already: name a folder that does not, or remove it", folder);
+    }
+    ml_dtype dtype = ML_F32;
+    (void)ml_dtype_parse(ml_options_text(o, "dtype"), &dtype);
+    ml_model *m = NULL;
+    ml_manifest *manifest = NULL;
+    ML_TRY(ml_model_make(config, ML_F32, false, &m, err));
+    ml_model_init(m, (uint64_t)ml_options_int(o, "seed"));
+    ml_status status = ml_manifest_begin(&manifest, folder, ml_hf_save_bytes(m, dtype), err);
+    if (status == ML_OK) status = ml_hf_save(m, dtype, "Fresh random weights.", manifest, err);
+    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
+    if (status == ML_OK) {
+        ml_log_info("%s: %s, %lld parameters in %s", folder, ml_config_class_name(config),
+                    (long long)ml_model_count(config).total, ml_dtype_name(dtype));
+    }
+    ml_manifest_free(manifest);
+    ml_model_free(m);
+    return status;
+}
+
+ml_status ml_cli_init(int argc, char **argv, ml_error *err)
+{
+    ml_options *o;
+    ml_config config;
+    ML_TRY(ml_cli_parse("init", "model", argc, argv, 2, 2, "a preset and a folder to write", &o, err));
+    ml_status status = read_config(o, &config, err);
+    if (status == ML_OK) status = write_model(o, &config, err);
+    ml_options_free(o);
+    return status;
+}

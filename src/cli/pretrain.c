@@ -1,0 +1,115 @@
+/* moonlight pretrain RECIPE.ini: data, model, training, in that order. */
+#include "cli/cli.h"
+#include "cli/prepare.h"
+#include "cli/train_setup.h"
+#include "train/pretrain.h"
+
+#include <string.h>
+
+typedef struct {
+    ml_options *o;
+    const char *run;
+    bool resume;
+    ml_train_config train;
+    ml_dataset *data;
+    ml_tokenizer *tokenizer;
+    ml_config config;
+    ml_model *model;
+    ml_pretrain *stage;
+    ml_train_hooks hooks;
+    ml_trainer *trainer;
+} job;
+
+static void say(void *arg, const char *text)
+{
+    (void)arg;
+    ml_log_info("%s", text);
+}
+
+/* A run that cannot fit is refused before hours of data preparation. */
+static ml_status check_first(job *j, ml_error *err)
+{
+    ML_TRY(ml_cli_train_config(j->o, &j->train, err));
+    ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
+    return ml_cli_check_memory(&j->train, &j->config, err);
+}
+
+static ml_status make_stage(job *j, ml_error *err)
+{
+    ml_pretrain_config config = { .batch = j->train.batch,
+                                  .seq = j->train.seq,
+                                  .cross_documents = ml_options_flag(j->o, "data.cross_documents"),
+                                  .seed = j->train.seed,
+                                  .eval_windows = ml_options_int(j->o, "eval.windows") };
+    ML_TRY(ml_pretrain_make(j->data, &config, &j->stage, err));
+    int64_t n_window = ml_pretrain_n_window(j->stage);
+    double passes = (double)(j->train.schedule.steps * j->train.accumulate * j->train.batch) / (double)n_window;
+    ml_log_info("%lld steps of %lld x %lld x %lld tokens: %.2f passes over %lld windows",
+                (long long)j->train.schedule.steps, (long long)j->train.accumulate, (long long)j->train.batch,
+                (long long)j->train.seq, passes, (long long)n_window);
+    return ML_OK;
+}
+
+static ml_status write_options(const job *j, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    ML_TRY(ml_path_join(path, j->run, "options.ini", err));
+    return ml_options_write_ini(j->o, path, err);
+}
+
+static ml_status set_up(job *j, ml_error *err)
+{
+    j->run = ml_options_text(j->o, "run");
+    j->resume = ml_options_flag(j->o, "resume");
+    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
+    ML_TRY(check_first(j, err));
+    ML_TRY(ml_cli_prepare_data(j->o, &j->data, &j->tokenizer, err));
+    ML_TRY(ml_cli_model_config(j->o, j->tokenizer, &j->config, err));
+    ML_TRY(make_stage(j, err));
+    ML_TRY(ml_model_make(&j->config, ML_F32, true, &j->model, err));
+    if (!j->resume) ml_model_init(j->model, j->train.seed);
+    j->hooks = (ml_train_hooks){ .line = say };
+    ML_TRY(ml_trainer_make(&j->train, j->run, j->resume, j->model, ml_pretrain_stage(j->stage), j->tokenizer, &j->hooks,
+                           &j->trainer, err));
+    ml_cli_print_groups(ml_trainer_optimizer(j->trainer));
+    return write_options(j, err);
+}
+
+static ml_status train(job *j, ml_error *err)
+{
+    ml_progress *progress = ml_progress_begin("train", "steps", (double)j->train.schedule.steps);
+    ml_trainer_set_progress(j->trainer, progress);
+    ml_status status = ml_trainer_run(j->trainer, err);
+    ml_progress_end(progress);
+    const char *recipe = ml_options_positional(j->o, 0);
+    if (status == ML_ECANCEL) {
+        ml_log_info("saved; continue with: moonlight pretrain %s --run %s --resume", recipe, j->run);
+    } else if (status == ML_OK) {
+        ml_log_info(
+            "done; best validation loss %.4f.  Try: moonlight generate --model %s --prompt \"Once upon a time\"",
+            ml_trainer_best_loss(j->trainer), j->run);
+    }
+    return status;
+}
+
+static void free_job(job *j)
+{
+    ml_trainer_free(j->trainer);
+    ml_model_free(j->model);
+    ml_pretrain_free(j->stage);
+    ml_dataset_free(j->data);
+    ml_tokenizer_free(j->tokenizer);
+    ml_options_free(j->o);
+}
+
+ml_status ml_cli_pretrain(int argc, char **argv, ml_error *err)
+{
+    job j = { 0 };
+    ML_TRY(ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file", &j.o, err));
+    ml_status status = ml_options_parse_ini(j.o, ml_options_positional(j.o, 0), err);
+    ml_stop_install();
+    if (status == ML_OK) status = set_up(&j, err);
+    if (status == ML_OK) status = train(&j, err);
+    free_job(&j);
+    return status;
+}

@@ -1,0 +1,158 @@
+#include "cli/train_setup.h"
+
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_error *err)
+{
+    *out = ml_optim_default_config(!strcmp(ml_options_text(o, "optim.name"), "muon") ? ML_OPTIM_MUON : ML_OPTIM_ADAMW);
+    out->beta1 = ml_options_real(o, "optim.beta1");
+    out->beta2 = ml_options_real(o, "optim.beta2");
+    out->eps = ml_options_real(o, "optim.eps");
+    out->weight_decay = ml_options_real(o, "optim.weight_decay");
+    out->momentum = ml_options_real(o, "optim.momentum");
+    out->nesterov = ml_options_flag(o, "optim.nesterov");
+    out->ns_steps = (int)ml_options_int(o, "optim.ns_steps");
+    out->rms_scale = ml_options_real(o, "optim.rms_scale");
+    ML_TRY(ml_optim_parse_kinds(ml_options_text(o, "optim.muon"), &out->muon, err));
+    return ml_optim_parse_kinds(ml_options_text(o, "optim.no_decay"), &out->no_decay, err);
+}
+
+static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
+{
+    *out = (ml_schedule){ .lr = ml_options_real(o, "optim.lr"),
+                          .lr_min = ml_options_real(o, "optim.lr_min"),
+                          .warmup = ml_options_int(o, "optim.warmup"),
+                          .steps = ml_options_int(o, "train.steps"),
+                          .decay = ml_options_int(o, "optim.decay"),
+                          .rewarm = ml_options_int(o, "optim.rewarm"),
+                          .rewarm_lr = ml_options_real(o, "optim.rewarm_lr"),
+                          .ramp_step = ml_options_int(o, "optim.ramp_step"),
+                          .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
+    ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
+    return ml_schedule_check(out, err);
+}
+
+ml_status ml_cli_train_config(const ml_options *o, ml_train_config *out, ml_error *err)
+{
+    *out = (ml_train_config){ .batch = ml_options_int(o, "train.batch"),
+                              .accumulate = ml_options_int(o, "train.accumulate"),
+                              .seq = ml_options_int(o, "train.seq"),
+                              .recompute = ml_options_flag(o, "train.recompute"),
+                              .seed = (uint64_t)ml_options_int(o, "train.seed"),
+                              .clip = ml_options_real(o, "optim.clip"),
+                              .guard_deviations = ml_options_real(o, "guard.deviations"),
+                              .guard_patience = ml_options_int(o, "guard.patience"),
+                              .eval_every = ml_options_int(o, "eval.every"),
+                              .save_every = ml_options_int(o, "checkpoint.every"),
+                              .keep = ml_options_int(o, "checkpoint.keep"),
+                              .milestone = ml_options_int(o, "checkpoint.milestone"),
+                              .sample_every = ml_options_int(o, "sample.every"),
+                              .sample_tokens = ml_options_int(o, "sample.tokens") };
+    out->n_prompt = ml_options_list(o, "sample.prompt", &out->prompt);
+    if (!ml_dtype_parse(ml_options_text(o, "checkpoint.dtype"), &out->save_dtype)) out->save_dtype = ML_F32;
+    ML_TRY(optim_config(o, &out->optim, err));
+    return schedule(o, &out->schedule, err);
+}
+
+ml_status ml_cli_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err)
+{
+    ML_TRY(ml_config_preset(ml_options_text(o, "model.preset"), out, err));
+    bool vocab_given = false;
+    if (tokenizer) {
+        out->vocab_size = ml_tokenizer_vocab_size(tokenizer);
+        out->bos_token_id = ml_tokenizer_bos(tokenizer);
+        out->eos_token_id = ml_tokenizer_eos(tokenizer);
+        out->pad_token_id = ml_tokenizer_pad(tokenizer);
+    }
+    for (size_t i = 0; i < ml_options_open_count(o); i++) {
+        const char *name, *value;
+        ml_options_open_item(o, i, &name, &value);
+        ML_TRY(ml_config_set(out, name, value, "options", err));
+        if (!strcmp(name, "vocab_size")) vocab_given = true;
+    }
+    if (tokenizer && vocab_given && out->vocab_size < ml_tokenizer_vocab_size(tokenizer)) {
+        return ml_fail(err, ML_EINVAL,
+                       "model.vocab_size %lld is smaller than the tokenizer's vocabulary of %d: leave it "
+                       "out, or make it at least that",
+                       (long long)out->vocab_size, ml_tokenizer_vocab_size(tokenizer));
+    }
+    return ml_config_check(out, "options", err);
+}
+
+ml_status ml_cli_check_memory(const ml_train_config *train, const ml_config *model, ml_error *err)
+{
+    ml_train_plan plan =
+        ml_train_make_plan(model, train->batch * train->seq, train->optim.name == ML_OPTIM_MUON, train->recompute);
+    ml_param_counts n = ml_model_count(model);
+    char text[512];
+    ml_train_format_plan(&plan, text, sizeof text);
+    ml_log_info("%s: %lld parameters, %lld active per token", ml_config_class_name(model), (long long)n.total,
+                (long long)n.active);
+    ml_log_info("%s", text);
+    return ml_train_check_plan(&plan, ml_memory_available(), train->batch, train->recompute, err);
+}
+
+typedef struct {
+    bool refused;
+    char first[256];
+} resume_check;
+
+/* Options that decide what is computed from which data: another value would make it another run. */
+static bool decides_the_run(const char *section, const char *name)
+{
+    if (!strcmp(section, "model")) return true;
+    if (!strcmp(section, "data")) return strcmp(name, "dir") != 0; /* the same data may have moved */
+    static const char *const train[] = { "batch", "accumulate", "seq", "seed" };
+    for (size_t i = 0; i < sizeof train / sizeof train[0]; i++) {
+        if (!strcmp(section, "train") && !strcmp(name, train[i])) return true;
+    }
+    return !strcmp(section, "optim") && !strcmp(name, "name");
+}
+
+static void report_difference(void *arg, const char *section, const char *name, const char *old_value,
+                              const char *new_value)
+{
+    resume_check *check = arg;
+    bool refused = decides_the_run(section, name);
+    ml_log_info("%s%s%s: was %s, now %s%s", section, *section ? "." : "", name, old_value ? old_value : "(unset)",
+                new_value ? new_value : "(unset)", refused ? " (refused)" : "");
+    if (refused && !check->refused) {
+        check->refused = true;
+        snprintf(check->first, sizeof check->first, "%s.%s", section, name);
+    }
+}
+
+ml_status ml_cli_check_resume(const ml_options *o, const char *run_folder, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    resume_check check = { 0 };
+    ML_TRY(ml_path_join(path, run_folder, "options.ini", err));
+    ML_TRY(ml_options_compare_ini(o, path, report_difference, &check, err));
+    if (!check.refused) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s decides the model or the order of the data and differs from the run's %s: resume "
+                   "with the old value, or start a new run",
+                   check.first, path);
+}
+
+void ml_cli_print_groups(const ml_optimizer *optimizer)
+{
+    /* One line per (kind, group): the names of a few thousand tensors would tell nobody anything. */
+    int64_t n_tensor[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 }, n_element[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 };
+    for (int64_t i = 0; i < ml_optimizer_n_row(optimizer); i++) {
+        ml_optim_row row = ml_optimizer_get_row(optimizer, i);
+        n_tensor[row.param->kind][row.group] += row.param->n_matrix;
+        n_element[row.param->kind][row.group] += ml_param_count(row.param);
+    }
+    for (int kind = 0; kind < ML_N_PARAM_KIND; kind++) {
+        for (int group = 0; group < ML_N_OPTIM_GROUP; group++) {
+            if (!n_tensor[kind][group]) continue;
+            ml_log_info("%-9s %5lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
+                        (long long)n_tensor[kind][group], (long long)n_element[kind][group],
+                        ml_optim_group_name((ml_optim_group)group));
+        }
+    }
+}

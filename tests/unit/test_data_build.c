@@ -1,0 +1,531 @@
+/* Text files -> data folders: cutting, splitting, the bytes written, interruptions, refusals. */
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/thread.h"
+#include "data/build.h"
+#include "data/synth.h"
+#include "support/byte_tokenizer.h"
+#include "support/support.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static ml_error err;
+static char folder[ML_PATH_MAX];
+
+static const char *in_folder(const char *name)
+{
+    static char path[64][ML_PATH_MAX + 64];
+    static int k;
+    k = (k + 1) % 64;
+    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
+    return path[k];
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "%s", test_make_folder());
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    test_remove_folder(folder);
+    return 0;
+}
+
+static void write_file(const char *name, const char *text)
+{
+    assert_ok(ml_file_replace(in_folder(name), text, strlen(text), &err));
+}
+
+static ml_tokenizer *byte_tokenizer(bool specials, int far_id)
+{
+    assert_ok(ml_dir_make(in_folder("tokenizer"), &err));
+    return test_byte_tokenizer(in_folder("tokenizer"), specials, far_id);
+}
+
+static ml_build_config config_for(const char *const *input, size_t n_input, const char *out)
+{
+    return (ml_build_config){ .input = input,
+                              .n_input = n_input,
+                              .out = out,
+                              .name = "test",
+                              .source = { ML_RULE_MARKER, "<|endoftext|>", "text" },
+                              .val_fraction = 0.1,
+                              .seed = 1,
+                              .shard_tokens = 50000,
+                              .max_bad = 0.01 };
+}
+
+/* ---- sources ---- */
+
+static void expect_documents(ml_source_rule rule, const char *name, const char *const *want)
+{
+    const char *path = in_folder(name);
+    ml_source_config config = { rule, "<|endoftext|>", "text" };
+    ml_source *source;
+    ml_span span;
+    uint64_t i = 0;
+    assert_ok(ml_source_open(&path, 1, &config, &source, &err));
+    for (; ml_source_next(source, &span); i++) {
+        json_t *hold;
+        const char *text;
+        size_t n;
+        assert_ok(ml_source_text(source, &span, &hold, &text, &n, &err));
+        assert_non_null(want[i]);
+        assert_int_equal(n, strlen(want[i]));
+        assert_memory_equal(text, want[i], n);
+        assert_int_equal(span.index, i);
+        json_decref(hold);
+    }
+    assert_null(want[i]);
+    assert_int_equal(ml_source_at(source), ml_source_size(source));
+    ml_source_free(source);
+}
+
+static void test_sources_are_cut_into_documents(void **state)
+{
+    (void)state;
+    write_file("a.txt",
+               "\n one\ntwo \n<|endoftext|>\n\n<|endoftext|>\r\nthree <|endoftext|> x\r\n<|endoftext|>  \n\n four\n");
+    expect_documents(ML_RULE_MARKER, "a.txt", (const char *[]){ "one\ntwo", "three <|endoftext|> x", "four", NULL });
+    expect_documents(ML_RULE_WHOLE, "a.txt",
+                     (const char *[]){ "one\ntwo \n<|endoftext|>\n\n<|endoftext|>\r\nthree <|endoftext|> "
+                                       "x\r\n<|endoftext|>  \n\n four",
+                                       NULL });
+    write_file("b.txt", "p\nq\n\n\n \nr\n\ns");
+    expect_documents(ML_RULE_BLANK, "b.txt", (const char *[]){ "p\nq", "r", "s", NULL });
+    expect_documents(ML_RULE_MARKER, "b.txt", (const char *[]){ "p\nq\n\n\n \nr\n\ns", NULL });
+    write_file("c.jsonl", "{\"text\": \" kept \\n\"}\n\n{\"id\": 3, \"text\": \"\\u00e9\"}\n{\"text\": \"\"}");
+    expect_documents(ML_RULE_MARKER, "c.jsonl", (const char *[]){ " kept \n", "\xc3\xa9", "", NULL });
+    write_file("empty.txt", "");
+    expect_documents(ML_RULE_MARKER, "empty.txt", (const char *[]){ NULL });
+}
+
+/* ---- what is written ---- */
+
+/* The text of a document of the byte tokenizer; checks the ids around it. */
+static char *document_text(const ml_dataset *data, ml_data_split split, int64_t i, bool specials)
+{
+    int64_t first, n;
+    assert_ok(ml_dataset_document(data, split, i, &first, &n, &err));
+    int32_t *id = ml_alloc((size_t)n * sizeof *id);
+    assert_ok(ml_dataset_read(data, split, first, n, id, &err));
+    char *text = ml_calloc((size_t)n + 1, 1);
+    int64_t begin = 0, end = n;
+    if (specials) {
+        assert_int_equal(id[begin++], 0);
+        assert_int_equal(id[--end], 1);
+    }
+    for (int64_t k = begin; k < end; k++) {
+        assert_in_range(id[k], 2, 257);
+        text[k - begin] = (char)(id[k] - 2);
+    }
+    ml_free(id);
+    return text;
+}
+
+/* Every document of the sources, in order, is the next one of one of the splits, and nothing else is there. */
+static void expect_round_trip(const char *out, const char *const *path, size_t n_path, bool specials)
+{
+    ml_source_config config = { ML_RULE_MARKER, "<|endoftext|>", "text" };
+    ml_source *source;
+    ml_dataset *data;
+    ml_span span;
+    int64_t next[ML_N_SPLIT] = { 0 };
+    assert_ok(ml_source_open(path, n_path, &config, &source, &err));
+    assert_ok(ml_dataset_open(out, &data, &err));
+    while (ml_source_next(source, &span)) {
+        json_t *hold;
+        const char *text;
+        size_t n;
+        bool found = false;
+        assert_ok(ml_source_text(source, &span, &hold, &text, &n, &err));
+        for (int s = 0; s < ML_N_SPLIT && !found; s++) {
+            if (next[s] == data->split[s].n_document) continue;
+            char *got = document_text(data, (ml_data_split)s, next[s], specials);
+            found = strlen(got) == n && memcmp(got, text, n) == 0;
+            next[s] += found;
+            ml_free(got);
+        }
+        if (!found) fail_msg("document %llu is in no split", (unsigned long long)span.index);
+        json_decref(hold);
+    }
+    for (int s = 0; s < ML_N_SPLIT; s++) assert_int_equal(next[s], data->split[s].n_document);
+    assert_ok(ml_dataset_verify(data, &err));
+    ml_dataset_free(data);
+    ml_source_free(source);
+}
+
+static void make_inputs(const char *input[2])
+{
+    static char path[2][ML_PATH_MAX + 64];
+    uint64_t n_document, n_bytes;
+    snprintf(path[0], sizeof path[0], "%s/stories.txt", folder);
+    snprintf(path[1], sizeof path[1], "%s/sums.jsonl", folder);
+    ml_synth_config c = { .kind = ML_SYNTH_STORIES, .out = path[0], .n_document = 300, .seed = 4 };
+    assert_ok(ml_data_synth(&c, &n_document, &n_bytes, &err));
+    assert_int_equal(n_document, 300);
+    c = (ml_synth_config){ .kind = ML_SYNTH_ARITHMETIC, .out = path[1], .n_bytes = 60000, .seed = 4, .jsonl = true };
+    assert_ok(ml_data_synth(&c, &n_document, &n_bytes, &err));
+    assert_in_range(n_bytes, 60000, 60000 + 600);
+    input[0] = path[0];
+    input[1] = path[1];
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, 2, in_folder("out"));
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    expect_round_trip(in_folder("out"), input, 2, true);
+    assert_true(result.n_shard[ML_SPLIT_TRAIN] > 3);
+    int64_t n = result.n_document[0] + result.n_document[1];
+    /* a tenth, within five standard deviations, sqrt(n .1 .9) each: times 10, 3 sqrt(n) */
+    assert_true(llabs(result.n_document[1] * 10 - n) < 5 * 3 * (int64_t)sqrt((double)n));
+    ml_dataset *data;
+    assert_ok(ml_dataset_open(in_folder("out"), &data, &err));
+    assert_int_equal(data->id_bytes, 2);
+    assert_int_equal(data->bos_id, 0);
+    assert_int_equal(data->eos_id, 1);
+    assert_string_equal(data->name, "test");
+    assert_ok(ml_dataset_check_tokenizer(data, ml_tokenizer_fingerprint(t), &err));
+    assert_fails(ml_dataset_check_tokenizer(data, "0123", &err), ML_EINVAL, "not by tokenizer 0123");
+    ml_dataset_free(data);
+    assert_false(result.was_complete);
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_true(result.was_complete);
+    assert_int_equal(result.n_document[0] + result.n_document[1], n);
+    ml_tokenizer_free(t);
+}
+
+static void expect_same_folders(const char *a, const char *b)
+{
+    char **names, **other, path[ML_PATH_MAX];
+    size_t n, n_other;
+    assert_ok(ml_dir_list(a, &names, &n, &err));
+    assert_ok(ml_dir_list(b, &other, &n_other, &err));
+    assert_int_equal(n, n_other);
+    assert_true(n > 4);
+    for (size_t i = 0; i < n; i++) {
+        ml_map x, y;
+        assert_string_equal(names[i], other[i]);
+        assert_ok(ml_path_join(path, a, names[i], &err));
+        assert_ok(ml_map_open(path, &x, &err));
+        assert_ok(ml_path_join(path, b, names[i], &err));
+        assert_ok(ml_map_open(path, &y, &err));
+        if (x.size != y.size || (x.size && memcmp(x.data, y.data, x.size) != 0)) fail_msg("%s differs", names[i]);
+        ml_map_close(&x);
+        ml_map_close(&y);
+    }
+    ml_dir_list_free(names, n);
+    ml_dir_list_free(other, n_other);
+}
+
+static void test_threads_do_not_change_the_bytes(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    for (int shuffle = 0; shuffle < 2; shuffle++) {
+        const char *names[2][2] = { { "one", "two" }, { "one_shuffled", "two_shuffled" } };
+        for (int threads = 1; threads <= 2; threads++) {
+            ml_build_config c = config_for(input, 2, in_folder(names[shuffle][threads - 1]));
+            c.shuffle = shuffle;
+            ml_thread_set_count(threads);
+            assert_ok(ml_data_build(&c, t, &result, &err));
+        }
+        expect_same_folders(in_folder(names[shuffle][0]), in_folder(names[shuffle][1]));
+    }
+    ml_thread_set_count(0);
+    ml_tokenizer_free(t);
+}
+
+static void test_shuffling_keeps_documents_and_split(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result plain, shuffled;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, 2, in_folder("plain"));
+    assert_ok(ml_data_build(&c, t, &plain, &err));
+    c.out = in_folder("shuffled");
+    c.shuffle = true;
+    assert_ok(ml_data_build(&c, t, &shuffled, &err));
+    ml_dataset *a, *b;
+    assert_ok(ml_dataset_open(in_folder("plain"), &a, &err));
+    assert_ok(ml_dataset_open(in_folder("shuffled"), &b, &err));
+    for (int s = 0; s < ML_N_SPLIT; s++) {
+        int64_t n = plain.n_document[s], n_moved = 0;
+        assert_int_equal(n, shuffled.n_document[s]);
+        assert_int_equal(plain.n_token[s], shuffled.n_token[s]);
+        char **text = ml_calloc((size_t)n, sizeof *text);
+        for (int64_t i = 0; i < n; i++) text[i] = document_text(a, (ml_data_split)s, i, true);
+        for (int64_t i = 0; i < n; i++) {
+            char *got = document_text(b, (ml_data_split)s, i, true);
+            int64_t k = 0;
+            while (k < n && (!text[k] || strcmp(text[k], got) != 0)) k++;
+            assert_true(k < n);
+            n_moved += k != i;
+            ml_free(text[k]);
+            text[k] = NULL; /* each only once */
+            ml_free(got);
+        }
+        ml_free(text);
+        assert_true(n_moved > n / 2);
+    }
+    ml_dataset_free(a);
+    ml_dataset_free(b);
+    ml_tokenizer_free(t);
+}
+
+/* ---- interruptions ---- */
+
+/* Build in a child and kill it once `until` has appeared.  True when it died before it had finished. */
+static bool build_and_kill(const ml_build_config *c, const ml_tokenizer *t, const char *until)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        ml_build_result result;
+        ml_thread_set_count(1); /* OpenMP's threads do not survive a fork */
+        _exit(ml_data_build(c, t, &result, &err) == ML_OK ? 0 : 1);
+    }
+    int status;
+    while (!ml_path_exists(until) && waitpid(child, &status, WNOHANG) == 0) usleep(100);
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    char meta[ML_PATH_MAX];
+    assert_ok(ml_path_join(meta, c->out, "meta.json", &err));
+    return ml_path_exists(until) && !ml_path_exists(meta);
+}
+
+static void test_a_killed_build_continues_with_the_same_bytes(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    char until[ML_PATH_MAX + 64], out[ML_PATH_MAX];
+    snprintf(out, sizeof out, "%s", in_folder("killed"));
+    snprintf(until, sizeof until, "%s/train_00002.bin", out);
+    ml_build_config c = config_for(input, 2, out);
+    c.shard_tokens = 25000;
+    bool killed = false;
+    for (int i = 0; i < 20 && !killed; i++) { /* the kill may come too late: then once more */
+        test_remove_folder(out);
+        killed = build_and_kill(&c, t, until);
+    }
+    assert_true(killed);
+    ml_dataset *data;
+    assert_fails(ml_dataset_open(out, &data, &err), ML_EIO, "no meta.json");
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_true(result.resumed);
+    c.out = in_folder("whole");
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_false(result.resumed);
+    expect_same_folders(out, in_folder("whole"));
+    ml_tokenizer_free(t);
+}
+
+static void test_a_stopped_build_continues(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, 1, in_folder("out"));
+    ml_stop_set(true);
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_ECANCEL, "run the same command again");
+    assert_true(ml_path_exists(in_folder("out/build.json")));
+    ml_stop_set(false);
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_true(result.resumed);
+    assert_false(ml_path_exists(in_folder("out/build.json")));
+    expect_round_trip(in_folder("out"), input, 1, true);
+    ml_tokenizer_free(t);
+}
+
+static void test_running_out_of_memory_leaves_a_build_that_continues(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, 2, in_folder("out"));
+    int64_t before = ml_alloc_get_stats().n_live;
+    int n_failed = 0;
+    for (int64_t n = 0; n < 100000; n = n < 40 ? n + 3 : n * 3) {
+        ml_alloc_fail_after(n);
+        ml_status status = ml_data_build(&c, t, &result, &err);
+        ml_alloc_fail_after(-1);
+        assert_int_equal(ml_alloc_get_stats().n_live, before);
+        if (status == ML_OK) break;
+        n_failed++;
+    }
+    assert_true(n_failed > 3);
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    expect_round_trip(in_folder("out"), input, 2, true);
+    ml_tokenizer_free(t);
+}
+
+/* ---- refusals ---- */
+
+static void test_a_changed_build_is_refused(void **state)
+{
+    (void)state;
+    const char *input[2];
+    ml_build_result result;
+    make_inputs(input);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, 1, in_folder("out"));
+    ml_stop_set(true); /* begun, not finished */
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_ECANCEL, "run the same command again");
+    ml_stop_set(false);
+    for (int finished = 0; finished < 2; finished++) {
+        ml_build_config other = c;
+        other.seed = 2;
+        assert_fails(ml_data_build(&other, t, &result, &err), ML_EINVAL, "options.seed: 1 -> 2");
+        other = c;
+        other.n_input = 2;
+        assert_fails(ml_data_build(&other, t, &result, &err), ML_EINVAL, "inputs: 1 -> 2");
+        other = c;
+        other.eos = ML_SPECIAL_OFF;
+        assert_fails(ml_data_build(&other, t, &result, &err), ML_EINVAL, "special_token_ids.eos: 1 -> -1");
+        assert_ok(ml_data_build(&c, t, &result, &err));
+    }
+    write_file("stories.txt", "another");
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].bytes");
+    assert_ok(ml_dir_make(in_folder("foreign"), &err));
+    write_file("foreign/letter.txt", "dear");
+    c.out = in_folder("foreign");
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "letter.txt");
+    c = config_for(input, 0, in_folder("none"));
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "no input files");
+    const char *missing = "/no/such/file.txt";
+    c = config_for(&missing, 1, in_folder("none"));
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EIO, "/no/such/file.txt");
+    write_file("blank.txt", " \n<|endoftext|>\n\n");
+    missing = in_folder("blank.txt");
+    c = config_for(&missing, 1, in_folder("blank"));
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "no document for training");
+    ml_tokenizer_free(t);
+}
+
+static void test_special_tokens_and_id_width(void **state)
+{
+    (void)state;
+    write_file("a.txt", "ab<|endoftext|>[EOS]\n<|endoftext|>\nc");
+    const char *input = in_folder("a.txt");
+    ml_build_result result;
+    ml_dataset *data;
+    int32_t id[24];
+    ml_tokenizer *t = byte_tokenizer(false, 0);
+    ml_build_config c = config_for(&input, 1, in_folder("plain"));
+    c.val_fraction = 0;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_int_equal(result.n_token[0], 20 + 1);
+    c.out = in_folder("refused");
+    c.eos = ML_SPECIAL_ON;
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "--eos on: the tokenizer has no eos token");
+    ml_tokenizer_free(t);
+    t = byte_tokenizer(true, 70000);
+    c = config_for(&input, 1, in_folder("wide"));
+    c.val_every = 2;
+    c.bos = ML_SPECIAL_OFF;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_ok(ml_dataset_open(in_folder("wide"), &data, &err));
+    assert_int_equal(data->id_bytes, 4);
+    assert_int_equal(data->vocab_size, 70001);
+    assert_int_equal(data->split[ML_SPLIT_TRAIN].shard[0].bin.size, 4 * 21);
+    assert_ok(ml_dataset_read(data, ML_SPLIT_TRAIN, 0, 21, id, &err));
+    /* text that looks like a special token stays text */
+    const char *text = "ab<|endoftext|>[EOS]";
+    for (int i = 0; i < 20; i++) assert_int_equal(id[i], text[i] + 2);
+    assert_int_equal(id[20], 1);
+    assert_ok(ml_dataset_read(data, ML_SPLIT_VAL, 0, 2, id, &err));
+    assert_int_equal(id[0], 'c' + 2);
+    ml_dataset_free(data);
+    c.out = in_folder("narrow");
+    c.id_bytes = 2;
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "the tokenizer has 70001");
+    ml_tokenizer_free(t);
+}
+
+static void test_malformed_lines_are_counted_and_bounded(void **state)
+{
+    (void)state;
+    ml_build_result result;
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    write_file("bad.jsonl",
+               "{\"text\": \"one\"}\n{\"text\": 3}\n{\"text\": \"  \"}\n{\"text\": \"two\"\n[1]\n{\"a\": 1}\n"
+               "{\"text\": \"three\"}\n");
+    const char *input = in_folder("bad.jsonl");
+    ml_build_config c = config_for(&input, 1, in_folder("out"));
+    c.val_fraction = 0;
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EFORMAT, "bad.jsonl:2: expected an object with a text under");
+    assert_non_null(strstr(err.message, "4 of 7 lines"));
+    c.max_bad = 0.6;
+    c.out = in_folder("tolerant");
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_int_equal(result.n_bad, 4);
+    assert_int_equal(result.n_empty, 1);
+    assert_int_equal(result.n_document[0], 2);
+    assert_non_null(strstr(result.first_bad, "bad.jsonl:2"));
+    ml_tokenizer_free(t);
+}
+
+static void test_real_stories(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("text/tinystories_2MiB.txt");
+    char path[ML_PATH_MAX];
+    snprintf(path, sizeof path, "%s", test_data_path("text/tinystories_2MiB.txt"));
+    const char *input = path;
+    ml_build_result result;
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(&input, 1, in_folder("out"));
+    c.shard_tokens = 500000;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    expect_round_trip(in_folder("out"), &input, 1, true);
+    /* 2,316 stories split by markers (data/README), and the cut-off one behind the last marker */
+    assert_in_range(result.n_document[0] + result.n_document[1], 2316, 2317);
+    ml_tokenizer_free(t);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_sources_are_cut_into_documents),
+        TEST(test_round_trip),
+        TEST(test_threads_do_not_change_the_bytes),
+        TEST(test_shuffling_keeps_documents_and_split),
+        TEST(test_a_killed_build_continues_with_the_same_bytes),
+        TEST(test_a_stopped_build_continues),
+        TEST(test_running_out_of_memory_leaves_a_build_that_continues),
+        TEST(test_a_changed_build_is_refused),
+        TEST(test_special_tokens_and_id_width),
+        TEST(test_malformed_lines_are_counted_and_bounded),
+        TEST(test_real_stories),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

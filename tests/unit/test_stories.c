@@ -1,0 +1,274 @@
+/* The story grammar and the arithmetic problems. */
+#include "base/alloc.h"
+#include "data/arithmetic.h"
+#include "data/stories.h"
+#include "support/support.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t story(uint64_t seed, uint64_t index, ml_story_plan *plan, char out[ML_STORY_MAX])
+{
+    ml_story_plan_draw(seed, index, plan);
+    return ml_story_tell(plan, out);
+}
+
+static void test_a_story_depends_on_seed_and_index_alone(void **state)
+{
+    (void)state;
+    char a[ML_STORY_MAX], b[ML_STORY_MAX], other[ML_STORY_MAX];
+    ml_story_plan plan;
+    for (uint64_t i = 0; i < 100; i++) {
+        story(7, 99 - i, &plan, other);
+        size_t n = story(7, i, &plan, a);
+        assert_int_equal(n, strlen(a));
+        story(8, i, &plan, other);
+        story(7, i, &plan, b);
+        assert_string_equal(a, b);
+        assert_string_not_equal(a, other);
+    }
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void test_stories_are_distinct(void **state)
+{
+    (void)state;
+    enum { N = 100000 };
+    uint64_t *hash = ml_alloc(N * sizeof *hash);
+    char text[ML_STORY_MAX];
+    ml_story_plan plan;
+    for (uint64_t i = 0; i < N; i++) {
+        story(1, i, &plan, text);
+        uint64_t h = 0xcbf29ce484222325u; /* FNV-1a: different hashes prove different texts */
+        for (const char *p = text; *p; p++) h = (h ^ (uint8_t)*p) * 0x100000001b3u;
+        hash[i] = h;
+    }
+    qsort(hash, N, sizeof *hash, compare_u64);
+    for (int i = 1; i < N; i++) assert_true(hash[i] != hash[i - 1]);
+    ml_free(hash);
+}
+
+/* Sentences end in . ! or ?, perhaps a quote, and then the text ends or a capital or quote follows. */
+static int count_sentences(const char *text)
+{
+    int n = 0;
+    for (const char *p = text; *p; p++) {
+        if (!strchr(".!?", *p)) continue;
+        const char *q = p + 1;
+        if (*q == '"') q++;
+        if (!*q || (isspace((unsigned char)*q) && (isupper((unsigned char)q[1]) || q[1] == '"'))) n++;
+    }
+    return n;
+}
+
+static bool has_article_before(const char *text, const char *article, bool vowel)
+{
+    size_t n = strlen(article);
+    for (const char *p = strstr(text, article); p; p = strstr(p + 1, article)) {
+        bool word = p == text || !isalpha((unsigned char)p[-1]);
+        if (word && !strchr("aeiou", tolower((unsigned char)p[n])) == vowel) return true;
+    }
+    return false;
+}
+
+static void check_story(const ml_story_plan *plan, const char *text)
+{
+    size_t n = strlen(text);
+    int n_quote = 0;
+    assert_true(isupper((unsigned char)text[0]));
+    assert_non_null(strchr(".!?\"", text[n - 1]));
+    if (strpbrk(text, "{}[]|/_#") || strstr(text, "  ") || strstr(text, " .") || strstr(text, " ,") ||
+        strstr(text, "..") || strstr(text, " \n") || strstr(text, "\n ")) {
+        fail_msg("template signs or blanks left in: %s", text);
+    }
+    for (const char *p = text; *p; p++) {
+        n_quote += *p == '"';
+        bool starts = p[0] == '\n' || (strchr(".!?", p[0]) && p[1] == ' ');
+        const char *first = p[0] == '\n' ? p + 1 : p + 2;
+        if (starts && !isupper((unsigned char)*first) && *first != '"') fail_msg("small letter at \"%.30s\"", p);
+        if (*p == '\n' && n_quote % 2) fail_msg("open quote in: %s", text);
+    }
+    assert_int_equal(n_quote % 2, 0);
+    if (has_article_before(text, "a ", false) || has_article_before(text, "an ", true) ||
+        has_article_before(text, "A ", false)) {
+        fail_msg("wrong article in: %s", text);
+    }
+    int n_sentence = count_sentences(text);
+    if (n_sentence < 5 || n_sentence > 50) fail_msg("%d sentences in: %s", n_sentence, text);
+    ml_story_list hero = plan->hero_is_she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
+    const char *name = ml_story_list_word(hero, plan->hero_name);
+    int n_name = 0;
+    for (const char *p = strstr(text, name); p; p = strstr(p + 1, name)) n_name++;
+    if (n_name < 3) fail_msg("the hero %s is mentioned %d times in: %s", name, n_name, text);
+}
+
+static void test_stories_are_well_formed(void **state)
+{
+    (void)state;
+    char text[ML_STORY_MAX];
+    ml_story_plan plan;
+    int seen[64] = { 0 };
+    for (uint64_t i = 0; i < 30000; i++) {
+        story(3, i, &plan, text);
+        check_story(&plan, text);
+        seen[plan.theme]++;
+    }
+    /* each theme has 1/13 of 30,000 = 2308 +- 46 (one standard deviation) */
+    for (size_t i = 0; i < ml_story_list_size(ML_STORY_THEME); i++) assert_in_range(seen[i], 2000, 2600);
+}
+
+static bool contains_word(const char *text, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = strstr(text, word); p; p = strstr(p + 1, word)) {
+        if ((p == text || !isalpha((unsigned char)p[-1])) && !isalpha((unsigned char)p[n])) return true;
+    }
+    return false;
+}
+
+static void expect_word(const char *text, const char *word)
+{
+    if (!contains_word(text, word)) fail_msg("\"%s\" is missing from: %s", word, text);
+}
+
+/* The claim of stories.h: a plan can be read off its text, so different plans are different stories. */
+static void test_every_choice_of_the_plan_is_told(void **state)
+{
+    (void)state;
+    char text[ML_STORY_MAX], want[128];
+    ml_story_plan p;
+    for (uint64_t i = 0; i < 5000; i++) {
+        story(11, i, &p, text);
+        ml_story_list hero = p.hero_is_she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
+        ml_story_list friend = p.hero_is_she ? ML_STORY_NAME_HE : ML_STORY_NAME_SHE;
+        const char *kind = p.hero_kind     ? ml_story_list_word(ML_STORY_KIND, p.hero_kind)
+                           : p.hero_is_she ? "girl"
+                                           : "boy";
+        const char *fkind = p.friend_kind   ? ml_story_list_word(ML_STORY_KIND, p.friend_kind)
+                            : p.hero_is_she ? "boy"
+                                            : "girl";
+        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.hero_trait), kind);
+        expect_word(text, want);
+        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.friend_trait), fkind);
+        expect_word(text, want);
+        expect_word(text, ml_story_list_word(hero, p.hero_name));
+        expect_word(text, ml_story_list_word(friend, p.friend_name));
+        expect_word(text, ml_story_list_word(ML_STORY_PLACE, p.place));
+        expect_word(text, ml_story_subject(p.theme, p.subject));
+    }
+}
+
+static void assert_distinct(const char *const *word, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < i; k++) assert_string_not_equal(word[i], word[k]);
+    }
+}
+
+static void test_number_of_stories(void **state)
+{
+    (void)state;
+    const char *word[256];
+    for (int list = 0; list < ML_STORY_N_LIST; list++) {
+        size_t n = ml_story_list_size((ml_story_list)list);
+        for (size_t i = 0; i < n; i++) word[i] = ml_story_list_word((ml_story_list)list, i);
+        assert_distinct(word, n);
+    }
+    double names = (double)(ml_story_list_size(ML_STORY_NAME_HE) * ml_story_list_size(ML_STORY_NAME_SHE));
+    double kinds = (double)ml_story_list_size(ML_STORY_KIND), traits = (double)ml_story_list_size(ML_STORY_TRAIT);
+    for (size_t theme = 0; theme < ml_story_list_size(ML_STORY_THEME); theme++) {
+        size_t n = ml_story_n_subject(theme);
+        for (size_t i = 0; i < n; i++) word[i] = ml_story_subject(theme, i);
+        assert_distinct(word, n);
+        double plans = 2 * names * (kinds * (kinds - 1) + 1) * traits * (traits - 1) *
+                       (double)ml_story_list_size(ML_STORY_PLACE) * (double)n;
+        assert_true((double)ml_story_count_plans(theme) == plans);
+        assert_true(plans > 1e10);
+    }
+}
+
+/* ---- arithmetic ---- */
+
+/* Value of a * b + c - d / e ..., up to '=', ',' or the end; *text moves there. */
+static long evaluate(const char **text)
+{
+    long sum = 0, product = 0;
+    char sign = '+';
+    for (;;) {
+        char *end;
+        long v = strtol(*text, &end, 10);
+        assert_true(end != *text);
+        if (sign == '*')
+            product *= v;
+        else if (sign == '/') {
+            assert_int_equal(product % v, 0);
+            product /= v;
+        } else {
+            sum += product;
+            product = sign == '-' ? -v : v;
+        }
+        while (*end == ' ') end++;
+        *text = end;
+        if (!*end || !strchr("+-*/", *end)) return sum + product;
+        sign = *end;
+        *text = end + 1;
+    }
+}
+
+static void check_problem(const ml_problem *p)
+{
+    long label = strtol(p->label, NULL, 10), value = -1;
+    assert_true(label >= 0);
+    for (const char *at = p->work; *at;) {
+        value = evaluate(&at);
+        while (*at == '=') {
+            at++;
+            if (evaluate(&at) != value) fail_msg("wrong: %s", p->work);
+        }
+        while (*at && !isdigit((unsigned char)*at)) at++; /* ", so " */
+    }
+    if (value != label) fail_msg("%s -> %s, label %s", p->prompt, p->work, p->label);
+    const char *sum = p->prompt + strcspn(p->prompt, "0123456789");
+    bool plain = !strncmp(p->prompt, "What is ", 8) || !strncmp(p->prompt, "Compute ", 8) || sum == p->prompt;
+    if (plain) assert_int_equal(evaluate(&sum), label);
+    assert_true(strlen(p->prompt) < sizeof p->prompt - 1 && strlen(p->work) < sizeof p->work - 1);
+}
+
+static void test_arithmetic_is_right(void **state)
+{
+    (void)state;
+    ml_problem p, again;
+    int n_word = 0;
+    for (uint64_t i = 0; i < 50000; i++) {
+        memset(&p, 0, sizeof p);
+        ml_arithmetic_draw(5, i, &p);
+        check_problem(&p);
+        n_word += strstr(p.prompt, "How many") != NULL;
+    }
+    assert_in_range(n_word, 50000 / 4, 50000 / 2);
+    memset(&again, 0, sizeof again);
+    ml_arithmetic_draw(5, 49999, &again);
+    assert_string_equal(p.prompt, again.prompt);
+    ml_arithmetic_draw(6, 49999, &again);
+    assert_string_not_equal(p.prompt, again.prompt);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_story_depends_on_seed_and_index_alone),
+        cmocka_unit_test(test_stories_are_distinct),
+        cmocka_unit_test(test_stories_are_well_formed),
+        cmocka_unit_test(test_every_choice_of_the_plan_is_told),
+        cmocka_unit_test(test_number_of_stories),
+        cmocka_unit_test(test_arithmetic_is_right),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
