@@ -65,7 +65,8 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("pretrain", "data", "pattern", "gpt2", "NAME", "its split pattern: gpt2, gpt4, moonlight or a regex"),
     TEXT("pretrain", "data", "special", "[UNK] [PAD] [BOS] [EOS]", "TEXT", "its special tokens, the first ids"),
     INT("pretrain", "data", "tokenizer_docs", 1, 1e12, "10000", "documents it is trained on"),
-    REAL("pretrain", "data", "val_fraction", 0, 0.5, "0.02", "share of documents kept for validation"),
+    REAL("pretrain", "data", "val_fraction", 0, 0.5, "0.02", "share of the text kept for validation"),
+    FLAG("pretrain", "data", "val_last", "off", "take it from the end of the text, cutting a document there"),
     FLAG("pretrain", "data", "cross_documents", "off", "let tokens see the documents before their own"),
     INT("pretrain", "data", "seed", 0, 9e15, "0", "of the generated text and of the split"),
 
@@ -122,6 +123,8 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("data:build data:info", "", "marker", "<|endoftext|>", "TEXT", "line between documents in plain text"),
     TEXT("data:build data:info", "", "field", "text", "KEY", "key of the text in JSON lines"),
     REAL("data:build", "", "val-fraction", 0, 0.5, "0.01", "share of the documents kept for validation"),
+    FLAG("data:build", "", "val-last", "off",
+         "take it from the end of the text, cutting a document there, not by chance"),
     INT("data:build", "", "val-every", 0, 1e12, "0", "keep every so many-th document for validation instead; 0: off"),
     INT("data:build", "", "seed", 0, 9e15, "0", "decides which documents are for validation, and the shuffle"),
     FLAG("data:build", "", "shuffle", "off", "put the documents of all inputs into random order"),
