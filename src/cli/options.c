@@ -114,6 +114,10 @@ const ml_option_row ml_cli_rows[] = {
     INT("pretrain", "sample", "every", 0, 1e12, "0", "steps between samples; 0: none"),
     INT("pretrain", "sample", "tokens", 1, 1e6, "100", "tokens of a sample"),
     LIST("pretrain", "sample", "prompt", "Once upon a time", "TEXT", "what samples begin with"),
+
+    LIST("pretrain", "sweep", "run", NULL, "NAME: KEY=VALUE ...", "train once with these keys, in <run>/NAME-seedS"),
+    TEXT("pretrain", "sweep", "seeds", "1", "SEEDS", "train.seed of each run, e.g. 1 2 3"),
+    INT("pretrain", "sweep", "jobs", 1, 1000, "1", "runs at once, sharing the threads"),
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),
     TEXT("data:info", "", "tokenizer", NULL, "T", "tokenizer for the samples; default: the copy in the data folder"),
     TEXT("data:build", "", "out", NULL, "DIR", "folder to write; an interrupted build there is continued"),
