@@ -46,6 +46,9 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
     FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
     FLAG("generate", "", "json", "off", "print one JSON object: text, ids, logprobs, finish_reason, ..."),
+    TEXT("inspect", "", "config", NULL, "PRESET", "an architecture by name instead of a path; --model.KEY changes it"),
+    TEXT("inspect", "", "svg", NULL, "FILE", "draw the architecture"),
+    FLAG("inspect", "", "json", "off", "print one JSON object: n_params, n_params_active, memory, ..."),
     CHOICE("init", "", "dtype", "f32|bf16|f16", "f32", "type of the matrices in the file"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 
@@ -70,13 +73,14 @@ const ml_option_row ml_cli_rows[] = {
     INT("pretrain", "data", "seed", 0, 9e15, "0", "of the generated text and of the split"),
 
     INT("pretrain", "train", "steps", 1, 1e12, "1000", "optimizer steps"),
-    INT("pretrain", "train", "batch", 1, 1e6, "8", "sequences in a micro-step"),
+    INT("pretrain inspect", "train", "batch", 1, 1e6, "8", "sequences in a micro-step"),
     INT("pretrain", "train", "accumulate", 1, 1e6, "1", "micro-steps in a step"),
-    INT("pretrain", "train", "seq", 1, 1e7, "512", "tokens in a sequence"),
-    FLAG("pretrain", "train", "recompute", "off", "keep layer inputs only and compute layers again going backward"),
+    INT("pretrain inspect", "train", "seq", 1, 1e7, "512", "tokens in a sequence"),
+    FLAG("pretrain inspect", "train", "recompute", "off",
+         "keep layer inputs only and compute layers again going backward"),
     INT("pretrain", "train", "seed", 0, 9e15, "0", "of weights and data order"),
 
-    CHOICE("pretrain", "optim", "name", "muon|adamw", "muon", "optimizer of the matrices; the rest has AdamW"),
+    CHOICE("pretrain inspect", "optim", "name", "muon|adamw", "muon", "optimizer of the matrices; the rest has AdamW"),
     REAL("pretrain", "optim", "lr", 0, 1, "1e-3", "largest learning rate"),
     REAL("pretrain", "optim", "lr_min", 0, 1, "0", "smallest, at the end"),
     CHOICE("pretrain", "optim", "schedule", "constant|linear|cosine|wsd|moonlight", "cosine", "how it falls"),
