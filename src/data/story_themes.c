@@ -355,7 +355,8 @@ const ml_story_theme ml_story_themes[] = {
         "/The next day, the {fkind} was there again. {N} [took a deep breath|counted to three] and [walked over|went "
         "closer]. \"Hello, I am {N},\" {he} said. \"[What is your name|Who are you]?\" \"My name is {F},\" said the "
         "{fkind}. <\"[I am so glad that you came|I wanted to talk to you too|I hoped that you would come].\">",
-        "\"Do you want to play {0}?\" asked {N}. \"[Yes, I love {0}|That is my favorite game|Oh yes],\" said {F}. {1}.",
+        "Then {N} asked, \"Do you want to play {0}?\" \"[Yes, I love {0}|That is my favorite game|Oh yes],\" said {F}. "
+        "{1}.",
         "/When it was time to go home, {F} asked, \"[Will you come back tomorrow|Can we play again tomorrow]?\" "
         "\"[Yes|Of "
         "course|Every day],\" said {N}. [{N} was not alone any more.|Now {N} had a friend.|{N} learned that one hello "
