@@ -41,6 +41,7 @@ const ml_option_row ml_cli_rows[] = {
     FLAG(TOKENIZER " tokenizer:train", "", "json", "off", "print one JSON object on the last line"),
     FLAG("tokenizer:encode", "", "special", "off", "turn the text of special tokens into their ids"),
     FLAG("tokenizer:decode", "", "skip-special", "off", "leave special tokens out of the text"),
+    TEXT("tokenizer:info", "", "save", NULL, "DIR", "also write it there for Hugging Face tokenizers"),
     TEXT("tokenizer:train", "", "out", NULL, "DIR", "folder for tokenizer.json and tokenizer_config.json"),
     INT("tokenizer:train", "", "vocab-size", 256, 16777216, "10000", "tokens: specials, 256 bytes and merges"),
     TEXT("tokenizer:train", "", "pattern", "gpt2", "P", "split pattern: gpt2, gpt4, moonlight or a regex"),

@@ -226,6 +226,8 @@ static void print_info(const ml_tokenizer *t)
 
 static ml_status info(const ml_options *o, const ml_tokenizer *t, ml_error *err)
 {
+    const char *folder = ml_options_text(o, "save");
+    if (folder) ML_TRY(ml_tokenizer_save(t, folder, err));
     if (ml_options_flag(o, "json")) return ml_cli_print_json(info_json(t), err);
     print_info(t);
     return ML_OK;
