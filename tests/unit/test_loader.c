@@ -167,7 +167,7 @@ static void test_each_window_once_per_epoch(void **state)
         if (seq == 1) continue; /* windows of one token cannot be told apart; see below */
         assert_ok(ml_loader_make(data, &c, &loader, &err));
         int64_t n = ml_loader_n_window(loader), window[3], before = -1, n_neighbour = 0;
-        uint64_t order[2] = { 0 }; /* a hash of each epoch's order */
+        uint64_t order[2] = { 0 }; /* a hash of the windows of each epoch; it wraps around */
         assert_int_equal(n, (n_stream - 1) / seq);
         int *seen = ml_calloc((size_t)n, sizeof *seen);
         for (int64_t i = 0; i < 3 * n; i++) { /* three epochs, batches straddle them */
