@@ -35,7 +35,7 @@ packages_install() {
     {
         $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 update </dev/null &&
             $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=3 \
-                -o Dpkg::Use-Pty=0 install $missing </dev/null
+                -o Dpkg::Use-Pty=0 install $missing </dev/null >/dev/null
     } || {
         echo "error: the packages could not be installed: $missing" >&2
         return 1

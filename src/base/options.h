@@ -38,8 +38,8 @@ typedef struct {
 typedef struct ml_options ml_options;
 
 /* An empty set over a table of `n_rows`, for `verb`.  The table must outlive it.
- * Keys of the section named `open_section` (may be NULL) are accepted whatever their name and kept as
- * text: the architecture keys of config.json, checked by the model. */
+ * Keys of the section named `open_section` (may be NULL) that are not rows of the table are accepted whatever
+ * their name and kept as text: the architecture keys of config.json, checked by the model. */
 ml_status ml_options_make(const ml_option_row *rows, size_t n_rows, const char *verb, const char *open_section,
                           ml_options **out, ml_error *err);
 void ml_options_free(ml_options *o);

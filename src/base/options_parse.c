@@ -47,13 +47,20 @@ static ml_status fail_unknown(const ml_options *o, const char *dashes, const cha
     return ml_fail(err, ML_EINVAL, "unknown option %s%s; --help lists the valid ones", dashes, typed);
 }
 
+/* A key of the open section that is not a row of the table. */
+static bool is_open_key(const ml_options *o, const char *section, const char *name)
+{
+    return o->open_section && strcmp(section, o->open_section) == 0 && *name &&
+           ml_options_find(o, section, name) == o->n_rows;
+}
+
 static ml_status store_argument(ml_options *o, const char *section, const char *name, const char *value, ml_error *err)
 {
     ml_origin origin = { .rank = ML_ORIGIN_ARGS };
     char path[PATH_NAME_MAX];
     path_of(section, name, path);
     ml_status status;
-    if (o->open_section && strcmp(section, o->open_section) == 0 && *name) {
+    if (is_open_key(o, section, name)) {
         status = ml_options_store_open(o, name, value, origin, err);
     } else {
         size_t row = ml_options_find(o, section, name);
@@ -101,7 +108,7 @@ static ml_status parse_option(ml_options *o, const char *typed, int argc, char *
     char section[PATH_NAME_MAX], name[PATH_NAME_MAX];
     size_t n = strcspn(typed, "=");
     ML_TRY(split_name(typed, n, section, name, err));
-    bool open = o->open_section && strcmp(section, o->open_section) == 0;
+    bool open = is_open_key(o, section, name);
     size_t row = open ? o->n_rows : ml_options_find(o, section, name);
     if (!open && row == o->n_rows) return fail_unknown(o, "--", section, name, err);
     if (typed[n] == '=') return store_argument(o, section, name, typed + n + 1, err);
@@ -230,7 +237,7 @@ static ml_status store_line(recipe *r, const char *section, const char *name, co
                        section, name, text);
     }
     ml_status status;
-    if (o->open_section && strcmp(section, o->open_section) == 0) {
+    if (is_open_key(o, section, name)) {
         status = ml_options_store_open(o, name, value, origin, r->err);
     } else {
         size_t row = ml_options_find(o, section, name);

@@ -302,7 +302,9 @@ static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",
                        c->input[0], (unsigned long long)b->n_processed);
     }
-    ML_TRY(ml_tokenizer_save(b->tokenizer, c->out, err));
+    char tokenizer[ML_PATH_MAX];
+    ML_TRY(ml_path_join(tokenizer, c->out, "tokenizer", err));
+    ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err));
     return ml_build_state_finish(&b->state, c->out, err);
 }
 

@@ -18,20 +18,31 @@ typedef struct {
     ml_activation activation;
     layout layout;
     choice_kind choice;
+    bool fast;        /* the products for inference */
+    ml_dtype w_dtype; /* other than f32: forward only */
 } variant;
 
 static const variant variants[] = {
-    { 24, 10, 7, 4, 2, ML_ACT_SILU, FUSED, SPREAD },
-    { 24, 10, 7, 4, 2, ML_ACT_SILU, SEPARATE, SPREAD },
-    { 30, 9, 13, 6, 2, ML_ACT_RELU, ONE_MATRIX, DROPS },
-    { 17, 12, 9, 5, 1, ML_ACT_SILU, FUSED, ONE_TAKES_ALL },
-    { 21, 6, 20, 8, 3, ML_ACT_SILU, STRIDED, DROPS },
-    { 150, 12, 18, 3, 2, ML_ACT_SILU, FUSED, SPREAD }, /* several tiles of rows in an expert */
-    { 16, 5, 6, 4, 2, ML_ACT_RELU, SEPARATE, SPREAD },
-    { 16, 5, 33, 4, 2, ML_ACT_SILU, ONE_MATRIX, SPREAD },
-    { 0, 8, 4, 3, 2, ML_ACT_SILU, FUSED, SPREAD },
-    { 6, 8, 4, 3, 2, ML_ACT_RELU, ONE_MATRIX, SPREAD },
-    { 1, 300, 40, 64, 6, ML_ACT_SILU, FUSED, SPREAD }, /* more experts than rows; k beyond a block of the product */
+    { 24, 10, 7, 4, 2, ML_ACT_SILU, FUSED, SPREAD, false, ML_F32 },
+    { 24, 10, 7, 4, 2, ML_ACT_SILU, SEPARATE, SPREAD, false, ML_F32 },
+    { 30, 9, 13, 6, 2, ML_ACT_RELU, ONE_MATRIX, DROPS, false, ML_F32 },
+    { 17, 12, 9, 5, 1, ML_ACT_SILU, FUSED, ONE_TAKES_ALL, false, ML_F32 },
+    { 21, 6, 20, 8, 3, ML_ACT_SILU, STRIDED, DROPS, false, ML_F32 },
+    { 150, 12, 18, 3, 2, ML_ACT_SILU, FUSED, SPREAD, false, ML_F32 }, /* several tiles of rows in an expert */
+    { 16, 5, 6, 4, 2, ML_ACT_RELU, SEPARATE, SPREAD, false, ML_F32 },
+    { 16, 5, 33, 4, 2, ML_ACT_SILU, ONE_MATRIX, SPREAD, false, ML_F32 },
+    { 0, 8, 4, 3, 2, ML_ACT_SILU, FUSED, SPREAD, false, ML_F32 },
+    { 6, 8, 4, 3, 2, ML_ACT_RELU, ONE_MATRIX, SPREAD, false, ML_F32 },
+    /* more experts than rows; k beyond a block of the product */
+    { 1, 300, 40, 64, 6, ML_ACT_SILU, FUSED, SPREAD, false, ML_F32 },
+    { 24, 10, 7, 4, 2, ML_ACT_SILU, FUSED, SPREAD, .fast = true },
+    /* several parts of hidden columns, columns and rows */
+    { 66, 33, 130, 3, 1, ML_ACT_RELU, ONE_MATRIX, ONE_TAKES_ALL, .fast = true, .w_dtype = ML_BF16 },
+    { 20, 6, 7, 4, 2, ML_ACT_RELU, SEPARATE, DROPS, .fast = true },
+    { 9, 10, 7, 4, 2, ML_ACT_SILU, FUSED, DROPS, .fast = true, .w_dtype = ML_BF16 },
+    { 9, 40, 7, 4, 2, ML_ACT_SILU, SEPARATE, SPREAD, .w_dtype = ML_F16 },
+    { 1, 40, 7, 4, 2, ML_ACT_RELU, ONE_MATRIX, SPREAD, .fast = true, .w_dtype = ML_BF16 },
+    { 0, 40, 7, 4, 2, ML_ACT_RELU, ONE_MATRIX, SPREAD, .fast = true },
 };
 
 static const variant *variant_of(const test_case *c)
@@ -101,6 +112,13 @@ static void make(test_case *c, ml_rng *rng)
     }
     test_real(c, 5, 3, (int64_t[]){ n, d, f }, 1 / sqrt((double)f), rng);
     c->out_count[0] = v->n_token * d;
+    for (int i = 0; v->w_dtype != ML_F32 && i < 6; i++) {
+        c->in[i].constant = true;
+        if (i < 3 || !c->in[i].n_dim) continue;
+        /* Eighths in -1 .. 1: exact in every type. */
+        int64_t count = c->in[i].dim[0] * c->in[i].dim[1] * c->in[i].dim[2];
+        for (int64_t j = 0; j < count; j++) c->in[i].real[j] = (double)ml_rng_below(rng, 17) / 8 - 1;
+    }
     for (int64_t t = 0; t < v->n_token && v->activation == ML_ACT_RELU; t++) {
         /* A probe of 2e-3 moves gate x by 2e-3 * max(|x|, |w|) < 1e-2. */
         while (distance_from_kink(c, t) < 1e-2) {
@@ -121,13 +139,23 @@ static ml_tensor *half_of(ml_ctx *ctx, ml_tensor *w, bool second)
     return half;
 }
 
+static ml_tensor *as_dtype(ml_ctx *ctx, ml_tensor *w, ml_dtype dtype)
+{
+    if (!w || dtype == ML_F32) return w;
+    ml_tensor *converted = ml_tensor_new(ctx, dtype, w->n_dim, w->dim);
+    ml_convert_from_f32(dtype, ml_f32(w), converted->data, ml_tensor_count(w));
+    return converted;
+}
+
 static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out)
 {
     const variant *v = variant_of(c);
-    ml_tensor *gate = in[3], *up = in[4];
-    if (v->layout == FUSED || v->layout == STRIDED) gate = half_of(ctx, in[3], false);
-    if (v->layout == FUSED) up = half_of(ctx, in[3], true);
-    out[0] = ml_experts(ctx, in[0], in[1], in[2], gate, up, in[5], &c->param.experts);
+    if (v->fast) ctx->mode = ML_MODE_FAST;
+    ml_tensor *gate = as_dtype(ctx, in[3], v->w_dtype), *up = as_dtype(ctx, in[4], v->w_dtype), *both = gate;
+    if (v->layout == FUSED || v->layout == STRIDED) gate = half_of(ctx, both, false);
+    if (v->layout == FUSED) up = half_of(ctx, both, true);
+    ml_tensor *down = as_dtype(ctx, in[5], v->w_dtype);
+    out[0] = ml_experts(ctx, in[0], in[1], in[2], gate, up, down, &c->param.experts);
 }
 
 static double activation_of(ml_activation activation, double x)
@@ -139,7 +167,7 @@ static void reference(const test_case *c, double *const *out)
 {
     const variant *v = variant_of(c);
     int64_t d = v->d, f = v->f;
-    double hidden[64];
+    double hidden[256];
     for (int64_t i = 0; i < c->out_count[0]; i++) out[0][i] = 0;
     for (int64_t t = 0; t < v->n_token; t++) {
         const double *x = c->in[0].real + t * d;

@@ -16,30 +16,32 @@ typedef struct {
     bool bias;
     data_kind data;
     ml_router_param param;
+    bool fast; /* the product for inference */
 } variant;
 
 static const variant variants[] = {
     /* softmax, raw weights */
-    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0 } },
+    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0 }, false },
     /* softmax, weights that sum to 1 */
-    { 33, 9, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 0 } },
+    { 33, 9, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 0 }, false },
     /* sigmoid with correction bias, groups */
-    { 30, 10, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 4, 2, 0 } },
-    { 20, 10, true, RANDOM, { 4, 2, ML_SCORE_SIGMOID, true, 2.446f, 4, 3, 0 } },
+    { 30, 10, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 4, 2, 0 }, false },
+    { 20, 10, true, RANDOM, { 4, 2, ML_SCORE_SIGMOID, true, 2.446f, 4, 3, 0 }, false },
     /* sigmoid, 6 of 64 */
-    { 50, 64, true, RANDOM, { 64, 6, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 } },
+    { 50, 64, true, RANDOM, { 64, 6, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 }, false },
     /* capacity */
-    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 1.0f } },
-    { 24, 12, true, RANDOM, { 5, 2, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0.75f } },
-    { 24, 12, true, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f } },
+    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 1.0f }, false },
+    { 24, 12, true, RANDOM, { 5, 2, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0.75f }, false },
+    { 24, 12, true, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f }, false },
     /* every expert; one expert; no token */
-    { 9, 5, false, RANDOM, { 3, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 } },
-    { 5, 4, false, RANDOM, { 1, 1, ML_SCORE_SOFTMAX, false, 0.5f, 1, 1, 0 } },
-    { 0, 4, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f } },
+    { 9, 5, false, RANDOM, { 3, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 }, false },
+    { 5, 4, false, RANDOM, { 1, 1, ML_SCORE_SOFTMAX, false, 0.5f, 1, 1, 0 }, false },
+    { 0, 4, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f }, false },
     /* ties: experts with equal weights; equal tokens competing for places */
-    { 20, 6, false, TIED_EXPERTS, { 8, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 } },
-    { 20, 6, false, TIED_EXPERTS, { 8, 4, ML_SCORE_SOFTMAX, false, 1, 4, 2, 1.0f } },
-    { 21, 6, false, TIED_TOKENS, { 4, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0.5f } },
+    { 20, 6, false, TIED_EXPERTS, { 8, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 }, false },
+    { 20, 6, false, TIED_EXPERTS, { 8, 4, ML_SCORE_SOFTMAX, false, 1, 4, 2, 1.0f }, false },
+    { 21, 6, false, TIED_TOKENS, { 4, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0.5f }, false },
+    { 15, 40, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 }, .fast = true },
 };
 
 enum { MAX_EXPERT = 64 };
@@ -237,6 +239,7 @@ static void make(test_case *c, ml_rng *rng)
 static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out)
 {
     ml_routing routing_out;
+    if (variants[c->variant].fast) ctx->mode = ML_MODE_FAST;
     ml_router(ctx, in[0], in[1], in[2], &c->param.router, &routing_out);
     out[0] = routing_out.prob;
     out[1] = routing_out.logit;

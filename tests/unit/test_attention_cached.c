@@ -71,7 +71,7 @@ static problem make_gqa(int64_t n_head, int64_t n_kv_head, int64_t d_qk, int64_t
 
 static problem make_mla(ml_dtype kv_b_dtype)
 {
-    enum { N_HEAD = 16, D_NOPE = 24, N_ROT = 8, D_V = 20, RANK = 40 };
+    enum { N_HEAD = 6, D_NOPE = 24, N_ROT = 8, D_V = 20, RANK = 40 };
     problem p = { .mla = true,
                   .gqa = { .n_head = N_HEAD,
                            .n_kv_head = N_HEAD,
@@ -284,7 +284,7 @@ static void expect_same_bits(const problem *p, ml_dtype dtype)
     static const plan plans[] = {
         { .chunk = 1, .n_thread = 1, .page_size = 16 },
         { .chunk = 3, .n_thread = 1, .page_size = 512, .round_robin = true },
-        { .chunk = 7, .n_thread = 2, .page_size = 48, .shuffle_pages = true }, /* few tasks: threads share spans */
+        { .chunk = 29, .n_thread = 2, .page_size = 48, .shuffle_pages = true }, /* few tasks: threads share spans */
         { .chunk = 150, .n_thread = 1, .page_size = 1, .shuffle_pages = true, .round_robin = true },
         { .chunk = 64, .n_thread = 2, .page_size = 16, .shuffle_pages = true },
         { .chunk = N_TOKEN, .n_thread = 3, .page_size = 100, .shuffle_pages = true, .round_robin = true },
@@ -324,7 +324,7 @@ static const double tolerance = 1e-5;
 
 static problem make_small_gqa(void)
 {
-    return make_gqa(8, 2, 24, 24);
+    return make_gqa(4, 2, 24, 24);
 }
 
 static problem make_mha(void)
@@ -334,7 +334,7 @@ static problem make_mha(void)
 
 static problem make_mqa_wide(void)
 {
-    return make_gqa(70, 1, 8, 8); /* more query heads on one key head than lanes */
+    return make_gqa(66, 1, 4, 4); /* more query heads on one key head than lanes */
 }
 
 static problem make_mla_f32(void)

@@ -18,7 +18,7 @@
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/matvec.h"
-#include "ops/cpu/rows.h"
+#include "ops/cpu/rowops.h"
 
 #include <string.h>
 
@@ -43,7 +43,7 @@ typedef struct {
     int64_t dy_stride;
     float *dprob; /* NULL: not wanted */
     ml_activation activation;
-    const ml_row_kernels *kernels;
+    const ml_row_ops *row_ops;
     int64_t tile_rows;
     int32_t *first_tile; /* [n_expert + 1] tiles of the experts before */
 } layer;
@@ -142,7 +142,7 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
                   .down = args->in[5],
                   .y = args->out[0],
                   .activation = param->activation,
-                  .kernels = ml_row_kernels_get() };
+                  .row_ops = ml_row_ops_get() };
     l->n_row = l->offset[l->n_expert];
     int32_t *token = ml_ctx_scratch(ctx, (size_t)l->n_row * sizeof *token);
     l->a = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->f) * sizeof *l->a);
@@ -231,7 +231,7 @@ static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
         }
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
-            l->kernels->activate(l->activation, gate, up, prob_of(l, r), l->a + r * l->f + column, n);
+            l->row_ops->activate(l->activation, gate, up, prob_of(l, r), l->a + r * l->f + column, n);
         }
     }
 }
@@ -332,7 +332,7 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
         ml_gemm_run_serial(&g);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             float *pre = l->pre + r * l->n_col;
-            float dprob = l->kernels->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL, prob_of(l, r),
+            float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL, prob_of(l, r),
                                                         l->a + r * l->f, l->f);
             int64_t token = l->token[r], k = l->flat[r] % l->top_k;
             if (l->dprob) l->dprob[token * l->prob->stride + k] += dprob;

@@ -19,7 +19,7 @@
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/matvec.h"
-#include "ops/cpu/rows.h"
+#include "ops/cpu/rowops.h"
 
 #include <math.h>
 #include <string.h>
@@ -42,7 +42,7 @@ typedef struct {
     float *picked;     /* [n_active] logit of the target */
     float *logp, *lse; /* [tokens] */
     bool fast;         /* products for inference */
-    const ml_row_kernels *kernels;
+    const ml_row_ops *row_ops;
 } forward_work;
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -114,7 +114,7 @@ static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t r = 0; r < n_row; r++) {
             int64_t at = tile * f->n_active + row + r, target = f->target[f->token[row + r]] - vocab;
             float *logit = logits + r * TILE_VOCAB;
-            f->kernels->max_sum_exp(logit, f->bias ? f->bias + vocab : NULL, n, &f->max[at], &f->sum[at]);
+            f->row_ops->max_sum_exp(logit, f->bias ? f->bias + vocab : NULL, n, &f->max[at], &f->sum[at]);
             if (target >= 0 && target < n) f->picked[row + r] = logit[target];
         }
     }
@@ -152,7 +152,7 @@ ml_status ml_cpu_logprob_forward(ml_ctx *ctx, const ml_op_args *args)
                        .logp = ml_f32(args->out[0]),
                        .lse = ml_f32(args->save[0]),
                        .fast = ctx->mode == ML_MODE_FAST || w->dtype != ML_F32,
-                       .kernels = ml_row_kernels_get() };
+                       .row_ops = ml_row_ops_get() };
     f.token = list_active(ctx, args->in[3], f.n_vocab, NULL, &f.n_active);
     if (!f.token) return ctx->error.code;
     f.n_token_tile = (f.n_active + TILE_TOKENS - 1) / TILE_TOKENS;
@@ -179,7 +179,7 @@ typedef struct {
     int64_t n_token, vocab, n_vocab;
     float *logits; /* [n_token, n_vocab], rows BLOCK_VOCAB apart; becomes dlogit */
     float *dx, *dw, *dbias;
-    const ml_row_kernels *kernels;
+    const ml_row_ops *row_ops;
 } block;
 
 enum { GRAIN = 128 }; /* rows of dx or of dw in one task */
@@ -197,7 +197,7 @@ static void make_dlogits(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t r = 0; r < n_row; r++) {
             int64_t t = b->token[row + r], target = b->target[t] - vocab;
             float *dlogit = tile + r * BLOCK_VOCAB;
-            b->kernels->softmax_backward(dlogit, b->bias ? b->bias + vocab : NULL, n, b->lse[t], b->dlogp[t]);
+            b->row_ops->softmax_backward(dlogit, b->bias ? b->bias + vocab : NULL, b->lse[t], b->dlogp[t], n);
             if (target >= 0 && target < n) dlogit[target] += b->dlogp[t];
         }
     }
@@ -273,7 +273,7 @@ ml_status ml_cpu_logprob_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
                 .dx = grads->in[0],
                 .dw = grads->in[1],
                 .dbias = grads->in[2],
-                .kernels = ml_row_kernels_get() };
+                .row_ops = ml_row_ops_get() };
     if (b.w->dtype != ML_F32) {
         return ml_ctx_fail(ctx, ML_EINVAL, "logprob: a weight of type %s has no backward pass: train with f32 weights",
                            ml_dtype_name(b.w->dtype));

@@ -138,6 +138,123 @@ static void to_f32(ml_dtype dtype, const void *src, float *dst, int64_t n)
     if (i < n) ml_convert_to_f32(dtype, (const char *)src + (size_t)i * ml_dtype_size(dtype), dst + i, n - i);
 }
 
+/* In the functions below silu and has_up are constants wherever they are inlined. */
+VF_INLINE vf activated(bool silu, vf g)
+{
+    if (silu) return g * vf_sigmoid(g);
+    return vf_max(vf_set1(0.0f), g);
+}
+
+VF_INLINE void activate_row(bool silu, bool has_up, const float *gate, const float *up, float prob, float *a, int64_t n)
+{
+    vf p = vf_set1(prob);
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) {
+        vf y = p * activated(silu, vf_load(gate + i));
+        if (has_up) y = y * vf_load(up + i);
+        vf_store(a + i, y);
+    }
+    if (i == n) return;
+    vf y = p * activated(silu, vf_load_first(gate + i, n - i));
+    if (has_up) y = y * vf_load_first(up + i, n - i);
+    vf_store_first(a + i, y, n - i);
+}
+
+static void activate(ml_activation activation, const float *gate, const float *up, float prob, float *a, int64_t n)
+{
+    bool silu = activation == ML_ACT_SILU;
+    if (silu && up) activate_row(true, true, gate, up, prob, a, n);
+    if (silu && !up) activate_row(true, false, gate, up, prob, a, n);
+    if (!silu && up) activate_row(false, true, gate, up, prob, a, n);
+    if (!silu && !up) activate_row(false, false, gate, up, prob, a, n);
+}
+
+/* g, u, d are gate, up and da of activate_backward (u = 1 without up); the terms of d/dprob are added to sum. */
+VF_INLINE void activate_gradient(bool silu, vf prob, vf *g, vf *u, vf *d, vf *sum)
+{
+    vf one = vf_set1(1.0f), zero = vf_set1(0.0f), da = prob * *d, dact = da * *u, act;
+    if (silu) { /* as swiglu_gradient */
+        vf s = vf_sigmoid(*g);
+        act = *g * s;
+        *g = dact * (s + act * (one - s));
+    } else {
+        act = vf_max(zero, *g);
+        *g = (vf)((vi)(*g > zero) & (vi)dact);
+    }
+    vf a = act * *u;
+    *sum = vf_fma(*d, a, *sum);
+    *u = da * act;
+    *d = prob * a;
+}
+
+VF_INLINE float activate_backward_row(bool silu, bool has_up, float *gate, float *up, float prob, float *da, int64_t n)
+{
+    vf p = vf_set1(prob), sum = vf_set1(0.0f), u;
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) {
+        vf g = vf_load(gate + i), d = vf_load(da + i);
+        u = vf_set1(1.0f);
+        if (has_up) u = vf_load(up + i);
+        activate_gradient(silu, p, &g, &u, &d, &sum);
+        vf_store(gate + i, g);
+        if (has_up) vf_store(up + i, u);
+        vf_store(da + i, d);
+    }
+    int64_t m = n - i;
+    if (m == 0) return vf_sum(sum);
+    vf g = vf_load_first(gate + i, m), d = vf_load_first(da + i, m);
+    u = vf_set1(1.0f);
+    if (has_up) u = vf_load_first(up + i, m);
+    activate_gradient(silu, p, &g, &u, &d, &sum);
+    vf_store_first(gate + i, g, m);
+    if (has_up) vf_store_first(up + i, u, m);
+    vf_store_first(da + i, d, m);
+    return vf_sum(sum);
+}
+
+static float activate_backward(ml_activation activation, float *gate, float *up, float prob, float *da, int64_t n)
+{
+    if (activation == ML_ACT_SILU) {
+        return up ? activate_backward_row(true, true, gate, up, prob, da, n)
+                  : activate_backward_row(true, false, gate, up, prob, da, n);
+    }
+    return up ? activate_backward_row(false, true, gate, up, prob, da, n)
+              : activate_backward_row(false, false, gate, up, prob, da, n);
+}
+
+static float largest(const float *v, int64_t n)
+{
+    vf max = vf_set1(v[0]);
+    float lane[VF_LANES];
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) max = vf_max(max, vf_load(v + i));
+    vf_store(lane, max);
+    if (i < n) vf_store_first(lane, vf_max(max, vf_load_first(v + i, n - i)), n - i);
+    float m = lane[0];
+    for (i = 1; i < VF_LANES; i++) m = lane[i] > m ? lane[i] : m;
+    return m;
+}
+
+static void max_sum_exp(float *v, const float *b, int64_t n, float *max, float *sum)
+{
+    if (b) add(v, v, b, 1.0f, n);
+    float last[VF_LANES] = { 0 };
+    vf m = vf_set1(*max = largest(v, n)), total = vf_set1(0.0f);
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) total += vf_exp(vf_load(v + i) - m);
+    if (i < n) vf_store_first(last, vf_exp(vf_load_first(v + i, n - i) - m), n - i);
+    *sum = vf_sum(total + vf_load(last));
+}
+
+static void softmax_backward(float *v, const float *b, float lse, float g, int64_t n)
+{
+    if (b) add(v, v, b, 1.0f, n);
+    vf l = vf_set1(lse), scale = vf_set1(-g);
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) vf_store(v + i, scale * vf_exp(vf_load(v + i) - l));
+    if (i < n) vf_store_first(v + i, scale * vf_exp(vf_load_first(v + i, n - i) - l), n - i);
+}
+
 const ml_row_ops ROW_OPS_TABLE = {
     .add = add,
     .swiglu = swiglu,
@@ -145,5 +262,9 @@ const ml_row_ops ROW_OPS_TABLE = {
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
     .rotate = rotate,
+    .activate = activate,
+    .activate_backward = activate_backward,
+    .max_sum_exp = max_sum_exp,
+    .softmax_backward = softmax_backward,
     .to_f32 = to_f32,
 };
