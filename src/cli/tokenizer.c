@@ -295,7 +295,7 @@ static ml_status train(const ml_options *o, ml_error *err)
         .allow_fewer = ml_options_flag(o, "allow-fewer"),
     };
     config.n_special = ml_options_list(o, "special", &config.special);
-    ml_source_config rule = { .marker = ml_options_text(o, "separator"), .field = ml_options_text(o, "field") };
+    ml_source_config rule = { .marker = ml_options_text(o, "marker"), .field = ml_options_text(o, "field") };
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
     size_t n_inputs = ml_options_positional_count(o);
