@@ -29,6 +29,8 @@
         scope, section, name, ML_OPTION_LIST, 0, 0, NULL, def, metavar, help                                           \
     }
 
+#define TOKENIZER "tokenizer:encode tokenizer:decode tokenizer:info"
+
 const ml_option_row ml_cli_rows[] = {
     FLAG("*", "", "help", "off", "print this help and stop"),
     INT("*", "", "threads", 0, 1024, "0", "threads to use; 0: as many as this process may run on"),
@@ -139,6 +141,24 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:synth", "", "format", "auto|txt|jsonl", "auto", "auto: JSON lines if the file is named .jsonl"),
     INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
+    TEXT(TOKENIZER, "", "tokenizer", NULL, "T", "tokenizer folder or file, or a model or run folder"),
+    TEXT(TOKENIZER, "", "pattern", NULL, "P",
+         "split pattern of a file that stores none: gpt2, gpt4, moonlight or a regex"),
+    LIST(TOKENIZER, "", "added", NULL, "TEXT", "special token to add behind the vocabulary; may be repeated"),
+    FLAG(TOKENIZER " tokenizer:train", "", "json", "off", "print one JSON object on the last line"),
+    FLAG("tokenizer:encode", "", "special", "off", "turn the text of special tokens into their ids"),
+    FLAG("tokenizer:decode", "", "skip-special", "off", "leave special tokens out of the text"),
+    TEXT("tokenizer:info", "", "save", NULL, "DIR", "also write it there for Hugging Face tokenizers"),
+    TEXT("tokenizer:train", "", "out", NULL, "DIR", "folder for tokenizer.json and tokenizer_config.json"),
+    INT("tokenizer:train", "", "vocab-size", 256, 16777216, "10000", "tokens: specials, 256 bytes and merges"),
+    TEXT("tokenizer:train", "", "pattern", "gpt2", "P", "split pattern: gpt2, gpt4, moonlight or a regex"),
+    LIST("tokenizer:train", "", "special", NULL, "TEXT", "special token, in order of ids; may be repeated"),
+    INT("tokenizer:train", "", "docs", 0, 1e15, "0", "documents to learn from; 0: all"),
+    TEXT("tokenizer:train", "", "separator", "<|endoftext|>", "TEXT", "line that ends a document of a text file"),
+    TEXT("tokenizer:train", "", "field", "text", "KEY", "key of the text in JSON lines"),
+    CHOICE("tokenizer:train", "", "ties", "first|last", "first",
+           "which of equally frequent pairs merges: lowest ids (Hugging Face), or last in byte order"),
+    FLAG("tokenizer:train", "", "allow-fewer", "off", "accept a smaller vocabulary from a small corpus"),
 };
 
 const size_t ml_cli_n_rows = sizeof ml_cli_rows / sizeof *ml_cli_rows;
