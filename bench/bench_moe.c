@@ -1,7 +1,7 @@
 /* The two operators that training a Mixture-of-Experts model spends its time in, forward and backward:
  * milliseconds and GFLOP/s of their matrix products (logprob's backward makes its logits again: that counts).
  *
- *   bench_moe [rounds]
+ *   bench_moe [rounds [part of a name]]
  *
  * The best round counts: on a shared machine interference only ever slows a round down. */
 #include "base/clock.h"
@@ -130,6 +130,8 @@ int main(int argc, char **argv)
 {
     int n_round = argc > 1 ? atoi(argv[1]) : 10;
     printf("%s, %d threads, best of %d rounds\n", ml_isa_name(ml_cpu_isa()), ml_thread_count(), n_round);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) measure(&shapes[i], n_round);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (argc < 3 || strstr(shapes[i].what, argv[2])) measure(&shapes[i], n_round);
+    }
     return 0;
 }

@@ -83,7 +83,7 @@ static ml_status inspect_data(ml_inspection *x, const char *path, ml_error *err)
     ML_TRY(ml_dataset_open(path, &data, err));
     if (x->json) json_object_set_new(x->object, "kind", json_string("data"));
     if (!x->json) {
-        printf("%s: a data folder (%s), ids below %s in %d bytes each; moonlight pretrain trains on it\n\n", path,
+        printf("%s: a data folder (%s), ids below %s in %d bytes each; moonlight data info says more\n\n", path,
                data->name, ml_cli_digits(data->vocab_size).text, data->id_bytes);
     }
     for (ml_data_split s = 0; s < ML_N_SPLIT; s++) {

@@ -10,7 +10,8 @@
 typedef struct {
     const ml_options *o;
     const char *dir;
-    char text[ML_PATH_MAX], tokenizer[ML_PATH_MAX], meta[ML_PATH_MAX];
+    char text[ML_PATH_MAX], tokenizer[ML_PATH_MAX], tokens[ML_PATH_MAX];
+    bool is_built;
     const char *generated; /* the one input when text is generated */
     const char *const *input;
     size_t n_input;
@@ -36,7 +37,8 @@ static ml_status generate_text(preparation *p, ml_error *err)
                                .seed = (uint64_t)ml_options_int(p->o, "data.seed") };
     ml_log_info("no data in %s: writing %.0f MB of built-in %s first", p->dir, (double)config.n_bytes / 1e6, kind);
     config.progress = ml_progress_begin("text", "MB", (double)config.n_bytes / 1e6);
-    ml_status status = ml_data_synth(&config, NULL, NULL, err);
+    uint64_t n_document, n_bytes;
+    ml_status status = ml_data_synth(&config, &n_document, &n_bytes, err);
     ml_progress_end(config.progress);
     return status;
 }
@@ -113,13 +115,14 @@ static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_e
 {
     ml_build_config config = { .input = p->input,
                                .n_input = p->n_input,
-                               .out = p->dir,
+                               .out = p->tokens,
+                               .name = p->dir,
                                .source = source_config(p->o),
                                .val_fraction = ml_options_real(p->o, "data.val_fraction"),
                                .seed = (uint64_t)ml_options_int(p->o, "data.seed"),
                                .shard_tokens = 100000000,
                                .max_bad = 0.01 };
-    ml_log_info("encoding into %s", p->dir);
+    ml_log_info("encoding into %s", p->tokens);
     config.progress = ml_progress_begin("data", "MB", 0);
     ml_build_result result;
     ml_status status = ml_data_build(&config, tokenizer, &result, err);
@@ -134,8 +137,8 @@ static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_e
 
 static ml_status open_or_build(preparation *p, ml_dataset **data, ml_tokenizer **tokenizer, ml_error *err)
 {
-    if (!ml_path_exists(p->meta)) {
-        ML_TRY(ml_dir_make(p->dir, err));
+    if (!p->is_built) {
+        ML_TRY(ml_dir_make(p->tokens, err));
         p->n_input = ml_options_list(p->o, "data.text", &p->input);
         if (p->n_input == 0) ML_TRY(generate_text(p, err));
         ML_TRY(make_tokenizer(p, tokenizer, err));
@@ -144,8 +147,23 @@ static ml_status open_or_build(preparation *p, ml_dataset **data, ml_tokenizer *
         const char *given = ml_options_text(p->o, "data.tokenizer");
         ML_TRY(ml_tokenizer_open(given ? given : p->tokenizer, tokenizer, err));
     }
-    ML_TRY(ml_dataset_open(p->dir, data, err));
+    ML_TRY(ml_dataset_open(p->tokens, data, err));
     return ml_dataset_check_tokenizer(*data, ml_tokenizer_fingerprint(*tokenizer), err);
+}
+
+static ml_status find_tokens(preparation *p, ml_error *err)
+{
+    char meta[ML_PATH_MAX];
+    ML_TRY(ml_path_join(meta, p->dir, "meta.json", err));
+    p->is_built = ml_path_exists(meta);
+    if (p->is_built) {
+        snprintf(p->tokens, sizeof p->tokens, "%s", p->dir);
+        return ML_OK;
+    }
+    ML_TRY(ml_path_join(p->tokens, p->dir, "tokens", err));
+    ML_TRY(ml_path_join(meta, p->tokens, "meta.json", err));
+    p->is_built = ml_path_exists(meta);
+    return ML_OK;
 }
 
 ml_status ml_cli_prepare_data(const ml_options *o, ml_dataset **data, ml_tokenizer **tokenizer, ml_error *err)
@@ -157,7 +175,7 @@ ml_status ml_cli_prepare_data(const ml_options *o, ml_dataset **data, ml_tokeniz
         return ml_fail(err, ML_EINVAL, "data.dir is not set: name the data folder in the recipe or with --data.dir");
     ML_TRY(ml_path_join(p.text, p.dir, "text.txt", err));
     ML_TRY(ml_path_join(p.tokenizer, p.dir, "tokenizer", err));
-    ML_TRY(ml_path_join(p.meta, p.dir, "meta.json", err));
+    ML_TRY(find_tokens(&p, err));
     ml_status status = open_or_build(&p, data, tokenizer, err);
     if (status != ML_OK) {
         ml_dataset_free(*data);

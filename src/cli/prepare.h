@@ -2,7 +2,10 @@
  *
  *   <data.dir>/text.txt      generated, unless data.text names files
  *   <data.dir>/tokenizer/    trained on it, or a copy of data.tokenizer
- *   <data.dir>/meta.json     and the shards (data/dataset.h) */
+ *   <data.dir>/tokens/       meta.json and the shards (data/dataset.h)
+ *
+ * A folder that `moonlight data build` made (meta.json in data.dir itself) is taken as it is; data.tokenizer then names
+ * the tokenizer it was made with. */
 #ifndef ML_CLI_PREPARE_H
 #define ML_CLI_PREPARE_H
 

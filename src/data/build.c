@@ -275,9 +275,8 @@ static ml_status build_shards(builder *b, ml_error *err)
         release_batch(b);
         ml_progress_update(b->config->progress, b->done_bytes / 1e6, NULL);
         if (!ml_stop_requested()) continue;
-        status =
-            ml_fail(err, ML_ECANCEL, "%s: stopped; finished shards are kept: run the same command again to continue",
-                    b->config->out);
+        status = ml_fail(err, ML_ECANCEL, "%s: finished shards are kept: run the same command again to continue",
+                         b->config->out);
         goto done;
     }
     ML_TRY_GOTO(check_bad(b, true, err));
@@ -302,7 +301,9 @@ static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",
                        c->input[0], (unsigned long long)b->n_processed);
     }
-    ML_TRY(ml_tokenizer_save(b->tokenizer, c->out, err));
+    char tokenizer[ML_PATH_MAX];
+    ML_TRY(ml_path_join(tokenizer, c->out, "tokenizer", err));
+    ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err));
     return ml_build_state_finish(&b->state, c->out, err);
 }
 

@@ -7,7 +7,8 @@
  *
  * The bytes written depend on the inputs and options only, not on threads, nor on interruptions: build.json keeps
  * what identifies the build and the shards finished so far, and the same call on the same folder goes on from there.
- * A folder begun with other options or inputs is refused.  meta.json comes last. */
+ * A folder begun with other options or inputs is refused.  A copy of the
+ * tokenizer goes into the folder "tokenizer"; meta.json comes last. */
 #ifndef ML_DATA_BUILD_H
 #define ML_DATA_BUILD_H
 

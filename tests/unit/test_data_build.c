@@ -221,6 +221,7 @@ static void expect_same_folders(const char *a, const char *b)
     for (size_t i = 0; i < n; i++) {
         ml_map x, y;
         assert_string_equal(names[i], other[i]);
+        if (strcmp(names[i], "tokenizer") == 0) continue; /* a folder */
         assert_ok(ml_path_join(path, a, names[i], &err));
         assert_ok(ml_map_open(path, &x, &err));
         assert_ok(ml_path_join(path, b, names[i], &err));
@@ -414,9 +415,10 @@ static void test_a_changed_build_is_refused(void **state)
     write_file("stories.txt", "another");
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].bytes");
     assert_ok(ml_dir_make(in_folder("foreign"), &err));
-    write_file("foreign/letter.txt", "dear");
+    write_file("foreign/letter.txt", "harmless");
+    write_file("foreign/val_00007.idx", "somebody's");
     c.out = in_folder("foreign");
-    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "letter.txt");
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "val_00007.idx");
     c = config_for(input, 0, in_folder("none"));
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "no input files");
     const char *missing = "/no/such/file.txt";
