@@ -51,6 +51,7 @@ const ml_config_field ml_config_fields[] = {
     BOOL(tie_word_embeddings),
     BOOL(head_bias),
     REAL(rms_norm_eps),
+    REAL(latent_norm_eps),
     REAL(rope_theta),
     INT(rotary_dim),
     BOOL(rope_interleaved),
@@ -122,6 +123,7 @@ void ml_config_blank(ml_config *c)
     *c = (ml_config){
         .max_position_embeddings = 2048,
         .rms_norm_eps = 1e-6,
+        .latent_norm_eps = 1e-6,
         .rope_theta = 10000,
         .yarn_factor = 1,
         .yarn_beta_fast = 32,
@@ -449,6 +451,7 @@ ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err)
     RULE(c->max_position_embeddings > 0 && c->max_position_embeddings <= 1 << 30,
          "max_position_embeddings: expected 1 to 2^30, found %lld", LL(c->max_position_embeddings));
     RULE(c->rms_norm_eps > 0, "rms_norm_eps: expected a number above 0, found %g", c->rms_norm_eps);
+    RULE(c->latent_norm_eps > 0, "latent_norm_eps: expected a number above 0, found %g", c->latent_norm_eps);
     RULE(c->first_k_dense_replace >= 0 && c->first_k_dense_replace <= c->num_hidden_layers,
          "first_k_dense_replace %lld is not between 0 and num_hidden_layers %lld", LL(c->first_k_dense_replace),
          LL(c->num_hidden_layers));
