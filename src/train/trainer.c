@@ -90,10 +90,11 @@ static ml_status check_unused(const char *folder, ml_error *err)
 static ml_status open_run(ml_trainer *t, const char *folder, bool resume, ml_error *err)
 {
     ML_TRY(ml_run_open(&t->run, folder, err));
-    if (!resume) ML_TRY(check_unused(folder, err));
     if (resume) {
         ML_TRY(ml_trainer_restore(t, false, err));
         ml_trainer_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
+    } else {
+        ML_TRY(check_unused(folder, err));
     }
     return ml_metrics_open(&t->metrics, folder, t->step, err);
 }

@@ -147,8 +147,7 @@ static void begin(test_run *r, const char *folder, bool resume, const ml_config 
     r->self = (test_stage){ .seed = 3, .batch = config->batch, .seq = config->seq, .n_eval = 2, .model = r->model };
     r->stage = test_stage_make(&r->self);
     ml_train_hooks hooks = { r, remember_line };
-    assert_ok(
-        ml_trainer_make(&r->config, r->folder, resume, r->model, &r->stage, NULL, &hooks, &r->trainer, &err));
+    assert_ok(ml_trainer_make(&r->config, r->folder, resume, r->model, &r->stage, NULL, &hooks, &r->trainer, &err));
 }
 
 void test_run_start(test_run *r, const ml_config *model, const ml_train_config *config)

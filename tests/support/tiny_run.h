@@ -22,13 +22,13 @@ ml_config test_model_config(test_model which);
 typedef struct {
     uint64_t seed;
     int64_t batch, seq;
-    int64_t index;   /* of the next sequence */
-    int64_t n_eval;  /* batches */
-    bool fixed;      /* every sequence has `seq` tokens */
-    int64_t n_call;  /* of next() */
+    int64_t index;            /* of the next sequence */
+    int64_t n_eval;           /* batches */
+    bool fixed;               /* every sequence has `seq` tokens */
+    int64_t n_call;           /* of next() */
     int64_t bad_from, bad_to; /* calls (from 1) in [bad_from, bad_to) spoil a weight of `model` */
     ml_model *model;
-    float saved;     /* what the spoilt weight was */
+    float saved; /* what the spoilt weight was */
     bool spoilt;
 } test_stage;
 

@@ -96,8 +96,8 @@ static void test_resume_refuses_another_run(void **state)
 static void test_resume_finds_damage(void **state)
 {
     (void)state;
-    static const char *const files[] = { "model.safetensors", "state/optimizer.safetensors",
-                                         "state/master.safetensors", "state/trainer.json" };
+    static const char *const files[] = { "model.safetensors", "state/optimizer.safetensors", "state/master.safetensors",
+                                         "state/trainer.json" };
     ml_config model = test_model_config(TEST_GQA_SIGMOID);
     ml_train_config config = test_train_config();
     config.save_dtype = ML_BF16;
@@ -318,7 +318,8 @@ static void test_log_has_every_step_once(void **state)
     test_run_end(&r, false);
 }
 
-/* A stop asked for between steps saves; the run then goes on, and its best model is the one an uninterrupted run has. */
+/* A stop asked for between steps saves; the run then goes on, and its best model is the one an uninterrupted run has.
+ */
 static void test_stop_and_resume(void **state)
 {
     (void)state;
