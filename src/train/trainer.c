@@ -62,7 +62,7 @@ static ml_status make_memory(ml_trainer *t, ml_error *err)
     return ml_batch_init(&t->eval_batch, tokens, tokens, err);
 }
 
-static ml_status check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
+ml_status ml_trainer_check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
 {
     if (c->batch < 1 || c->accumulate < 1 || c->seq < 1) {
         return ml_fail(err, ML_EINVAL, "train.batch, train.accumulate and train.seq must be at least 1");
@@ -87,14 +87,24 @@ static ml_status check_unused(const char *folder, ml_error *err)
     return ml_fail(err, ML_EINVAL, "%s already holds a run: give --resume to continue it, or another --run", folder);
 }
 
+ml_status ml_trainer_check_folder(const char *folder, bool resume, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    bool exists = ml_path_exists(folder);
+    if (!resume) return exists ? check_unused(folder, err) : ML_OK;
+    if (!exists) return ml_fail(err, ML_EINVAL, "%s: there is no such run: start it without --resume", folder);
+    ml_status status = ml_run_find(folder, ML_RUN_LATEST, path, NULL, err);
+    if (status != ML_EINVAL) return status;
+    return ml_fail(err, ML_EINVAL, "%s holds no complete checkpoint to resume from: start it without --resume", folder);
+}
+
 static ml_status open_run(ml_trainer *t, const char *folder, bool resume, ml_error *err)
 {
     ML_TRY(ml_run_open(&t->run, folder, err));
+    ML_TRY(ml_trainer_check_folder(folder, resume, err));
     if (resume) {
         ML_TRY(ml_trainer_restore(t, false, err));
         ml_trainer_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
-    } else {
-        ML_TRY(check_unused(folder, err));
     }
     return ml_metrics_open(&t->metrics, folder, t->step, err);
 }
@@ -104,7 +114,7 @@ ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder,
                           ml_trainer **out, ml_error *err)
 {
     *out = NULL;
-    ML_TRY(check_config(config, &model->config, err));
+    ML_TRY(ml_trainer_check_config(config, &model->config, err));
     ml_trainer *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail_memory(err, sizeof *t, "a trainer");
     t->config = *config;
