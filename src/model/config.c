@@ -2,6 +2,8 @@
 #include "model/config.h"
 
 #include "model/config_fields.h"
+
+#include "base/nearest.h"
 #include "ops/ops.h"
 
 #include <errno.h>
@@ -362,10 +364,16 @@ static ml_status set_field(ml_config *c, const ml_config_field *f, const char *v
 ml_status ml_config_set(ml_config *c, const char *name, const char *value, const char *where, ml_error *err)
 {
     char list[1024] = "";
+    ml_nearest nearest = ml_nearest_begin(name);
     for (size_t i = 0; i < ml_config_n_field; i++) {
         if (!strcmp(name, ml_config_fields[i].name)) return set_field(c, &ml_config_fields[i], value, where, err);
+        ml_nearest_offer(&nearest, ml_config_fields[i].name);
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", ml_config_fields[i].name);
+    }
+    if (nearest.best) {
+        return ml_fail(err, ML_EINVAL, "%s: there is no key model.%s; did you mean model.%s?", where, name,
+                       nearest.best);
     }
     return ml_fail(err, ML_EINVAL, "%s: there is no key model.%s; there are %s", where, name, list);
 }
