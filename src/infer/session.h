@@ -8,6 +8,9 @@
 
 #include "model/model.h"
 
+/* The type in which a session keeps keys and values. */
+#define ML_SESSION_KV ML_F32
+
 typedef struct ml_session ml_session;
 
 /* Room for `capacity` tokens (at most the model's positions).  The model must outlive the session. */

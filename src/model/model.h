@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "model/config.h"
+#include "model/count.h"
 #include "model/param.h"
 #include "ops/ops.h"
 
@@ -64,16 +65,6 @@ void ml_model_zero_grads(ml_model *m);
 /* NULL when there is none of that name. */
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
 int64_t ml_weight_count(const ml_weight *w);
-
-typedef struct {
-    int64_t total;             /* every stored element, router biases included */
-    int64_t without_embedding; /* total without embedding and head */
-    int64_t active;            /* those one token meets: top_k of the routed experts */
-    int64_t active_without_embedding;
-} ml_param_counts;
-
-/* From the configuration alone. */
-ml_param_counts ml_model_count(const ml_config *config);
 
 /* What routing did in one or several forward passes; training sums it over micro-steps. */
 typedef struct {
