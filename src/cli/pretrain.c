@@ -65,12 +65,6 @@ static ml_status write_options(const job *j, ml_error *err)
 
 static ml_status set_up(job *j, ml_error *err)
 {
-<<<<<<< HEAD
-    j->run = ml_options_text(j->o, "run");
-    j->resume = ml_options_flag(j->o, "resume");
-=======
-    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
->>>>>>> sweep
     ML_TRY(check_first(j, err));
     ML_TRY(ml_cli_prepare_data(j->o, &j->data, &j->tokenizer, err));
     ML_TRY(ml_cli_model_config(j->o, j->tokenizer, &j->config, err));
