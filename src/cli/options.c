@@ -109,7 +109,7 @@ const ml_option_row ml_cli_rows[] = {
     REAL("pretrain", "optim", "lr", 0, 1, "1e-3", "largest learning rate"),
     REAL("pretrain", "optim", "lr_min", 0, 1, "0", "smallest, at the end"),
     CHOICE("pretrain", "optim", "schedule", "constant|linear|cosine|wsd|moonlight", "cosine", "how it falls"),
-    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise"),
+    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise; less where stages do not fit"),
     INT("pretrain", "optim", "decay", 0, 1e12, "0", "wsd, moonlight: steps of the last stage"),
     INT("pretrain", "optim", "rewarm", 0, 1e12, "0", "moonlight: steps of it that rise ..."),
     REAL("pretrain", "optim", "rewarm_lr", 0, 1, "0", "... to this rate"),
