@@ -295,7 +295,7 @@ static void compare_logits(golden *g)
     ml_tensor *logits = ml_model_logits(&g->ctx, g->model, forward(g, NULL, false));
     assert_ok(ml_ctx_status(&g->ctx, &err));
     assert_int_equal(n, ml_tensor_count(logits));
-    for (int64_t i = 0; i < n; i++) expect_near("logits", ml_f32(logits)[i], wanted[i], 4e-4);
+    for (int64_t i = 0; i < n; i++) expect_near("logits", ml_f32(logits)[i], wanted[i], 1e-4);
     free(wanted);
 }
 
