@@ -26,7 +26,7 @@ void ml_trainer_say(const ml_trainer *t, const char *format, ...)
 /* This machine's rate of fp32 matrix products, flop/s: what mfu is a share of. */
 static double measure_peak(void)
 {
-    enum { N = 768, REPEAT = 4 };
+    enum { N = 512, REPEAT = 4 };
     float *memory = ml_calloc(3 * N * N, sizeof *memory);
     if (!memory) return 0;
     ml_gemm g = { .m = N,
