@@ -37,7 +37,8 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
                    config->input[i], err));
         json_array_append_new(*out, entry);
         bool more = i + 1 < config->n_input;
-        if (more && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
+        if (more && ml_stop_requested())
+            return ml_fail(err, ML_ECANCEL, "%s: stopped before anything was written", config->out);
     }
     return ML_OK;
 }
@@ -51,10 +52,10 @@ static const char *base_name(const char *path)
 static ml_status describe_options(const ml_build_config *c, json_t **out, ml_error *err)
 {
     static const char *const rule[] = { "marker", "blank", "whole" };
-    return own(json_pack("{s:s, s:s, s:s, s:f, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->source.rule], "marker",
-                         c->source.marker, "field", c->source.field, "val_fraction", c->val_fraction, "val_every",
-                         (json_int_t)c->val_every, "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "shard_tokens",
-                         (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
+    return own(json_pack("{s:s, s:s, s:s, s:f, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->source.rule],
+                         "marker", c->source.marker, "field", c->source.field, "val_fraction", c->val_fraction,
+                         "val_last", c->val_last, "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed,
+                         "shuffle", c->shuffle, "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
                out, "an option", err);
 }
 
@@ -178,7 +179,14 @@ static ml_status check_meta(const ml_build_state *state, const char *path, ml_er
     return status;
 }
 
-/* A killed build leaves temporaries behind; anything else in a folder without build.json is somebody's. */
+static bool is_shard_name(const char *name)
+{
+    size_t n = strlen(name);
+    bool begins = strncmp(name, "train_", 6) == 0 || strncmp(name, "val_", 4) == 0;
+    return begins && n > 4 && (strcmp(name + n - 4, ".bin") == 0 || strcmp(name + n - 4, ".idx") == 0);
+}
+
+/* A killed build leaves temporaries behind; shards in a folder without build.json are somebody else's. */
 static ml_status clean_folder(const char *folder, bool ours, ml_error *err)
 {
     char **names;
@@ -187,15 +195,13 @@ static ml_status clean_folder(const char *folder, bool ours, ml_error *err)
     ml_status status = ML_OK;
     for (size_t i = 0; i < n && status == ML_OK; i++) {
         char path[ML_PATH_MAX];
-        bool temporary = strstr(names[i], ".tmp.") != NULL;
-        if (temporary) {
+        if (ours && strstr(names[i], ".tmp.")) {
             status = ml_path_join(path, folder, names[i], err);
             if (status == ML_OK) unlink(path);
-        } else if (!ours) {
-            status =
-                ml_fail(err, ML_EINVAL,
-                        "%s: the folder holds %s but no build to continue: choose an empty or new folder for --out",
-                        folder, names[i]);
+        } else if (!ours && is_shard_name(names[i])) {
+            status = ml_fail(err, ML_EINVAL,
+                             "%s: the folder holds %s but no build to continue: choose another folder for --out",
+                             folder, names[i]);
         }
     }
     ml_dir_list_free(names, n);

@@ -29,7 +29,7 @@ void ml_build_state_free(ml_build_state *state);
 ml_status ml_build_identify(const ml_build_config *config, const ml_tokenizer *tokenizer, const ml_build_format *format,
                             json_t **identity, ml_error *err);
 /* Take up build.json of the folder if there is one.  *complete: meta.json of the same build is there.  ML_EINVAL,
- * naming the first difference, for another build, or for a folder that holds other things. */
+ * naming the first difference, for another build, or for a folder that holds shards of unknown origin. */
 ml_status ml_build_state_open(ml_build_state *state, const char *folder, bool *complete, bool *resumed, ml_error *err);
 /* Append a finished shard to a split. */
 ml_status ml_build_state_add(ml_build_split *split, const char *file, const ml_shard_record *record, ml_error *err);

@@ -5,6 +5,7 @@
  *   train_00000.idx    document offsets, little endian uint64 [n_document + 1]: document i of the shard is its
  *                      tokens idx[i] .. idx[i+1]-1; idx[0] = 0 and the last is the number of tokens
  *   val_00000.bin ...
+ *   tokenizer/         the tokenizer that made the ids, in Hugging Face format
  *
  * A document never crosses a shard.  The stream of a split is its shards end to end.  Opening checks sizes,
  * counts and every index against meta.json; an id at or above vocab_size is found when it is read.

@@ -32,19 +32,32 @@ ml_status ml_shard_begin_document(ml_shard_writer *w, ml_error *err)
     return ML_OK;
 }
 
+/* Little endian, whatever the machine. */
+static void store_ids(uint8_t *out, const int32_t *id, size_t n, int id_bytes)
+{
+    if (id_bytes == 2) {
+        for (size_t i = 0; i < n; i++) {
+            assert(id[i] >= 0 && id[i] <= UINT16_MAX);
+            out[2 * i] = (uint8_t)id[i];
+            out[2 * i + 1] = (uint8_t)(id[i] >> 8);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) ml_store_u32(out + 4 * i, (uint32_t)id[i]);
+    }
+}
+
 ml_status ml_shard_add(ml_shard_writer *w, const int32_t *id, size_t n, ml_error *err)
 {
-    uint8_t buffer[16384];
-    size_t each = (size_t)w->id_bytes, at = 0;
+    enum { AT_ONCE = 4096 };
+    uint8_t buffer[4 * AT_ONCE];
     w->n_token += (int64_t)n;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t v = (uint32_t)id[i];
-        assert(each == 4 || v <= UINT16_MAX);
-        for (size_t k = 0; k < each; k++) buffer[at++] = (uint8_t)(v >> 8 * k);
-        if (at < sizeof buffer && i + 1 < n) continue;
-        ml_sha256_add(w->hash, buffer, at);
-        ML_TRY(ml_file_write(&w->bin, buffer, at, err));
-        at = 0;
+    while (n) {
+        size_t here = n < AT_ONCE ? n : AT_ONCE;
+        store_ids(buffer, id, here, w->id_bytes);
+        ml_sha256_add(w->hash, buffer, here * (size_t)w->id_bytes);
+        ML_TRY(ml_file_write(&w->bin, buffer, here * (size_t)w->id_bytes, err));
+        id += here;
+        n -= here;
     }
     return ML_OK;
 }

@@ -125,7 +125,7 @@ static ml_status alloc_round(round_work *w, ml_error *err)
 
 ml_status ml_data_synth(const ml_synth_config *config, uint64_t *n_document, uint64_t *n_bytes, ml_error *err)
 {
-    *n_document = *n_bytes = 0;
+    uint64_t documents = 0, bytes = 0;
     if (!config->n_document == !config->n_bytes) {
         return ml_fail(err, ML_EINVAL, "give the amount as either a number of documents or a number of bytes");
     }
@@ -138,13 +138,15 @@ ml_status ml_data_synth(const ml_synth_config *config, uint64_t *n_document, uin
     ML_TRY_GOTO(ml_file_begin(&file, config->out, err));
     for (bool done = false; !done; w->first += N_PART * PART_DOCUMENTS) {
         ml_parallel_for(N_PART, 1, make_parts, w);
-        ML_TRY_GOTO(write_round(w, &file, n_document, n_bytes, &done, err));
-        ml_progress_update(config->progress, config->n_document ? (double)*n_document : (double)*n_bytes / 1e6, NULL);
+        ML_TRY_GOTO(write_round(w, &file, &documents, &bytes, &done, err));
+        ml_progress_update(config->progress, config->n_document ? (double)documents : (double)bytes / 1e6, NULL);
         if (!done && ml_stop_requested()) {
-            status = ml_fail(err, ML_ECANCEL, "%s: stopped; nothing was written", config->out);
+            status = ml_fail(err, ML_ECANCEL, "%s: stopped before it was complete; nothing was written", config->out);
             goto done;
         }
     }
+    if (n_document) *n_document = documents;
+    if (n_bytes) *n_bytes = bytes;
     status = ml_file_commit(&file, err);
 done:
     ml_file_abandon(&file);

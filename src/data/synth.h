@@ -20,7 +20,7 @@ typedef struct {
 } ml_synth_config;
 
 /* Made on all threads; the bytes do not depend on how many.  The file appears complete or, after a stop
- * (ML_ECANCEL) or failure, not at all. */
+ * (ML_ECANCEL) or failure, not at all.  The counts may be NULL. */
 ml_status ml_data_synth(const ml_synth_config *config, uint64_t *n_document, uint64_t *n_bytes, ml_error *err);
 
 #endif

@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     const ml_tokenizer *t;
-    ml_split_cursor *cursor;
+    ml_pattern_cursor *cursor;
     ml_merge_scratch scratch;
     cache_slot *cache;
     size_t n_cached, cache_mask;
@@ -31,12 +31,12 @@ typedef struct {
 static ml_status encoder_make(const ml_tokenizer *t, encoder *e, ml_error *err)
 {
     *e = (encoder){ .t = t };
-    return t->split ? ml_split_cursor_make(t->split, &e->cursor, err) : ML_OK;
+    return t->split ? ml_pattern_cursor_make(t->split, &e->cursor, err) : ML_OK;
 }
 
 static void encoder_free(encoder *e)
 {
-    ml_split_cursor_free(e->cursor);
+    ml_pattern_cursor_free(e->cursor);
     ml_merge_scratch_free(&e->scratch);
     ml_free(e->cache);
     ml_ids_free(&e->pool);
@@ -168,9 +168,9 @@ static ml_status encode_valid(encoder *e, const uint8_t *p, size_t n, ml_ids *ou
         ML_TRY(ml_grow((void **)&out->id, &out->capacity, out->n + n, sizeof *out->id, err));
         return n ? encode_piece(e, p, n, out, err) : ML_OK;
     }
-    ml_split_cursor_start(e->cursor, p, n);
+    ml_pattern_cursor_start(e->cursor, p, n);
     for (;;) {
-        ML_TRY(ml_split_cursor_next(e->cursor, ends, BATCH, &n_ends, err));
+        ML_TRY(ml_pattern_cursor_next(e->cursor, ends, BATCH, &n_ends, err));
         if (!n_ends) return ML_OK;
         /* No piece has more ids than bytes. */
         size_t need = out->n + ends[n_ends - 1] - begin;

@@ -28,7 +28,7 @@ struct ml_tokenizer {
     ml_pair_table pairs;
     ml_piece_table whole; /* pieces of text that are one token at once */
     int32_t byte_id[256]; /* -1: none */
-    ml_split *split;      /* NULL: text is one piece */
+    ml_pattern *split;    /* NULL: text is one piece */
     int32_t role[ML_N_ROLES];
     bool whole_piece, fuse_unk;
     char *chat_template;

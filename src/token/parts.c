@@ -11,15 +11,15 @@ static size_t find_cut(const char *text, size_t at, size_t n)
         const char *line_feed = memchr(text + at, '\n', n - at - 1);
         if (!line_feed) return n;
         at = (size_t)(line_feed - text);
-        if (at > 0 && ml_split_is_word(text[at - 1]) && ml_split_is_word(text[at + 1])) return at + 1;
+        if (at > 0 && ml_pattern_is_word(text[at - 1]) && ml_pattern_is_word(text[at + 1])) return at + 1;
     }
     return n;
 }
 
-ml_status ml_text_plan_parts(const ml_split *split, bool may_cut, const ml_text *docs, size_t n_docs, size_t part_bytes,
-                             ml_text_part **parts, size_t *n_parts, ml_error *err)
+ml_status ml_text_plan_parts(const ml_pattern *split, bool may_cut, const ml_text *docs, size_t n_docs,
+                             size_t part_bytes, ml_text_part **parts, size_t *n_parts, ml_error *err)
 {
-    may_cut = may_cut && split && ml_split_can_cut_lines(split);
+    may_cut = may_cut && split && ml_pattern_can_cut_lines(split);
     *parts = NULL;
     *n_parts = 0;
     size_t capacity = 0;

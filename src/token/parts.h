@@ -13,8 +13,8 @@ typedef struct {
 
 /* Parts that cover the documents in order, in new memory (ml_free).  A document is cut only where that leaves its
  * pieces as they are, and not at all unless `may_cut`.  split may be NULL. */
-ml_status ml_text_plan_parts(const ml_split *split, bool may_cut, const ml_text *docs, size_t n_docs, size_t part_bytes,
-                             ml_text_part **parts, size_t *n_parts, ml_error *err);
+ml_status ml_text_plan_parts(const ml_pattern *split, bool may_cut, const ml_text *docs, size_t n_docs,
+                             size_t part_bytes, ml_text_part **parts, size_t *n_parts, ml_error *err);
 
 /* The stretch of document `doc`, in [first, last], that the part holds. */
 static inline ml_text ml_text_part_of(const ml_text_part *p, const ml_text *docs, size_t doc)

@@ -90,12 +90,13 @@ static json_t *byte_level(bool use_regex)
 static json_t *make_pre_tokenizer(const ml_tokenizer *t)
 {
     if (!t->split) return byte_level(false);
-    const char *name = ml_split_name(t->split);
+    const char *name = ml_pattern_name(t->split);
     if (name && !strcmp(name, "gpt2")) return byte_level(true);
     json_t *list = json_array();
-    for (size_t i = 0; i < ml_split_stage_count(t->split); i++) {
-        json_array_append_new(list, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
-                                              ml_split_stage_regex(t->split, i), "behavior", "Isolated", "invert", 0));
+    for (size_t i = 0; i < ml_pattern_stage_count(t->split); i++) {
+        json_array_append_new(list,
+                              json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
+                                        ml_pattern_stage_regex(t->split, i), "behavior", "Isolated", "invert", 0));
     }
     json_array_append_new(list, byte_level(false));
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);

@@ -18,7 +18,7 @@ typedef struct {
     const char *name;
 } stage;
 
-struct ml_split {
+struct ml_pattern {
     stage stages[MAX_STAGES];
     size_t n_stages;
     bool use_scanner;
@@ -83,15 +83,15 @@ static ml_status compile(stage *s, const char *regex, ml_error *err)
     return status;
 }
 
-ml_status ml_split_add(ml_split **split, const char *pattern, ml_error *err)
+ml_status ml_pattern_add(ml_pattern **split, const char *pattern, ml_error *err)
 {
-    ml_split *made = NULL;
+    ml_pattern *made = NULL;
     if (!*split) {
         made = ml_calloc(1, sizeof *made);
         if (!made) return ml_fail_memory(err, sizeof *made, "a split pattern");
         made->use_scanner = true;
     }
-    ml_split *to = made ? made : *split;
+    ml_pattern *to = made ? made : *split;
     ml_status status = ML_OK;
     stage s = { 0 };
     const named_pattern *known = find_named(pattern);
@@ -118,7 +118,7 @@ ml_status ml_split_add(ml_split **split, const char *pattern, ml_error *err)
     return ML_OK;
 }
 
-void ml_split_free(ml_split *split)
+void ml_pattern_free(ml_pattern *split)
 {
     if (!split) return;
     for (size_t i = 0; i < split->n_stages; i++) {
@@ -128,29 +128,29 @@ void ml_split_free(ml_split *split)
     ml_free(split);
 }
 
-size_t ml_split_stage_count(const ml_split *split)
+size_t ml_pattern_stage_count(const ml_pattern *split)
 {
     return split->n_stages;
 }
 
-const char *ml_split_stage_regex(const ml_split *split, size_t i)
+const char *ml_pattern_stage_regex(const ml_pattern *split, size_t i)
 {
     return split->stages[i].regex;
 }
 
-const char *ml_split_name(const ml_split *split)
+const char *ml_pattern_name(const ml_pattern *split)
 {
     return split->n_stages == 1 ? split->stages[0].name : NULL;
 }
 
-void ml_split_use_scanner(ml_split *split, bool use)
+void ml_pattern_use_scanner(ml_pattern *split, bool use)
 {
     split->use_scanner = use;
 }
 
-bool ml_split_can_cut_lines(const ml_split *split)
+bool ml_pattern_can_cut_lines(const ml_pattern *split)
 {
-    return ml_split_name(split) != NULL;
+    return ml_pattern_name(split) != NULL;
 }
 
 /* One stage at work on one piece of the stage before. */
@@ -161,24 +161,24 @@ typedef struct {
     size_t pending_end; /* end of a match that was found behind a gap; 0: none */
 } walk;
 
-struct ml_split_cursor {
-    const ml_split *split;
+struct ml_pattern_cursor {
+    const ml_pattern *split;
     walk walks[MAX_STAGES];
     pcre2_match_data *match; /* made when first needed, like the JIT stack */
     pcre2_match_context *context;
     pcre2_jit_stack *jit_stack;
 };
 
-ml_status ml_split_cursor_make(const ml_split *split, ml_split_cursor **out, ml_error *err)
+ml_status ml_pattern_cursor_make(const ml_pattern *split, ml_pattern_cursor **out, ml_error *err)
 {
-    ml_split_cursor *cursor = ml_calloc(1, sizeof *cursor);
+    ml_pattern_cursor *cursor = ml_calloc(1, sizeof *cursor);
     if (!cursor) return ml_fail_memory(err, sizeof *cursor, "a split cursor");
     cursor->split = split;
     *out = cursor;
     return ML_OK;
 }
 
-void ml_split_cursor_free(ml_split_cursor *cursor)
+void ml_pattern_cursor_free(ml_pattern_cursor *cursor)
 {
     if (!cursor) return;
     pcre2_match_data_free(cursor->match);
@@ -187,30 +187,43 @@ void ml_split_cursor_free(ml_split_cursor *cursor)
     ml_free(cursor);
 }
 
-void ml_split_cursor_start(ml_split_cursor *cursor, const uint8_t *text, size_t n_bytes)
+void ml_pattern_cursor_start(ml_pattern_cursor *cursor, const uint8_t *text, size_t n_bytes)
 {
     for (size_t i = 0; i < cursor->split->n_stages; i++) cursor->walks[i] = (walk){ 0 };
     cursor->walks[0] = (walk){ .text = text, .n = n_bytes };
 }
 
-static ml_status prepare_pcre(ml_split_cursor *cursor, ml_error *err)
+static ml_status prepare_pcre(ml_pattern_cursor *cursor, ml_error *err)
 {
-    enum { STACK_FIRST = 32 * 1024, STACK_MOST = 64 * 1024 * 1024 };
     cursor->match = pcre2_match_data_create(1, NULL);
     cursor->context = pcre2_match_context_create(NULL);
-    cursor->jit_stack = pcre2_jit_stack_create(STACK_FIRST, STACK_MOST, NULL);
-    if (!cursor->match || !cursor->context) return ml_fail_memory(err, STACK_FIRST, "matching a split pattern");
-    if (cursor->jit_stack) pcre2_jit_stack_assign(cursor->context, NULL, cursor->jit_stack);
-    return ML_OK;
+    return cursor->match && cursor->context ? ML_OK : ml_fail_memory(err, 0, "matching a split pattern");
 }
 
-static ml_status match_pcre(ml_split_cursor *cursor, const stage *s, walk *w, size_t *end, ml_error *err)
+/* The JIT runs on 32 KiB of the machine stack until a match needs more. */
+static bool grow_jit_stack(ml_pattern_cursor *cursor)
+{
+    enum { STACK_FIRST = 32 * 1024, STACK_MOST = 64 * 1024 * 1024 };
+    if (cursor->jit_stack) return false;
+    cursor->jit_stack = pcre2_jit_stack_create(STACK_FIRST, STACK_MOST, NULL);
+    if (cursor->jit_stack) pcre2_jit_stack_assign(cursor->context, NULL, cursor->jit_stack);
+    return cursor->jit_stack != NULL;
+}
+
+static int match_once(ml_pattern_cursor *cursor, const stage *s, const walk *w)
+{
+    if (!s->has_jit) {
+        return pcre2_match(s->code, w->text, w->n, w->at, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK, cursor->match,
+                           cursor->context);
+    }
+    return pcre2_jit_match(s->code, w->text, w->n, w->at, PCRE2_NOTEMPTY, cursor->match, cursor->context);
+}
+
+static ml_status match_pcre(ml_pattern_cursor *cursor, const stage *s, walk *w, size_t *end, ml_error *err)
 {
     if (!cursor->match) ML_TRY(prepare_pcre(cursor, err));
-    int found = s->has_jit
-                    ? pcre2_jit_match(s->code, w->text, w->n, w->at, PCRE2_NOTEMPTY, cursor->match, cursor->context)
-                    : pcre2_match(s->code, w->text, w->n, w->at, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK, cursor->match,
-                                  cursor->context);
+    int found = match_once(cursor, s, w);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT && grow_jit_stack(cursor)) found = match_once(cursor, s, w);
     if (found == PCRE2_ERROR_NOMATCH) {
         *end = w->n;
         return ML_OK;
@@ -228,7 +241,7 @@ static ml_status match_pcre(ml_split_cursor *cursor, const stage *s, walk *w, si
 }
 
 /* The end of the piece at w->at, w->at < w->n. */
-static ml_status step(ml_split_cursor *cursor, size_t i, size_t *end, ml_error *err)
+static ml_status step(ml_pattern_cursor *cursor, size_t i, size_t *end, ml_error *err)
 {
     const stage *s = &cursor->split->stages[i];
     walk *w = &cursor->walks[i];
@@ -244,7 +257,7 @@ static ml_status step(ml_split_cursor *cursor, size_t i, size_t *end, ml_error *
 }
 
 /* Give stage i its next piece, from the stages before; *more is false at the end of the text. */
-static ml_status refill(ml_split_cursor *cursor, size_t i, bool *more, ml_error *err)
+static ml_status refill(ml_pattern_cursor *cursor, size_t i, bool *more, ml_error *err)
 {
     walk *w = &cursor->walks[i];
     *more = w->at < w->n;
@@ -259,7 +272,7 @@ static ml_status refill(ml_split_cursor *cursor, size_t i, bool *more, ml_error 
 }
 
 /* One stage with a scanner: the loop that most text goes through. */
-static ml_status next_scanned(ml_split_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends, ml_error *err)
+static ml_status next_scanned(ml_pattern_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends, ml_error *err)
 {
     walk *w = &cursor->walks[0];
     ml_scan_fn scan = cursor->split->stages[0].scan;
@@ -277,9 +290,10 @@ static ml_status next_scanned(ml_split_cursor *cursor, size_t *ends, size_t capa
     return ML_OK;
 }
 
-ml_status ml_split_cursor_next(ml_split_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends, ml_error *err)
+ml_status ml_pattern_cursor_next(ml_pattern_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends,
+                                 ml_error *err)
 {
-    const ml_split *split = cursor->split;
+    const ml_pattern *split = cursor->split;
     if (split->n_stages == 1 && split->stages[0].scan && split->use_scanner) {
         return next_scanned(cursor, ends, capacity, n_ends, err);
     }

@@ -16,37 +16,38 @@
 
 #include <stdbool.h>
 
-typedef struct ml_split ml_split;
+typedef struct ml_pattern ml_pattern;
 
 /* The names "gpt2", "gpt4" (cl100k) and "moonlight", or a regex.  Adds a stage behind those in *split; *split starts
  * NULL and stays valid when this fails. */
-ml_status ml_split_add(ml_split **split, const char *pattern, ml_error *err);
-void ml_split_free(ml_split *split);
-size_t ml_split_stage_count(const ml_split *split);
+ml_status ml_pattern_add(ml_pattern **split, const char *pattern, ml_error *err);
+void ml_pattern_free(ml_pattern *split);
+size_t ml_pattern_stage_count(const ml_pattern *split);
 /* The pattern of a stage in the files' dialect. */
-const char *ml_split_stage_regex(const ml_split *split, size_t stage);
+const char *ml_pattern_stage_regex(const ml_pattern *split, size_t stage);
 /* The name of a one-stage split that has one, else NULL. */
-const char *ml_split_name(const ml_split *split);
+const char *ml_pattern_name(const ml_pattern *split);
 /* Turn the scanners off, so that a test can compare. */
-void ml_split_use_scanner(ml_split *split, bool use);
+void ml_pattern_use_scanner(ml_pattern *split, bool use);
 /* True when text may be cut into separate texts after a line feed that stands between two ASCII letters or digits
  * without changing any piece. */
-bool ml_split_can_cut_lines(const ml_split *split);
+bool ml_pattern_can_cut_lines(const ml_pattern *split);
 
-static inline bool ml_split_is_word(char c)
+static inline bool ml_pattern_is_word(char c)
 {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
 /* Walks over the pieces of texts; one per thread. */
-typedef struct ml_split_cursor ml_split_cursor;
+typedef struct ml_pattern_cursor ml_pattern_cursor;
 
-ml_status ml_split_cursor_make(const ml_split *split, ml_split_cursor **out, ml_error *err);
-void ml_split_cursor_free(ml_split_cursor *cursor);
+ml_status ml_pattern_cursor_make(const ml_pattern *split, ml_pattern_cursor **out, ml_error *err);
+void ml_pattern_cursor_free(ml_pattern_cursor *cursor);
 /* Begin on text that is valid UTF-8 and outlives the walk. */
-void ml_split_cursor_start(ml_split_cursor *cursor, const uint8_t *text, size_t n_bytes);
+void ml_pattern_cursor_start(ml_pattern_cursor *cursor, const uint8_t *text, size_t n_bytes);
 /* Ends (offsets into the text) of the next pieces, at most `capacity`: each begins where the one before ends.
  * *n_ends is 0 at the end of the text.  Fails with ML_EINVAL when PCRE2 gives up on a pattern. */
-ml_status ml_split_cursor_next(ml_split_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends, ml_error *err);
+ml_status ml_pattern_cursor_next(ml_pattern_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends,
+                                 ml_error *err);
 
 #endif

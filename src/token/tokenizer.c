@@ -53,7 +53,7 @@ void ml_tokenizer_free(ml_tokenizer *t)
     ml_pair_table_free(&t->pairs);
     ml_piece_table_free(&t->whole);
     ml_piece_table_free(&t->added);
-    ml_split_free(t->split);
+    ml_pattern_free(t->split);
     ml_free(t->chat_template);
     ml_free(t->added_lengths);
     ml_free(t);
@@ -146,7 +146,7 @@ ml_status ml_tokenizer_derive_merges(ml_tokenizer *t, ml_error *err)
 
 ml_status ml_tokenizer_put_split(ml_tokenizer *t, const char *pattern, ml_error *err)
 {
-    return ml_split_add(&t->split, pattern, err);
+    return ml_pattern_add(&t->split, pattern, err);
 }
 
 void ml_tokenizer_set_whole_piece(ml_tokenizer *t, bool whole_piece)
@@ -344,8 +344,8 @@ const char *ml_tokenizer_kind(const ml_tokenizer *t)
 const char *ml_tokenizer_pattern(const ml_tokenizer *t)
 {
     if (!t->split) return "none";
-    const char *name = ml_split_name(t->split);
-    return name ? name : ml_split_stage_regex(t->split, 0);
+    const char *name = ml_pattern_name(t->split);
+    return name ? name : ml_pattern_stage_regex(t->split, 0);
 }
 
 size_t ml_tokenizer_merge_count(const ml_tokenizer *t)

@@ -15,7 +15,7 @@ struct ml_bpe_trainer {
     ml_bpe_train_config config; /* without its pointers */
     char *pattern;
     ml_tokenizer *specials; /* a vocabulary of nothing but them, to find them in text */
-    ml_split *split;
+    ml_pattern *split;
     ml_words words;
 };
 
@@ -43,7 +43,7 @@ ml_status ml_bpe_trainer_make(const ml_bpe_train_config *config, ml_bpe_trainer 
     trainer->config = *config;
     trainer->config.special = NULL;
     trainer->config.pattern = NULL;
-    ml_status status = ml_split_add(&trainer->split, config->pattern, err);
+    ml_status status = ml_pattern_add(&trainer->split, config->pattern, err);
     if (status == ML_OK) status = make_specials(trainer, config, err);
     if (status == ML_OK) {
         trainer->pattern = ml_strdup(config->pattern);
@@ -61,7 +61,7 @@ void ml_bpe_trainer_free(ml_bpe_trainer *trainer)
 {
     if (!trainer) return;
     ml_tokenizer_free(trainer->specials);
-    ml_split_free(trainer->split);
+    ml_pattern_free(trainer->split);
     ml_words_free(&trainer->words);
     ml_free(trainer->pattern);
     ml_free(trainer);
@@ -70,7 +70,7 @@ void ml_bpe_trainer_free(ml_bpe_trainer *trainer)
 /* What one thread counts into. */
 typedef struct {
     ml_words words;
-    ml_split_cursor *cursor;
+    ml_pattern_cursor *cursor;
     ml_status status;
     ml_error err;
 } counter;
@@ -85,9 +85,9 @@ typedef struct {
 static ml_status count_valid(counter *c, const uint8_t *p, size_t n, const uint8_t *limit, ml_error *err)
 {
     size_t ends[BATCH], n_ends, begin = 0;
-    ml_split_cursor_start(c->cursor, p, n);
+    ml_pattern_cursor_start(c->cursor, p, n);
     for (;;) {
-        ML_TRY(ml_split_cursor_next(c->cursor, ends, BATCH, &n_ends, err));
+        ML_TRY(ml_pattern_cursor_next(c->cursor, ends, BATCH, &n_ends, err));
         if (!n_ends) return ML_OK;
         for (size_t i = 0; i < n_ends; i++) {
             ML_TRY(ml_words_add(&c->words, p + begin, ends[i] - begin, (size_t)(limit - (p + begin)), 1, err));
@@ -127,7 +127,7 @@ static void count_parts(void *arg, int64_t begin, int64_t end, int thread)
     counter *c = &work->counters[thread];
     for (int64_t i = begin; i < end && c->status == ML_OK && !ml_stop_requested(); i++) {
         const ml_text_part *part = &work->parts[i];
-        if (!c->cursor) c->status = ml_split_cursor_make(work->trainer->split, &c->cursor, &c->err);
+        if (!c->cursor) c->status = ml_pattern_cursor_make(work->trainer->split, &c->cursor, &c->err);
         for (size_t doc = part->first; doc <= part->last && c->status == ML_OK; doc++) {
             c->status = count_text(work->trainer, c, ml_text_part_of(part, work->docs, doc));
         }
@@ -170,7 +170,7 @@ ml_status ml_bpe_trainer_add(ml_bpe_trainer *trainer, const ml_text *docs, size_
     }
     for (size_t i = 0; work.counters && i < n_threads; i++) {
         if (status == ML_OK) status = take_counts(trainer, &work.counters[i], err);
-        ml_split_cursor_free(work.counters[i].cursor);
+        ml_pattern_cursor_free(work.counters[i].cursor);
         ml_words_free(&work.counters[i].words);
     }
     ml_free(work.counters);
