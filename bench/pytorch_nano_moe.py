@@ -8,7 +8,8 @@ faster one stands for each mode:
     loop   tokens gathered per expert, three products per expert (what one would write for a GPU)
     dense  every expert on every token as batched products, weighted by the gates (no gather; twice the work of top-2 of 4,
            but fixed shapes, which is what a compiler likes)
-Prints tokens per second, the best step of several after warm-up, and the peak memory of each process."""
+Prints tokens per second, the best step of several after warm-up, and the peak memory of each process.  On a machine that
+others use, set OMP_WAIT_POLICY=passive: threads that spin at a barrier while another is not scheduled cost a factor."""
 
 import argparse
 import math
