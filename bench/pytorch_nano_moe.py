@@ -108,10 +108,11 @@ def measure(args, way, compiled, queue):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     run = torch.compile(model) if compiled else model
     ids = torch.randint(0, VOCAB, (args.batch, args.seq + 1))
+    x, target = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     best = math.inf
     for step in range(args.warmup + args.steps):
         start = time.perf_counter()
-        loss = run(ids[:, :-1], ids[:, 1:])
+        loss = run(x, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
