@@ -432,7 +432,14 @@ static void test_nano_moe(void **state)
     compare_preset("nano_moe", "nano-moe");
 }
 
-int main(void)
+static void test_moonlight_moe_130m(void **state)
+{
+    (void)state;
+    compare_preset("moonlight_moe_130m", "moonlight-moe-130m");
+}
+
+/* The models that cost seconds and gigabytes have a program run of their own. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_moonlight_tiny), cmocka_unit_test(test_deepseek_with_q_lora_groups_and_yarn),
@@ -440,5 +447,7 @@ int main(void)
         cmocka_unit_test(test_glm4_moe),       cmocka_unit_test(test_ernie4_5_moe),
         cmocka_unit_test(test_nano_moe),
     };
+    const struct CMUnitTest large[] = { cmocka_unit_test(test_moonlight_moe_130m) };
+    if (argc > 1 && !strcmp(argv[1], "large")) return cmocka_run_group_tests_name("golden, large", large, NULL, NULL);
     return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
 }
