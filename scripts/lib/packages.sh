@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034
 # Sourced by the scripts beside it: Debian packages that building and testing need.
 moonlight_packages='build-essential cmake ninja-build pkg-config libpcre2-dev libjansson-dev libinih-dev libssl-dev
 libedit-dev libcmocka-dev'
@@ -35,7 +36,7 @@ packages_install() {
     {
         $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 update </dev/null &&
             $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=3 \
-                -o Dpkg::Use-Pty=0 install $missing </dev/null
+                -o Dpkg::Use-Pty=0 install $missing </dev/null >/dev/null
     } || {
         echo "error: the packages could not be installed: $missing" >&2
         return 1

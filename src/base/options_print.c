@@ -107,19 +107,8 @@ static bool is_member(const ml_options *o, size_t i, const char *section)
     return strcmp(o->rows[i].section, section) == 0 && ml_option_in_scope(&o->rows[i], o->verb);
 }
 
-/* One section, or the arguments of the verb (section ""). */
-static ml_status write_section(const ml_options *o, ml_file_writer *w, const char *section, ml_error *err)
+static ml_status write_open_items(const ml_options *o, ml_file_writer *w, ml_error *err)
 {
-    if (*section) ML_TRY(ml_file_printf(w, err, "\n[%s]\n", section));
-    for (size_t i = 0; i < o->n_rows; i++) {
-        if (is_member(o, i, section)) ML_TRY(write_value(o, w, i, err));
-    }
-    return ML_OK;
-}
-
-static ml_status write_open_section(const ml_options *o, ml_file_writer *w, ml_error *err)
-{
-    if (o->n_open) ML_TRY(ml_file_printf(w, err, "\n[%s]\n", o->open_section));
     for (size_t i = 0; i < o->n_open; i++) {
         ML_TRY(write_origin(o, w, o->open[i].origin, err));
         ML_TRY(write_line(w, o->open_section, o->open[i].name, o->open[i].value, err));
@@ -127,15 +116,29 @@ static ml_status write_open_section(const ml_options *o, ml_file_writer *w, ml_e
     return ML_OK;
 }
 
+/* One section, or the arguments of the verb (section ""). */
+static ml_status write_section(const ml_options *o, ml_file_writer *w, const char *section, ml_error *err)
+{
+    if (*section) ML_TRY(ml_file_printf(w, err, "\n[%s]\n", section));
+    for (size_t i = 0; i < o->n_rows; i++) {
+        if (is_member(o, i, section)) ML_TRY(write_value(o, w, i, err));
+    }
+    if (o->open_section && strcmp(section, o->open_section) == 0) ML_TRY(write_open_items(o, w, err));
+    return ML_OK;
+}
+
 static ml_status write_all(const ml_options *o, ml_file_writer *w, ml_error *err)
 {
+    bool open_written = o->n_open == 0;
     ML_TRY(ml_file_printf(w, err, "; Effective options of moonlight %s, each under where it comes from.\n", o->verb));
     ML_TRY(write_section(o, w, "", err));
-    ML_TRY(write_open_section(o, w, err));
     for (size_t i = 0; i < o->n_rows; i++) {
-        if (*o->rows[i].section && opens_section(o, i)) ML_TRY(write_section(o, w, o->rows[i].section, err));
+        const char *section = o->rows[i].section;
+        if (!*section || !opens_section(o, i)) continue;
+        ML_TRY(write_section(o, w, section, err));
+        open_written |= o->open_section && strcmp(section, o->open_section) == 0;
     }
-    return ML_OK;
+    return open_written ? ML_OK : write_section(o, w, o->open_section, err);
 }
 
 ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *err)

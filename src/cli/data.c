@@ -43,6 +43,7 @@ static ml_status synth(const ml_options *o, ml_error *err)
     uint64_t n_document, n_bytes;
     ML_TRY(read_synth_options(o, &c, err));
     double start = ml_clock_seconds();
+    ml_stop_install();
     c.progress = c.n_document ? ml_progress_begin("writing", "documents", (double)c.n_document)
                               : ml_progress_begin("writing", "MB", (double)c.n_bytes / 1e6);
     ml_status status = ml_data_synth(&c, &n_document, &n_bytes, err);
@@ -163,6 +164,7 @@ static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
     ML_TRY(input_bytes(&c, &n_bytes, err));
     ML_TRY(ml_tokenizer_open(path, &tokenizer, err));
     double start = ml_clock_seconds();
+    ml_stop_install();
     c.progress = ml_progress_begin("encoding", "MB", n_bytes / 1e6);
     ml_status status = ml_data_build(&c, tokenizer, &result, err);
     ml_progress_end(c.progress);

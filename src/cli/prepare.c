@@ -125,12 +125,26 @@ static ml_status train_tokenizer(const preparation *p, ml_tokenizer **out, ml_er
     return status;
 }
 
+/* The one that was given is open already. */
 static ml_status make_tokenizer(const preparation *p, ml_tokenizer **out, ml_error *err)
 {
-    const char *given = ml_options_text(p->o, "data.tokenizer");
-    if (!given && ml_path_exists(p->tokenizer)) return ml_tokenizer_open(p->tokenizer, out, err);
-    ML_TRY(given ? ml_tokenizer_open(given, out, err) : train_tokenizer(p, out, err));
+    if (!*out && ml_path_exists(p->tokenizer)) return ml_tokenizer_open(p->tokenizer, out, err);
+    if (!*out) ML_TRY(train_tokenizer(p, out, err));
     return ml_tokenizer_save(*out, p->tokenizer, err);
+}
+
+/* There is a document to read: found out before a folder is made. */
+static ml_status check_text(const preparation *p, ml_error *err)
+{
+    ml_source_config config = source_config(p->o);
+    ml_source *source;
+    ml_span span;
+    ML_TRY(ml_source_open(p->input, p->n_input, &config, &source, err));
+    bool found = ml_source_next(source, &span);
+    ml_source_free(source);
+    if (found) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "data.text: no document in %s%s", p->input[0],
+                   p->n_input > 1 ? " or the other files" : "");
 }
 
 static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_error *err)
@@ -151,15 +165,15 @@ static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_e
 
 static ml_status open_or_build(preparation *p, ml_dataset **data, ml_tokenizer **tokenizer, ml_error *err)
 {
+    const char *given = ml_options_text(p->o, "data.tokenizer");
+    if (given || p->is_built) ML_TRY(ml_tokenizer_open(given ? given : p->tokenizer, tokenizer, err));
     if (!p->is_built) {
-        ML_TRY(ml_dir_make(p->tokens, err));
         p->n_input = ml_options_list(p->o, "data.text", &p->input);
+        if (p->n_input > 0) ML_TRY(check_text(p, err));
+        ML_TRY(ml_dir_make(p->tokens, err));
         if (p->n_input == 0) ML_TRY(generate_text(p, err));
         ML_TRY(make_tokenizer(p, tokenizer, err));
         ML_TRY(build(p, *tokenizer, err));
-    } else {
-        const char *given = ml_options_text(p->o, "data.tokenizer");
-        ML_TRY(ml_tokenizer_open(given ? given : p->tokenizer, tokenizer, err));
     }
     ML_TRY(ml_dataset_open(p->tokens, data, err));
     return ml_dataset_check_tokenizer(*data, ml_tokenizer_fingerprint(*tokenizer), err);

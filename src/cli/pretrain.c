@@ -29,11 +29,14 @@ static void say(void *arg, const char *text)
     ml_log_info("%s", text);
 }
 
-/* A run that cannot fit is refused before hours of data preparation. */
+/* A run that cannot be is refused before hours of data preparation. */
 static ml_status check_first(job *j, ml_error *err)
 {
+    ML_TRY(ml_trainer_check_folder(j->run, j->resume, err));
+    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
     ML_TRY(ml_cli_train_config(j->o, &j->train, err));
     ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
+    ML_TRY(ml_trainer_check_config(&j->train, &j->config, err));
     return ml_cli_check_memory(&j->train, &j->config, err);
 }
 
@@ -62,7 +65,6 @@ static ml_status write_options(const job *j, ml_error *err)
 
 static ml_status set_up(job *j, ml_error *err)
 {
-    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
     ML_TRY(check_first(j, err));
     ML_TRY(ml_cli_prepare_data(j->o, &j->data, &j->tokenizer, err));
     ML_TRY(ml_cli_model_config(j->o, j->tokenizer, &j->config, err));

@@ -5,6 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
+static ml_status parse_kinds(const ml_options *o, const char *name, ml_param_kinds *kinds, ml_error *err)
+{
+    if (ml_optim_parse_kinds(ml_options_text(o, name), kinds, err) == ML_OK) return ML_OK;
+    return ml_fail_prefix(err, "%s", name);
+}
+
 static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_error *err)
 {
     *out = ml_optim_default_config(!strcmp(ml_options_text(o, "optim.name"), "muon") ? ML_OPTIM_MUON : ML_OPTIM_ADAMW);
@@ -16,8 +22,8 @@ static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_erro
     out->nesterov = ml_options_flag(o, "optim.nesterov");
     out->ns_steps = (int)ml_options_int(o, "optim.ns_steps");
     out->rms_scale = ml_options_real(o, "optim.rms_scale");
-    ML_TRY(ml_optim_parse_kinds(ml_options_text(o, "optim.muon"), &out->muon, err));
-    return ml_optim_parse_kinds(ml_options_text(o, "optim.no_decay"), &out->no_decay, err);
+    ML_TRY(parse_kinds(o, "optim.muon", &out->muon, err));
+    return parse_kinds(o, "optim.no_decay", &out->no_decay, err);
 }
 
 /* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in

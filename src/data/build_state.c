@@ -37,7 +37,8 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
                    config->input[i], err));
         json_array_append_new(*out, entry);
         bool more = i + 1 < config->n_input;
-        if (more && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped while the inputs were hashed");
+        if (more && ml_stop_requested())
+            return ml_fail(err, ML_ECANCEL, "%s: stopped before anything was written", config->out);
     }
     return ML_OK;
 }

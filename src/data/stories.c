@@ -96,6 +96,7 @@ void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
     plan->place = pick(&rng, ml_story_places.n);
     plan->color = pick(&rng, ml_story_colors.n);
     plan->baby = pick(&rng, ml_story_babies.n);
+    plan->detail = (uint8_t)pick(&rng, ML_STORY_DETAIL_MAX + 1);
     plan->wording = ml_rng_u64(&rng);
 }
 
@@ -104,6 +105,7 @@ void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
 typedef struct {
     const ml_story_plan *plan;
     ml_rng rng;
+    uint64_t detail; /* out of 4 details, how many are told */
     char *out;
     size_t n;
 } teller;
@@ -235,25 +237,52 @@ static void tell(teller *t, const char *text, const char *end)
             const char *close = bracket_end(text + 1, &n_alternative);
             tell_choice(t, text + 1, close, n_alternative);
             text = close + 1;
+        } else if (*text == '<') {
+            const char *close = strchr(text, '>');
+            assert(close && close < end);
+            if (ml_rng_below(&t->rng, 4) < t->detail) tell(t, text + 1, close);
+            text = close + 1;
         } else {
             put(t, *text++);
         }
     }
 }
 
-size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX])
+int ml_story_count_sentences(const char *text)
 {
-    assert(plan->theme < ml_story_n_theme && plan->subject < ml_story_n_subject(plan->theme));
-    teller t = { plan, ml_rng_make(plan->wording, 1), out, 0 };
-    const ml_story_theme *theme = &ml_story_themes[plan->theme];
+    int n = 0;
+    for (const char *p = text; *p; p++) {
+        if (*p != '.' && *p != '!' && *p != '?') continue;
+        const char *q = p[1] == '"' ? p + 2 : p + 1;
+        n += !*q || (isspace((unsigned char)*q) && (isupper((unsigned char)q[1]) || q[1] == '"'));
+    }
+    return n;
+}
+
+static size_t tell_beats(teller *t)
+{
+    const ml_story_theme *theme = &ml_story_themes[t->plan->theme];
+    t->n = 0;
     for (size_t i = 0; i < ML_STORY_N_BEAT && theme->beat[i]; i++) {
         const char *beat = theme->beat[i];
         bool paragraph = *beat == '/';
-        while (t.n && out[t.n - 1] == ' ') t.n--;
-        if (t.n) put(&t, paragraph ? '\n' : ' ');
-        tell(&t, beat + paragraph, beat + strlen(beat));
+        while (t->n && t->out[t->n - 1] == ' ') t->n--;
+        if (t->n) put(t, paragraph ? '\n' : ' ');
+        tell(t, beat + paragraph, beat + strlen(beat));
     }
-    while (t.n && out[t.n - 1] == ' ') t.n--;
-    out[t.n] = 0;
+    while (t->n && t->out[t->n - 1] == ' ') t->n--;
+    t->out[t->n] = 0;
+    return t->n;
+}
+
+size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX])
+{
+    assert(plan->theme < ml_story_n_theme && plan->subject < ml_story_n_subject(plan->theme));
+    teller t = { plan, ml_rng_make(plan->wording, 1), plan->detail, out, 0 };
+    for (int attempt = 0; attempt < 32; attempt++) {
+        if (attempt == 4) t.detail = 0;
+        tell_beats(&t);
+        if (ml_story_count_sentences(out) <= ML_STORY_SENTENCES) break;
+    }
     return t.n;
 }

@@ -17,7 +17,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { ML_STORY_MAX = 4096 }; /* bytes of the longest story with its final 0 */
+enum {
+    ML_STORY_MAX = 4096, /* bytes of the longest story with its final 0 */
+    ML_STORY_SENTENCES = 20,
+    ML_STORY_DETAIL_MAX = 2,
+};
 
 /* Word lists; each is an index of ml_story_plan. */
 typedef enum {
@@ -46,15 +50,20 @@ typedef struct {
     uint16_t hero_name, hero_kind, hero_trait;
     uint16_t friend_name, friend_kind, friend_trait; /* names index the list of their pronoun */
     uint16_t grownup, place, color, baby;
+    uint8_t detail;   /* 0 .. ML_STORY_DETAIL_MAX: how much of what the plot can do without is told */
     uint64_t wording; /* seeds the choice among wordings */
 } ml_story_plan;
 
 /* The plan of story `index` of `seed`. */
 void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan);
-/* Tell it: plain text without a final newline; paragraphs are split by one newline.  Returns the length.  Every
+/* Tell it: plain text without a final newline; paragraphs are split by one newline.  Returns the length.  A telling of
+ * more than ML_STORY_SENTENCES sentences is told again in other words, at last without details.  Every
  * index must be in its list and the two kinds (unless both are the child) and traits differ. */
 size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX]);
-/* Plans of one theme, not counting color, baby, grown-up and wording. */
+/* Sentences end in . ! or ?, perhaps with a quotation mark, before a capital letter, a quotation mark or the end:
+ * "Stop!" said Tom.  is one. */
+int ml_story_count_sentences(const char *text);
+/* Plans of one theme, not counting color, baby, grown-up, detail and wording. */
 uint64_t ml_story_count_plans(size_t theme);
 
 #endif

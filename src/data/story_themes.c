@@ -247,86 +247,92 @@ const ml_story_theme ml_story_themes[] = {
     { "sharing",
       SUBJECTS(treats),
       { "{open} {meet}",
-        "/{day}, {G} gave {N} [a [big|full] basket of {0}|a basket full of {0}]. {N} [wanted to eat them all alone|did "
-        "not want to give any away|held the basket tight].",
-        "[{F} came [by|along|over] and saw the basket.|Soon {F} came to [visit|play].] [\"Those {0} look so good,\" "
+        "/{day}, {G} gave {N} [a [big|full] basket of {0}|a basket full of {0}]. <{N} [wanted to eat them all "
+        "alone|did "
+        "not want to give any away|held the basket tight].>",
+        "<[{F} came [by|along|over] and saw the basket.|Soon {F} came to [visit|play].]> [\"Those {0} look so good,\" "
         "said {F}. \"May I have one?\"|\"Oh, {0}! [Could I have one, please|Will you share with me]?\" asked {F}.]",
         "\"No, [they are all mine|these are mine|I want them all]!\" said {N}. {F} [looked down and walked away|felt "
         "sad and went home|sat down under a tree and was very quiet].",
         "/{N} ate [one {1}|some of the {0}], but [it was no fun to eat alone|it did not taste so good|{he} did not "
-        "feel happy]. \"Why do I feel so [bad|sad]?\" asked {N}. \"[Maybe the {0} taste better with a friend|Good "
+        "feel happy]. <\"Why do I feel so [bad|sad]?\" asked {N}.> \"[Maybe the {0} taste better with a friend|Good "
         "things are better when we share them|A happy heart likes to share],\" said {G}.",
         "/{N} [ran|hurried] to {F} with the basket. \"I am sorry,\" said {N}. \"[Let us eat them together|Please take "
-        "some|Half of the {0} are for you].\" {F} [smiled|laughed|clapped {fhis} hands|gave {N} a big hug].",
+        "some|Half of the {0} are for you].\" <{F} [smiled|laughed|clapped {fhis} hands|gave {N} a big hug].>",
         "They sat [down|in the sun|side by side] and ate the {0}. [{N} learned that sharing makes everyone happy.|Now "
         "the {0} tasted [better than before|so sweet].|It feels good to share.|A shared {1} tastes the best.]",
-        "{end}" } },
+        "<{end}>" } },
     { "asking for help",
       SUBJECTS(toys),
       { "{open} {N} had {a color} {0}, and {he} [loved it very much|took it everywhere|played with it all the time]. "
         "{meet}",
         "/{day}, {N} wanted to play with the {0}, but it was gone. {He} looked [under the bed|in the kitchen|behind "
         "the door] and [under the table|in the big box|on the stairs], but [it was not there|{he} could not find it]. "
-        "{N} [began to cry|was very sad|sat down and cried].",
-        "{F} [heard {him}|saw {him}] and came over. \"What is wrong, {N}?\" asked {F}. \"I lost my {color} {0},\" said "
-        "{N}. \"[Do not worry|Do not cry]. [I will help you|We will find it together|Two can look better than one],\" "
+        "<{N} [began to cry|was very sad|sat down and cried].>",
+        "{F} [heard {him}|saw {him}] and came over. <\"What is wrong, {N}?\" asked {F}. \"I lost my {color} {0},\" "
+        "said "
+        "{N}.> \"[Do not worry|Do not cry]. [I will help you|We will find it together|Two can look better than one],\" "
         "said {F}.",
         "/They [went out|went outside|walked up and down] and looked [everywhere|high and low|behind every tree]. "
-        "[They asked {G}, but {G} had not seen it.|They looked for a long time.|They did not give up.] [At last|Then|"
+        "<[They asked {G}, but {G} had not seen it.|They looked for a long time.|They did not give up.]> [At last|Then|"
         "Soon], {F} saw something {color} [under a bush|behind a big rock|in the tall grass|next to an old log|under a "
-        "bench]. \"[Look, there it is|Here it is|I see it]!\" [said|called|shouted] {F}.",
+        "bench]. <\"[Look, there it is|Here it is|I see it]!\" [said|called|shouted] {F}.>",
         "/{N} [hugged|held] the {0} and [jumped up and down|smiled a big smile|danced around]. \"Thank you, {F},\" "
         "said "
         "{N}. \"[You are a good friend|I could not find it alone|You are so kind].\"",
         "[{N} and {F} played with the {0} until [the sun went down|it was time for dinner].|From that day on, {N} "
         "always put the {0} back in its place.|{N} learned that it is good to ask for help.|{N} learned that friends "
         "help each other.]",
-        "{end}" } },
+        "<{end}>" } },
     { "trying again",
       SUBJECTS(skills),
       { "{open} {meet}",
         "/[{N} wanted to {0}.|More than anything, {N} wanted to {0}.|{N} had a dream. {He} wanted to {0}.] {day}, {he} "
-        "[tried for the first time|tried it], but {1}. {He} tried [again|one more time|two more times], and {1}.",
-        "\"I can not do it,\" said {N}. \"I will never [learn it|get it right].\" {He} [felt sad|was ready to give "
-        "up|kicked a little stone|looked at the ground].",
+        "[tried for the first time|tried it], but {1}. <{He} tried [again|one more time|two more times], and {1}.>",
+        "\"I can not do it,\" said {N}. \"I will never [learn it|get it right].\" <{He} [felt sad|was ready to give "
+        "up|kicked a little stone|looked at the ground].>",
         "/{F} [came and sat next to {him}|had seen it all|came closer]. \"[It was hard for me too|Nobody can do it the "
         "first time|I had to try many times too],\" said {F}. \"{2}.\" [\"Will you show me?\" asked {N}. \"Of "
         "course,\" "
         "said {F}.|{F} showed {him} how to do it.|]",
-        "/So {N} [tried again|tried every day|took a deep breath and tried again]. [The next day, it was a little "
-        "better.|Each time it was a bit better.|It was still hard, but {he} did not stop.] [Then|At last|Soon], {3}.",
-        "\"[I did it|Look at me|I can do it]!\" [shouted|called|cried] {N}. {F} [clapped {fhis} hands|cheered|jumped "
-        "for joy]. [{G} came to see it and was so proud.|]",
+        "/So {N} [tried again|tried every day|took a deep breath and tried again]. <[The next day, it was a little "
+        "better.|Each time it was a bit better.|It was still hard, but {he} did not stop.]> [Then|At last|Soon], {3}.",
+        "\"[I did it|Look at me|I can do it]!\" [shouted|called|cried] {N}. <{F} [clapped {fhis} hands|cheered|jumped "
+        "for joy].> [{G} came to see it and was so proud.|]",
         "[{N} learned to keep trying.|{N} learned that you must try again and again.|{N} was glad that {he} did not "
         "give "
         "up.|If you keep trying, hard things get easy.]",
-        "{end}" } },
+        "<{end}>" } },
     { "being brave",
       SUBJECTS(fears),
       { "{open} [But {N} was afraid of {0}.|There was one thing {he} did not like. {N} was afraid of {0}.|{He} was not "
         "afraid of many things, but {he} was afraid of {0}.] {meet}",
-        "/{day}, {N} heard [a cry|someone call|a small voice]. \"Help! [Please help me|Is anybody there|Come quick]!\" "
+        "/{day}, {N} heard [a cry|someone call|a small voice]. <\"Help! [Please help me|Is anybody there|Come "
+        "quick]!\"> "
         "[It was {F}.|It was the voice of {F}.] {Fhe} was in trouble: {1}.",
-        "{N} [began to shake|felt {his} heart beat fast|stood very still]. \"[I am so scared|I am afraid of {0}],\" "
+        "<{N} [began to shake|felt {his} heart beat fast|stood very still].> \"[I am so scared|I am afraid of {0}],\" "
         "said {N}. \"But [{F} needs me|my friend needs me|I must help my friend].\"",
-        "/[So|Then] {N} {2}. [{He} was scared, but {he} did not stop.|One step, two steps, three steps.|{His} legs "
-        "shook, but {he} went on.] [In the end|At last|Then], {3}.",
-        "/\"Thank you, {N},\" said {F}. \"You [were so brave|are the bravest {kind} I know].\" \"I was afraid,\" said "
-        "{N}, \"but [I did it for you|you are my friend].\"",
+        "/[So|Then] {N} {2}. <[{He} was scared, but {he} did not stop.|One step, two steps, three steps.|{His} legs "
+        "shook, but {he} went on.]> [In the end|At last|Then], {3}.",
+        "/\"Thank you, {N},\" said {F}. \"You [were so brave|are the bravest {kind} I know].\" <\"I was afraid,\" said "
+        "{N}, \"but [I did it for you|you are my friend].\">",
         "[{G} was very proud of {him}.|{G} gave them both a warm [drink|hug].|] [After that, {0} did not seem so bad.|"
         "{N} learned that being brave means to be afraid and still go on.|From that day on, {N} was not so afraid of "
         "{0}.]",
-        "{end}" } },
+        "<{end}>" } },
     { "telling the truth",
       SUBJECTS(breakables),
       { "{open} {meet}",
-        "/{day}, {N} was alone in the house. {1}. Crash! The {0} was broken. \"Oh no,\" [said|cried] {N}. \"[It was "
-        "the favorite {0} of {G}.|What will {G} say?|{G} will be so sad.]\"",
-        "{N} [hid behind the door|wanted to hide|ran outside]. There {he} met {F}. \"[What is wrong|Why do you look so "
-        "sad]?\" asked {F}. {N} told {fhim} [everything|about the {0}]. \"[Should I say that the wind did it|Should I "
-        "hide it|What should I do]?\" asked {N}.",
-        "\"[You must tell the truth|It is best to tell the truth|A lie will only make it worse],\" said {F}. \"[I will "
-        "come with you|It is hard, but you can do it|You will feel better].\"",
+        "/{day}, {N} was alone in the house. {1}. <Crash!> The {0} was broken. <\"Oh no,\" [said|cried] {N}. \"[It was "
+        "the favorite {0} of {G}.|What will {G} say?|{G} will be so sad.]\">",
+        "{N} [hid behind the door|wanted to hide|ran outside]. There {he} met {F}. <\"[What is wrong|Why do you look "
+        "so "
+        "sad]?\" asked {F}.> {N} told {fhim} [everything|about the {0}]. <\"[Should I say that the wind did it|Should "
+        "I "
+        "hide it|What should I do]?\" asked {N}.>",
+        "\"[You must tell the truth|It is best to tell the truth|A lie will only make it worse],\" said {F}. <\"[I "
+        "will "
+        "come with you|It is hard, but you can do it|You will feel better].\">",
         "/{N} went [home|inside|back] and [took a deep breath|held {his} head low|looked up at {G}]. \"{G}, I broke "
         "the "
         "{0},\" said {N}. \"I am very sorry.\"",
@@ -335,97 +341,102 @@ const ml_story_theme ml_story_themes[] = {
         "together].\"",
         "/Together they {2}. [{F} helped them too.|] [{N} felt light and happy.|{N} was more careful after that.|{N} "
         "learned that it is always best to tell the truth.]",
-        "{end}" } },
+        "<{end}>" } },
     { "making friends",
       SUBJECTS(games),
       { "{open} [{N} was new there and had no friends yet.|{N} had just moved there, and {he} did not know anyone.|{N} "
         "had many toys, but nobody to play with.]",
-        "/{day}, {N} saw {a ftrait} {fkind} [on a bench|under a tree|on a big stone]. \"[I would like to play|{Fhe} "
+        "/{day}, {N} saw {a ftrait} {fkind} [on a bench|under a tree|on a big stone]. <\"[I would like to play|{Fhe} "
         "looks "
-        "nice],\" thought {N}. But {he} [was too shy to say hello|did not know what to say|only looked from far away].",
+        "nice],\" thought {N}.> But {he} [was too shy to say hello|did not know what to say|only looked from far "
+        "away].",
         "{N} went home and told {G}. \"[Just say hello and smile|A smile is a good start|Maybe the {fkind} is shy "
-        "too],\" said {G}. [{N} thought about it all night.|\"I will try it,\" said {N}.]",
+        "too],\" said {G}. <[{N} thought about it all night.|\"I will try it,\" said {N}.]>",
         "/The next day, the {fkind} was there again. {N} [took a deep breath|counted to three] and [walked over|went "
         "closer]. \"Hello, I am {N},\" {he} said. \"[What is your name|Who are you]?\" \"My name is {F},\" said the "
-        "{fkind}. \"[I am so glad that you came|I wanted to talk to you too|I hoped that you would come].\"",
-        "\"Do you want to play {0}?\" asked {N}. \"[Yes, I love {0}|That is my favorite game|Oh yes],\" said {F}. {1}.",
+        "{fkind}. <\"[I am so glad that you came|I wanted to talk to you too|I hoped that you would come].\">",
+        "Then {N} asked, \"Do you want to play {0}?\" \"[Yes, I love {0}|That is my favorite game|Oh yes],\" said {F}. "
+        "{1}.",
         "/When it was time to go home, {F} asked, \"[Will you come back tomorrow|Can we play again tomorrow]?\" "
         "\"[Yes|Of "
         "course|Every day],\" said {N}. [{N} was not alone any more.|Now {N} had a friend.|{N} learned that one hello "
         "can "
         "make a friend.]",
-        "{end}" } },
+        "<{end}>" } },
     { "working together",
       SUBJECTS(buildings),
       { "{open} {meet}",
         "/{day}, {N} [had an idea|had a plan]. \"I will make a {0},\" said {N}. [\"It will be the best {0} of all.\" |]"
         "{F} asked, \"May I help you?\" \"No, I can do it alone,\" said {N}.",
-        "{N} [worked all morning|worked very hard|began at once]. But it was not easy. {1}. {N} tried [again|once "
-        "more], but [it was no good|it did not work]. {He} [sat down and sighed|was tired and sad|wanted to cry].",
+        "<{N} [worked all morning|worked very hard|began at once].> But it was not easy. {1}. {N} tried [again|once "
+        "more], but [it was no good|it did not work]. <{He} [sat down and sighed|was tired and sad|wanted to cry].>",
         "/{F} came back with [a cup of water|some lemonade|two apples]. \"[It is hard to do it alone|Two can do more "
-        "than one|Let us try it together],\" said {F}. {N} [nodded|smiled a little]. \"[You are right|Yes, please "
-        "help me|I was silly to say no],\" said {N}.",
-        "/So they [worked together|began again|helped each other]. {2}. [{G} brought them bread and cheese.|It went "
-        "much faster.|They laughed and sang while they worked.] [Soon|Before the sun went down|At last], the {0} was "
+        "than one|Let us try it together],\" said {F}. <{N} [nodded|smiled a little]. \"[You are right|Yes, please "
+        "help me|I was silly to say no],\" said {N}.>",
+        "/So they [worked together|began again|helped each other]. {2}. <[{G} brought them bread and cheese.|It went "
+        "much faster.|They laughed and sang while they worked.]> [Soon|Before the sun went down|At last], the {0} was "
         "done.",
         "{3}. [\"We did it!\" [said|shouted] {N}.|\"It is the best {0} in the world,\" said {F}.|] [{N} learned that "
         "working together is better.|{N} learned that many hands make hard work easy.|After that, {N} never said no to "
         "a helping friend.]",
-        "{end}" } },
+        "<{end}>" } },
     { "giving",
       SUBJECTS(gifts),
       { "{open} {meet}",
         "/[Soon it was the birthday of {F}.|It was almost the birthday of {F}.] {N} wanted to give {fhim} something "
-        "[nice|special]. But {he} had [no money|only one small coin]. \"What can I do?\" {he} [thought|said].",
+        "[nice|special]. But {he} had [no money|only one small coin]. <\"What can I do?\" {he} [thought|said].>",
         "{N} asked {G}. \"[The best gifts come from the heart|You do not need money|Make something with your own "
         "hands],\" said {G}. [Then {N} had a good idea.|{N} thought for a long time, and then {he} knew it.]",
-        "/{He} wanted to make a {0}. {day}, {N} sat down and {1}. [It took a long time.|It was hard work.|{He} worked "
-        "all day.] [It was not perfect, but it was made with love.|At last the {0} was ready.|]",
-        "/On the birthday, {N} [was a little afraid|felt shy]. [The other gifts were so big.|\"What if {fhe} does not "
-        "like it?\" {he} thought.] \"[This is for you|Happy birthday], {F},\" said {N}. \"It is {a 0}. I made it "
+        "/{He} wanted to make a {0}. {day}, {N} sat down and {1}. <[It took a long time.|It was hard work.|{He} worked "
+        "all day.]> [It was not perfect, but it was made with love.|At last the {0} was ready.|]",
+        "/On the birthday, {N} [was a little afraid|felt shy]. <[The other gifts were so big.|\"What if {fhe} does not "
+        "like it?\" {he} thought.]> \"[This is for you|Happy birthday], {F},\" said {N}. \"It is {a 0}. I made it "
         "myself.\"",
-        "[The eyes of {F} grew wide.|{F} smiled from ear to ear.] \"[It is the best gift of all|I love it|You made "
+        "<[The eyes of {F} grew wide.|{F} smiled from ear to ear.]> \"[It is the best gift of all|I love it|You made "
         "this "
         "for me],\" said {F}. {2}.",
         "[{N} learned that a gift from the heart is the best gift.|{N} was so happy that {he} danced.|Giving made {N} "
         "as "
         "happy as getting.]",
-        "{end}" } },
+        "<{end}>" } },
     { "being patient",
       SUBJECTS(plants),
       { "{open} {meet}",
-        "/{day}, {G} gave {N} a [tiny|small] seed. \"This is {a 0} seed,\" said {G}. \"[Put it in the ground and give "
-        "it water|Plant it in a sunny spot].\" {N} [dug a little hole|put the seed in the soft, brown ground] and gave "
+        "/{day}, {G} gave {N} a [tiny|small] seed. \"This is {a 0} seed,\" said {G}. <\"[Put it in the ground and give "
+        "it water|Plant it in a sunny spot].\"> {N} [dug a little hole|put the seed in the soft, brown ground] and "
+        "gave "
         "it some water.",
-        "The next day, {N} [ran outside|looked at the ground]. Nothing was there. {He} looked again [in the "
+        "The next day, {N} [ran outside|looked at the ground]. Nothing was there. <{He} looked again [in the "
         "evening|the "
-        "day after], and still there was nothing. \"[It does not grow|My seed is broken|It takes too long]!\" said "
+        "day after], and still there was nothing.> \"[It does not grow|My seed is broken|It takes too long]!\" said "
         "{N}.",
-        "/{F} came to look. \"[You have to wait|Good things take time|The seed is only sleeping],\" said {F}. \"[Give "
+        "/{F} came to look. \"[You have to wait|Good things take time|The seed is only sleeping],\" said {F}. <\"[Give "
         "it "
-        "water every day|Let the sun and the rain help|Do not dig it up].\" [\"Waiting is so hard,\" said {N}. \"I "
+        "water every day|Let the sun and the rain help|Do not dig it up].\"> [\"Waiting is so hard,\" said {N}. \"I "
         "will "
         "wait with you,\" said {F}.|]",
-        "/[So they waited.|{N} gave it water every day.] [The sun came, and the rain came.|Days went by.|They sang a "
+        "/[So they waited.|{N} gave it water every day.] <[The sun came, and the rain came.|Days went by.|They sang a "
         "song "
-        "for the seed.] [Then, one morning,|One day,] {N} saw something green. \"[Look|Come quick], {F}!\" called {N}.",
+        "for the seed.]> [Then, one morning,|One day,] {N} saw something green. <\"[Look|Come quick], {F}!\" called "
+        "{N}.>",
         "It grew a little every day. [Soon|After some weeks], there was {1}. \"[You waited so well|It is so pretty|Now "
         "you see it],\" said {F}. [{N} learned to be patient.|{N} learned that good things take time.|{N} was glad "
         "that "
         "{he} had waited.]",
-        "{end}" } },
+        "<{end}>" } },
     { "helping others",
       SUBJECTS(traps),
       { "{open} {meet}",
         "/{day}, {N} and {F} [went for a walk|were playing outside|picked flowers]. [Suddenly|Then], they heard a "
-        "[small|sad|soft] sound. \"[What was that|Did you hear that]?\" asked {N}. They looked around. A little {baby} "
+        "[small|sad|soft] sound. <\"[What was that|Did you hear that]?\" asked {N}.> <They looked around.> A little "
+        "{baby} "
         "was stuck {0}.",
-        "\"[Poor {baby}|Oh no, the poor {baby}],\" said {F}. \"[We must help it|It wants to go home|It is all "
-        "alone].\" "
+        "\"[Poor {baby}|Oh no, the poor {baby}],\" said {F}. <\"[We must help it|It wants to go home|It is all "
+        "alone].\"> "
         "{N} [tried to reach it, but {he} could not do it alone|thought hard|was afraid to hurt it].",
         "/\"I [know what to do|have an idea],\" said {N}. \"[Will you help me|Can you help me], {F}?\" \"Yes,\" said "
-        "{F}. [They were very careful.|They worked slowly and softly.] {1}. The {baby} was free!",
-        "[They gave it some water.|{N} held it in {his} warm hands.|They took it to {G}, and {G} gave it some food.] "
+        "{F}. <[They were very careful.|They worked slowly and softly.]> {1}. The {baby} was free!",
+        "<[They gave it some water.|{N} held it in {his} warm hands.|They took it to {G}, and {G} gave it some food.]> "
         "[Soon the {baby} was well again.|After a little rest, the {baby} felt better.]",
         "/The {baby} looked at them [and went home to its mother|as if to say thank you|and then it went back to its "
         "family]. \"[Goodbye, little {baby}|Take care, little one],\" said {N}. [The next day, it came back to say "
@@ -433,69 +444,71 @@ const ml_story_theme ml_story_themes[] = {
         "[{N} felt warm inside.|{N} learned that even small ones can do big things.|{N} learned that helping others "
         "feels "
         "good.]",
-        "{end}" } },
+        "<{end}>" } },
     { "saying sorry",
       SUBJECTS(quarrels),
       { "{open} {meet}",
-        "/{day}, {N} and {F} were playing {0}. [At first, they had a lot of fun.|They laughed a lot.] But then {1}. "
-        "\"[That is not fair|That was not nice|Please stop that],\" said {F}.",
+        "/{day}, {N} and {F} were playing {0}. <[At first, they had a lot of fun.|They laughed a lot.]> But then {1}. "
+        "<\"[That is not fair|That was not nice|Please stop that],\" said {F}.>",
         "\"I do not care,\" said {N}. \"[Go away|I do not want to play with you|You are no fun]!\" The eyes of {F} "
         "filled "
-        "with tears. {Fhe} [went home|ran away|walked off] without a word.",
-        "/[{N} played alone, but it was boring.|Now it was very quiet.|{N} sat there, and nobody was left to play "
-        "with.] "
+        "with tears. <{Fhe} [went home|ran away|walked off] without a word.>",
+        "/<[{N} played alone, but it was boring.|Now it was very quiet.|{N} sat there, and nobody was left to play "
+        "with.]> "
         "{He} told {G} what had happened. \"[Unkind words hurt|Words can hurt like a stone|Friends are not for "
         "shouting at],\" said "
-        "{G}. \"[What could you say to {F}|What can you do now]?\"",
-        "{N} [thought about it|was quiet for a while]. [Then {he} felt very sorry.|{He} knew that {he} was wrong.]",
+        "{G}. <\"[What could you say to {F}|What can you do now]?\">",
+        "<{N} [thought about it|was quiet for a while].> [Then {he} felt very sorry.|{He} knew that {he} was wrong.]",
         "/{N} went to {F} and [knocked on the door|gave {fhim} a flower|sat down next to {fhim}]. \"I am sorry,\" said "
         "{N}. \"[I was mean|I was wrong|I hurt you]. [Can we be friends again|Will you play with me again]?\"",
         "{F} [wiped away {fhis} tears|looked up] and smiled. \"[Yes, we can|I forgive you|We are still friends],\" "
         "said "
         "{F}. They [played {0} again|hugged], and this time {N} was [kind|fair|nice]. [{N} learned that saying sorry "
         "can mend a friendship.|It is good to say sorry.|]",
-        "{end}" } },
+        "<{end}>" } },
     { "being humble",
       SUBJECTS(boasts),
       { "{open} {meet}",
-        "/{N} [liked to brag|always said big words]. \"I am {1},\" said {N}. \"[Nobody is as good as me|You are too "
-        "slow for me|You can never beat me].\" {F} [said nothing|only smiled]. {day}, they wanted to {0}.",
-        "\"[Let us go|Ready, set, go]!\" said {F}. {N} [laughed and was far ahead at once|did not even look where {he} "
-        "went|hurried off]. [\"I will win!\" {he} called.|] But then {2}. \"Ouch! [Help me|Can someone help me]!\" "
+        "/{N} [liked to brag|always said big words]. \"I am {1},\" said {N}. <\"[Nobody is as good as me|You are too "
+        "slow for me|You can never beat me].\"> <{F} [said nothing|only smiled].> {day}, they wanted to {0}.",
+        "<\"[Let us go|Ready, set, go]!\" said {F}.> {N} [laughed and was far ahead at once|did not even look where "
+        "{he} "
+        "went|hurried off]. [\"I will win!\" {he} called.|] But then {2}. <\"Ouch! [Help me|Can someone help me]!\" "
         "cried "
-        "{N}.",
+        "{N}.>",
         "/{F} [was slow, but careful|came step by step]. {Fhe} [could have won now|could go on and win], but {fhe} "
         "stopped. \"[Do not worry|Let me help you|Take my hand],\" said {F}. {Fhe} helped {N} [up|out] and [cleaned "
         "{his} "
         "knees|stayed with {him}].",
         "\"[Why did you stop?\" asked|You could have won,\" said] {N}. \"[A friend is more important than "
         "winning|Friends come "
-        "first|I like you more than winning],\" said {F}. {N} [felt ashamed|turned red]. \"I am sorry that I "
+        "first|I like you more than winning],\" said {F}. <{N} [felt ashamed|turned red].> \"I am sorry that I "
         "bragged,\" "
         "{he} said.",
         "/Then they went on to {0}, and this time they did it [side by side|together]. [{G} gave both of them a prize.|"
         "It was much more fun that way.] [{N} learned not to brag.|{N} learned that being kind is better than being "
         "first.]",
-        "{end}" } },
+        "<{end}>" } },
     { "being tidy",
       SUBJECTS(untidy),
       { "{open} {meet}",
-        "/The room of {N} was [a big mess|very messy]. There were toys on the floor and clothes on the chair. \"Please "
-        "clean your room,\" said {G}. \"[Later|Not now|I will do it tomorrow],\" said {N}. {He} said it every day.",
+        "/The room of {N} was [a big mess|very messy]. <There were toys on the floor and clothes on the chair.> "
+        "\"Please "
+        "clean your room,\" said {G}. \"[Later|Not now|I will do it tomorrow],\" said {N}. <{He} said it every day.>",
         "{day}, {F} came to the door. \"[Come quick, there is a party|Come out, the fair is in town|We are going on a "
-        "trip]!\" said {F}. {N} wanted to go, but first {he} needed the {0}. {He} looked [here and there|left and "
-        "right|up and down]. It was nowhere.",
-        "/\"[I can not find my {0}!|Where is my {0}?]\" cried {N}. [\"I will be too late!\" |]{F} looked around the "
-        "room. "
+        "trip]!\" said {F}. {N} wanted to go, but first {he} needed the {0}. <{He} looked [here and there|left and "
+        "right|up and down].> <It was nowhere.>",
+        "/\"[I can not find my {0}!|Where is my {0}?]\" cried {N}. [\"I will be too late!\" |]<{F} looked around the "
+        "room.> "
         "\"[You can not find anything here|No wonder|This is a lot of stuff],\" said {F}. \"Let us clean up. [I will "
         "help you|It is faster with two].\"",
         "They put the [toys in the box|books on the shelf] and the [clothes in the closet|pillows on the bed]. And "
         "there, "
-        "{1}, was the {0}! \"[Hooray|At last|There it is]!\" [said|shouted] {N}.",
-        "/They [ran as fast as they could|hurried out] and came just in time. [They had a lot of fun.|It was a great "
-        "day.] {N} said, \"Thank you, {F}. [From now on, I will keep my room clean|I will never make such a mess "
-        "again].\" [And {he} did.|{G} was very happy about that.]",
-        "{end}" } },
+        "{1}, was the {0}! <\"[Hooray|At last|There it is]!\" [said|shouted] {N}.>",
+        "/They [ran as fast as they could|hurried out] and came just in time. <[They had a lot of fun.|It was a great "
+        "day.]> {N} said, \"Thank you, {F}. [From now on, I will keep my room clean|I will never make such a mess "
+        "again].\" <[And {he} did.|{G} was very happy about that.]>",
+        "<{end}>" } },
 };
 
 const size_t ml_story_n_theme = sizeof ml_story_themes / sizeof ml_story_themes[0];

@@ -22,6 +22,7 @@ typedef struct {
 /* Beats are templates:
  *   [a|b|c]  one of the alternatives, which may be empty and may nest
  *   {N}      the value of a key; keys are listed in stories.c.  {a key} puts "a" or "an" before it
+ *   <...>    a detail: left out of short tellings
  * A beat that begins with '/' opens a paragraph.  A template writes its own capital letters. */
 typedef struct {
     const char *name;

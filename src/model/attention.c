@@ -61,7 +61,7 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     int64_t n_head = c->num_attention_heads, nope = c->qk_nope_head_dim, rope = c->qk_rope_head_dim;
     int64_t d_qk = nope + rope, d_v = c->v_head_dim, lora = c->kv_lora_rank;
     int64_t n_q = c->q_lora_rank ? c->q_lora_rank : n_head * d_qk;
-    float eps = (float)c->rms_norm_eps;
+    float eps = (float)c->latent_norm_eps;
     ml_tensor *all = ml_linear(ctx, x, maybe(&y->attn_in), NULL); // [tokens, n_q + lora + rope]
     ml_tensor *q = ml_tensor_cols(ctx, all, 0, n_q);
     if (c->q_lora_rank) q = ml_linear(ctx, ml_rmsnorm(ctx, q, maybe(&y->q_a_norm), eps), maybe(&y->q_b), NULL);

@@ -26,6 +26,7 @@ typedef struct {
     int64_t qk_norm; /* RMSNorm on each head of q and k */
     int64_t tie_word_embeddings, head_bias;
     double rms_norm_eps;
+    double latent_norm_eps; /* of MLA's q_a and kv_a norms: 1e-6 in the published class, whatever rms_norm_eps is */
 
     double rope_theta;
     int64_t rotary_dim;       /* columns of a head that rotate (GQA) */

@@ -416,7 +416,10 @@ static void forget_unused(ml_config *c)
     c->correction_bias = 0;
     bool dense_layer = c->n_routed_experts == 0 || c->first_k_dense_replace > 0;
     if (!dense_layer) c->intermediate_size = 0;
-    if (c->attention == ML_ATTENTION_MLA) c->head_dim = 0;
+    if (c->attention == ML_ATTENTION_MLA)
+        c->head_dim = 0;
+    else
+        c->latent_norm_eps = 0;
     if (c->n_routed_experts == 0 || c->first_k_dense_replace == c->num_hidden_layers) {
         c->n_routed_experts = c->num_experts_per_tok = c->moe_intermediate_size = c->n_shared_experts = 0;
         c->scoring = c->norm_topk_prob = 0;

@@ -166,7 +166,8 @@ static void test_each_window_once_per_epoch(void **state)
         const ml_batch *b;
         if (seq == 1) continue; /* windows of one token cannot be told apart; see below */
         assert_ok(ml_loader_make(data, &c, &loader, &err));
-        int64_t n = ml_loader_n_window(loader), window[3], order[2] = { 0 }, before = -1, n_neighbour = 0;
+        int64_t n = ml_loader_n_window(loader), window[3], before = -1, n_neighbour = 0;
+        uint64_t order[2] = { 0 }; /* a hash of the windows of each epoch; it wraps around */
         assert_int_equal(n, (n_stream - 1) / seq);
         int *seen = ml_calloc((size_t)n, sizeof *seen);
         for (int64_t i = 0; i < 3 * n; i++) { /* three epochs, batches straddle them */
@@ -179,9 +180,9 @@ static void test_each_window_once_per_epoch(void **state)
             assert_int_equal(seen[w]++, i / n); /* never twice in an epoch */
             n_neighbour += w == before + 1;
             before = w;
-            if (i / n < 2) order[i / n] = order[i / n] * 31 + w;
+            if (i / n < 2) order[i / n] = order[i / n] * 31 + (uint64_t)w;
         }
-        if (n > 8) assert_int_not_equal(order[0], order[1]); /* epochs differ in order */
+        if (n > 8) assert_true(order[0] != order[1]); /* epochs differ in order */
         /* about one step in n of a random order goes to the next window: three in all */
         if (n > 30) assert_in_range(n_neighbour, 0, 20);
         ml_free(seen);

@@ -33,7 +33,11 @@ static void capture(bool terminal, void (*work)(void), char *text, size_t size)
     int in, out;
     if (terminal) {
         in = posix_openpt(O_RDWR | O_NOCTTY);
-        assert_true(in >= 0 && grantpt(in) == 0 && unlockpt(in) == 0);
+        if (in < 0) {
+            print_message("skipped: this machine gives no pseudo-terminals\n");
+            skip();
+        }
+        assert_true(grantpt(in) == 0 && unlockpt(in) == 0);
         out = open(ptsname(in), O_RDWR | O_NOCTTY);
         struct winsize window = { .ws_row = 25, .ws_col = 40 };
         assert_int_equal(ioctl(out, TIOCSWINSZ, &window), 0);

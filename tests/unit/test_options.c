@@ -15,6 +15,7 @@ static const ml_option_row rows[] = {
     { "train", "", "model", ML_OPTION_TEXT, 0, 0, NULL, NULL, "M", "model folder" },
     { "train", "", "json", ML_OPTION_FLAG, 0, 0, NULL, "off", NULL, "print JSON" },
     { "report", "", "o", ML_OPTION_TEXT, 0, 0, NULL, "report.html", "FILE", "where to write" },
+    { "train", "model", "preset", ML_OPTION_TEXT, 0, 0, NULL, "nano", NULL, "a row in the open section" },
     { "train", "train", "steps", ML_OPTION_INT, 1, 1e12, NULL, "100", NULL, "optimizer steps" },
     { "train", "train", "batch", ML_OPTION_INT, 1, INFINITY, NULL, "8", NULL, "sequences per micro-step" },
     { "train", "optim", "lr", ML_OPTION_REAL, 0, 1, NULL, "3e-4", NULL, "learning rate" },
@@ -229,6 +230,15 @@ static void test_open_section(void **state)
     assert_string_equal(value, "896");
     ml_options_open_item(o, 1, &name, &value);
     assert_string_equal(name, "n_layer");
+    /* A row of the table is no open key, and the written file holds both under one heading. */
+    assert_ok(PARSE(o, "--model.preset", "small"));
+    assert_string_equal(ml_options_text(o, "model.preset"), "small");
+    assert_int_equal(ml_options_open_count(o), 2);
+    char *text;
+    assert_ok(ml_options_write_ini(o, recipe, &err));
+    assert_ok(ml_file_read(recipe, &text, NULL, &err));
+    assert_non_null(strstr(text, "\n[model]\n; command line\npreset = small\n; command line\nhidden_size = 896\n"));
+    ml_free(text);
     ml_options_free(o);
 }
 
