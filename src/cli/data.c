@@ -95,6 +95,7 @@ static ml_status read_build_options(const ml_options *o, const char **inputs, ml
                             .name = ml_options_text(o, "name"),
                             .source = source_config(o),
                             .val_fraction = ml_options_real(o, "val-fraction"),
+                            .val_last = ml_options_flag(o, "val-last"),
                             .val_every = ml_options_int(o, "val-every"),
                             .seed = (uint64_t)ml_options_int(o, "seed"),
                             .shuffle = ml_options_flag(o, "shuffle"),

@@ -24,6 +24,20 @@ static ml_source_config source_config(const ml_options *o)
                                .field = ml_options_text(o, "data.field") };
 }
 
+static ml_build_config build_config(const preparation *p)
+{
+    return (ml_build_config){ .input = p->input,
+                              .n_input = p->n_input,
+                              .out = p->tokens,
+                              .name = p->dir,
+                              .source = source_config(p->o),
+                              .val_fraction = ml_options_real(p->o, "data.val_fraction"),
+                              .val_last = ml_options_flag(p->o, "data.val_last"),
+                              .seed = (uint64_t)ml_options_int(p->o, "data.seed"),
+                              .shard_tokens = 100000000,
+                              .max_bad = 0.01 };
+}
+
 static ml_status generate_text(preparation *p, ml_error *err)
 {
     p->generated = p->text;
@@ -43,8 +57,8 @@ static ml_status generate_text(preparation *p, ml_error *err)
     return status;
 }
 
-/* Hand the first `limit` documents to the trainer, some at a time. */
-static ml_status count_documents(ml_source *source, int64_t limit, ml_bpe_trainer *trainer, ml_error *err)
+/* Hand the first `limit` documents that begin before byte `end` to the trainer, some at a time. */
+static ml_status count_documents(ml_source *source, uint64_t end, int64_t limit, ml_bpe_trainer *trainer, ml_error *err)
 {
     enum { AT_ONCE = 512 };
     ml_span span;
@@ -54,7 +68,9 @@ static ml_status count_documents(ml_source *source, int64_t limit, ml_bpe_traine
         ml_text docs[AT_ONCE];
         json_t *hold[AT_ONCE] = { 0 };
         size_t n = 0;
-        while (n < AT_ONCE && limit > 0 && status == ML_OK && (more = ml_source_next(source, &span))) {
+        while (n < AT_ONCE && limit > 0 && status == ML_OK && more) {
+            more = ml_source_next(source, &span) && ml_source_position(source, &span) < end;
+            if (!more) break;
             status = ml_source_text(source, &span, &hold[n], &docs[n].data, &docs[n].n_bytes, err);
             n++;
             limit--;
@@ -90,9 +106,15 @@ static ml_status train_tokenizer(const preparation *p, ml_tokenizer **out, ml_er
     ml_bpe_trainer *trainer = NULL;
     int64_t limit = ml_options_int(p->o, "data.tokenizer_docs");
     ml_log_info("training a tokenizer of %d tokens on up to %lld documents", config.vocab_size, (long long)limit);
+    ml_build_config split = build_config(p);
+    uint64_t end = UINT64_MAX;
     ml_status status = ml_source_open(p->input, p->n_input, &source, &documents, err);
+    if (status == ML_OK && split.val_last) {
+        end = ml_build_val_begin(&split, ml_source_size(documents));
+        ml_source_cut(documents, end);
+    }
     if (status == ML_OK) status = ml_bpe_trainer_make(&config, &trainer, err);
-    if (status == ML_OK) status = count_documents(documents, limit, trainer, err);
+    if (status == ML_OK) status = count_documents(documents, end, limit, trainer, err);
     if (status == ML_OK) {
         ml_progress *progress = ml_progress_begin("tokenizer", "tokens", (double)config.vocab_size);
         status = ml_bpe_trainer_finish(trainer, progress, out, err);
@@ -103,25 +125,31 @@ static ml_status train_tokenizer(const preparation *p, ml_tokenizer **out, ml_er
     return status;
 }
 
+/* The one that was given is open already. */
 static ml_status make_tokenizer(const preparation *p, ml_tokenizer **out, ml_error *err)
 {
-    const char *given = ml_options_text(p->o, "data.tokenizer");
-    if (!given && ml_path_exists(p->tokenizer)) return ml_tokenizer_open(p->tokenizer, out, err);
-    ML_TRY(given ? ml_tokenizer_open(given, out, err) : train_tokenizer(p, out, err));
+    if (!*out && ml_path_exists(p->tokenizer)) return ml_tokenizer_open(p->tokenizer, out, err);
+    if (!*out) ML_TRY(train_tokenizer(p, out, err));
     return ml_tokenizer_save(*out, p->tokenizer, err);
+}
+
+/* There is a document to read: found out before a folder is made. */
+static ml_status check_text(const preparation *p, ml_error *err)
+{
+    ml_source_config config = source_config(p->o);
+    ml_source *source;
+    ml_span span;
+    ML_TRY(ml_source_open(p->input, p->n_input, &config, &source, err));
+    bool found = ml_source_next(source, &span);
+    ml_source_free(source);
+    if (found) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "data.text: no document in %s%s", p->input[0],
+                   p->n_input > 1 ? " or the other files" : "");
 }
 
 static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_error *err)
 {
-    ml_build_config config = { .input = p->input,
-                               .n_input = p->n_input,
-                               .out = p->tokens,
-                               .name = p->dir,
-                               .source = source_config(p->o),
-                               .val_fraction = ml_options_real(p->o, "data.val_fraction"),
-                               .seed = (uint64_t)ml_options_int(p->o, "data.seed"),
-                               .shard_tokens = 100000000,
-                               .max_bad = 0.01 };
+    ml_build_config config = build_config(p);
     ml_log_info("encoding into %s", p->tokens);
     config.progress = ml_progress_begin("data", "MB", 0);
     ml_build_result result;
@@ -137,15 +165,15 @@ static ml_status build(const preparation *p, const ml_tokenizer *tokenizer, ml_e
 
 static ml_status open_or_build(preparation *p, ml_dataset **data, ml_tokenizer **tokenizer, ml_error *err)
 {
+    const char *given = ml_options_text(p->o, "data.tokenizer");
+    if (given || p->is_built) ML_TRY(ml_tokenizer_open(given ? given : p->tokenizer, tokenizer, err));
     if (!p->is_built) {
-        ML_TRY(ml_dir_make(p->tokens, err));
         p->n_input = ml_options_list(p->o, "data.text", &p->input);
+        if (p->n_input > 0) ML_TRY(check_text(p, err));
+        ML_TRY(ml_dir_make(p->tokens, err));
         if (p->n_input == 0) ML_TRY(generate_text(p, err));
         ML_TRY(make_tokenizer(p, tokenizer, err));
         ML_TRY(build(p, *tokenizer, err));
-    } else {
-        const char *given = ml_options_text(p->o, "data.tokenizer");
-        ML_TRY(ml_tokenizer_open(given ? given : p->tokenizer, tokenizer, err));
     }
     ML_TRY(ml_dataset_open(p->tokens, data, err));
     return ml_dataset_check_tokenizer(*data, ml_tokenizer_fingerprint(*tokenizer), err);

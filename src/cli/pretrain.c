@@ -1,13 +1,16 @@
 /* moonlight pretrain RECIPE.ini: data, model, training, in that order. */
+#include "cli/pretrain.h"
+
 #include "cli/cli.h"
 #include "cli/prepare.h"
+#include "cli/sweep.h"
 #include "cli/train_setup.h"
 #include "train/pretrain.h"
 
 #include <string.h>
 
 typedef struct {
-    ml_options *o;
+    const ml_options *o;
     const char *run;
     bool resume;
     ml_train_config train;
@@ -26,11 +29,14 @@ static void say(void *arg, const char *text)
     ml_log_info("%s", text);
 }
 
-/* A run that cannot fit is refused before hours of data preparation. */
+/* A run that cannot be is refused before hours of data preparation. */
 static ml_status check_first(job *j, ml_error *err)
 {
+    ML_TRY(ml_trainer_check_folder(j->run, j->resume, err));
+    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
     ML_TRY(ml_cli_train_config(j->o, &j->train, err));
     ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
+    ML_TRY(ml_trainer_check_config(&j->train, &j->config, err));
     return ml_cli_check_memory(&j->train, &j->config, err);
 }
 
@@ -59,9 +65,6 @@ static ml_status write_options(const job *j, ml_error *err)
 
 static ml_status set_up(job *j, ml_error *err)
 {
-    j->run = ml_options_text(j->o, "run");
-    j->resume = ml_options_flag(j->o, "resume");
-    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
     ML_TRY(check_first(j, err));
     ML_TRY(ml_cli_prepare_data(j->o, &j->data, &j->tokenizer, err));
     ML_TRY(ml_cli_model_config(j->o, j->tokenizer, &j->config, err));
@@ -81,14 +84,6 @@ static ml_status train(job *j, ml_error *err)
     ml_trainer_set_progress(j->trainer, progress);
     ml_status status = ml_trainer_run(j->trainer, err);
     ml_progress_end(progress);
-    const char *recipe = ml_options_positional(j->o, 0);
-    if (status == ML_ECANCEL) {
-        ml_log_info("saved; continue with: moonlight pretrain %s --run %s --resume", recipe, j->run);
-    } else if (status == ML_OK) {
-        ml_log_info(
-            "done; best validation loss %.4f.  Try: moonlight generate --model %s --prompt \"Once upon a time\"",
-            ml_trainer_best_loss(j->trainer), j->run);
-    }
     return status;
 }
 
@@ -99,17 +94,40 @@ static void free_job(job *j)
     ml_pretrain_free(j->stage);
     ml_dataset_free(j->data);
     ml_tokenizer_free(j->tokenizer);
-    ml_options_free(j->o);
+}
+
+ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume, double *best_loss, ml_error *err)
+{
+    job j = { .o = o, .run = run, .resume = resume };
+    ml_status status = set_up(&j, err);
+    if (status == ML_OK) status = train(&j, err);
+    if (status == ML_OK && best_loss) *best_loss = ml_trainer_best_loss(j.trainer);
+    free_job(&j);
+    return status;
+}
+
+static ml_status run_recipe(const ml_options *o, ml_error *err)
+{
+    const char *run = ml_options_text(o, "run");
+    double best;
+    ml_status status = ml_cli_pretrain_run(o, run, ml_options_flag(o, "resume"), &best, err);
+    if (status == ML_ECANCEL) {
+        ml_log_info("saved; continue with: moonlight pretrain %s --run %s --resume", ml_options_positional(o, 0), run);
+    } else if (status == ML_OK) {
+        ml_log_info(
+            "done; best validation loss %.4f.  Try: moonlight generate --model %s --prompt \"Once upon a time\"", best,
+            run);
+    }
+    return status;
 }
 
 ml_status ml_cli_pretrain(int argc, char **argv, ml_error *err)
 {
-    job j = { 0 };
-    ML_TRY(ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file", &j.o, err));
-    ml_status status = ml_options_parse_ini(j.o, ml_options_positional(j.o, 0), err);
+    ml_options *o;
+    ML_TRY(ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file", &o, err));
+    ml_status status = ml_options_parse_ini(o, ml_options_positional(o, 0), err);
     ml_stop_install();
-    if (status == ML_OK) status = set_up(&j, err);
-    if (status == ML_OK) status = train(&j, err);
-    free_job(&j);
+    if (status == ML_OK) status = ml_cli_is_sweep(o) ? ml_cli_sweep(o, argc, argv, err) : run_recipe(o, err);
+    ml_options_free(o);
     return status;
 }

@@ -5,6 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
+static ml_status parse_kinds(const ml_options *o, const char *name, ml_param_kinds *kinds, ml_error *err)
+{
+    if (ml_optim_parse_kinds(ml_options_text(o, name), kinds, err) == ML_OK) return ML_OK;
+    return ml_fail_prefix(err, "%s", name);
+}
+
 static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_error *err)
 {
     *out = ml_optim_default_config(!strcmp(ml_options_text(o, "optim.name"), "muon") ? ML_OPTIM_MUON : ML_OPTIM_ADAMW);
@@ -16,8 +22,29 @@ static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_erro
     out->nesterov = ml_options_flag(o, "optim.nesterov");
     out->ns_steps = (int)ml_options_int(o, "optim.ns_steps");
     out->rms_scale = ml_options_real(o, "optim.rms_scale");
-    ML_TRY(ml_optim_parse_kinds(ml_options_text(o, "optim.muon"), &out->muon, err));
-    return ml_optim_parse_kinds(ml_options_text(o, "optim.no_decay"), &out->no_decay, err);
+    ML_TRY(parse_kinds(o, "optim.muon", &out->muon, err));
+    return parse_kinds(o, "optim.no_decay", &out->no_decay, err);
+}
+
+/* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in
+ * proportion.  Said, since the learning rate is then another. */
+static void shrink_stages(ml_schedule *s)
+{
+    bool last_stage = s->kind == ML_SCHEDULE_WSD || s->kind == ML_SCHEDULE_MOONLIGHT;
+    int64_t warmup = s->warmup, decay = last_stage ? s->decay : 0;
+    if (warmup <= s->steps && decay <= s->steps - warmup) return;
+    double share = 0.5 * (double)s->steps / ((double)warmup + (double)decay);
+    s->warmup = (int64_t)(share * (double)warmup);
+    s->decay = (int64_t)(share * (double)s->decay);
+    s->rewarm = (int64_t)(share * (double)s->rewarm);
+    if (last_stage) {
+        ml_log_warn("optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
+                    (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup,
+                    (long long)s->decay);
+    } else {
+        ml_log_warn("optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
+                    (long long)s->steps, (long long)s->warmup);
+    }
 }
 
 static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
@@ -32,6 +59,7 @@ static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
                           .ramp_step = ml_options_int(o, "optim.ramp_step"),
                           .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
     ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
+    shrink_stages(out);
     return ml_schedule_check(out, err);
 }
 
@@ -116,6 +144,7 @@ static void report_difference(void *arg, const char *section, const char *name, 
                               const char *new_value)
 {
     resume_check *check = arg;
+    if (!strcmp(section, "sweep")) return; /* what other runs there are */
     bool refused = decides_the_run(section, name);
     ml_log_info("%s%s%s: was %s, now %s%s", section, *section ? "." : "", name, old_value ? old_value : "(unset)",
                 new_value ? new_value : "(unset)", refused ? " (refused)" : "");

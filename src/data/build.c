@@ -32,7 +32,8 @@ typedef struct {
     ml_build_state state;
     ml_build_split now[ML_N_SPLIT]; /* counts including the unfinished shard; `shards` unused */
     ml_source *source;
-    ml_span *order; /* all documents, when they are shuffled */
+    uint64_t val_begin; /* with val_last */
+    ml_span *order;     /* all documents, when they are shuffled */
     size_t n_order, order_capacity;
     uint64_t n_processed; /* documents taken so far, in processing order */
     ml_shard_writer writer[ML_N_SPLIT];
@@ -58,6 +59,9 @@ static ml_status check_config(const ml_build_config *c, ml_error *err)
     if (c->val_every < 0 || c->val_every == 1) {
         return ml_fail(err, ML_EINVAL, "--val-every: expected 0 (off) or at least 2, found %lld",
                        (long long)c->val_every);
+    }
+    if (c->val_last && c->val_every > 0) {
+        return ml_fail(err, ML_EINVAL, "--val-last and --val-every exclude each other: give one of them");
     }
     if (!(c->max_bad >= 0 && c->max_bad <= 1)) {
         return ml_fail(err, ML_EINVAL, "--max-bad: expected 0 to 1, found %g", c->max_bad);
@@ -89,8 +93,16 @@ static ml_status choose_format(const ml_build_config *c, const ml_tokenizer *t, 
 
 /* ---- documents in processing order ---- */
 
-static ml_data_split split_of(const ml_build_config *c, uint64_t index)
+uint64_t ml_build_val_begin(const ml_build_config *config, uint64_t n_bytes)
 {
+    return n_bytes - (uint64_t)(config->val_fraction * (double)n_bytes);
+}
+
+static ml_data_split split_of(const builder *b, const ml_span *span)
+{
+    const ml_build_config *c = b->config;
+    uint64_t index = span->index;
+    if (c->val_last) return ml_source_position(b->source, span) >= b->val_begin ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     if (c->val_every > 0) return (index + 1) % (uint64_t)c->val_every == 0 ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     uint64_t hash = ml_rng_mix(ml_rng_mix(c->seed + 1) + index);
     return (double)(hash >> 11) * 0x1p-53 < c->val_fraction ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
@@ -139,7 +151,7 @@ static bool collect_batch(builder *b)
     ml_span span;
     while (b->n_batch < BATCH_DOCUMENTS && n_bytes < BATCH_BYTES) {
         if (!next_document(b, &span)) return b->n_batch > 0;
-        ml_data_split split = split_of(b->config, span.index);
+        ml_data_split split = split_of(b, &span);
         /* n_processed counts this document already */
         bool wanted = b->n_processed > b->state.split[split].next;
         n_bytes += wanted ? span.n_bytes : span.n_bytes / 64; /* skipping is cheap, but let progress be seen */
@@ -296,6 +308,10 @@ static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err
     result->was_complete = complete;
     if (complete) return ML_OK;
     ML_TRY(ml_source_open(c->input, c->n_input, &c->source, &b->source, err));
+    if (c->val_last) {
+        b->val_begin = ml_build_val_begin(c, ml_source_size(b->source));
+        ml_source_cut(b->source, b->val_begin);
+    }
     ML_TRY(build_shards(b, err));
     if (b->state.split[ML_SPLIT_TRAIN].n_document == 0) {
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",

@@ -1,6 +1,7 @@
 /* Text files -> a data folder (dataset.h has its layout).
  *
- * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on the seed and its number alone.  Documents
+ * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on the seed and its number alone (val_last:
+ * on where it begins; a plain text document that reaches into the validation part is cut in two).  Documents
  * are encoded in batches on all threads and appended to the shards of their split; a shard is closed at the first
  * document end at or after shard_tokens.  Memory holds one batch, one shard's document offsets, and, when documents are
  * shuffled, 40 bytes for each document.
@@ -26,6 +27,7 @@ typedef struct {
     const char *name; /* of the data set; NULL: the last part of `out` */
     ml_source_config source;
     double val_fraction; /* in [0, 0.5] */
+    bool val_last;       /* the last val_fraction of the bytes is for validation, rather than random documents */
     int64_t val_every;   /* > 0: every so many-th document is for validation, instead of the fraction */
     uint64_t seed;
     bool shuffle; /* the order of the documents, over all files */
@@ -46,6 +48,9 @@ typedef struct {
     bool was_complete;      /* nothing was to be done */
     bool resumed;
 } ml_build_result;
+
+/* With val_last: the byte, of `n_bytes` in all files together, from which on text is for validation. */
+uint64_t ml_build_val_begin(const ml_build_config *config, uint64_t n_bytes);
 
 /* ML_ECANCEL after ml_stop_requested(): the same call continues.  ML_EINVAL for options that cannot be honoured or a
  * folder that belongs to another build, ML_EFORMAT when too many lines are malformed (naming the first). */

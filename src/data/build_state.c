@@ -52,10 +52,10 @@ static const char *base_name(const char *path)
 static ml_status describe_options(const ml_build_config *c, json_t **out, ml_error *err)
 {
     static const char *const rule[] = { "marker", "blank", "whole" };
-    return own(json_pack("{s:s, s:s, s:s, s:f, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->source.rule], "marker",
-                         c->source.marker, "field", c->source.field, "val_fraction", c->val_fraction, "val_every",
-                         (json_int_t)c->val_every, "seed", (json_int_t)c->seed, "shuffle", c->shuffle, "shard_tokens",
-                         (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
+    return own(json_pack("{s:s, s:s, s:s, s:f, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->source.rule],
+                         "marker", c->source.marker, "field", c->source.field, "val_fraction", c->val_fraction,
+                         "val_last", c->val_last, "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed,
+                         "shuffle", c->shuffle, "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
                out, "an option", err);
 }
 

@@ -8,6 +8,7 @@
 typedef struct {
     char *path;
     ml_map map;
+    uint64_t n_before; /* bytes of the files before it */
     bool json;
 } source_file;
 
@@ -16,10 +17,10 @@ struct ml_source {
     char *marker, *field;
     source_file *file;
     size_t n_file;
-    uint64_t size;
+    uint64_t size, cut;
     /* the cursor */
     size_t file_id, offset;
-    uint64_t line, n_before; /* n_before: bytes of the files before file_id */
+    uint64_t line;
     uint64_t index;
 };
 
@@ -46,6 +47,7 @@ static ml_status open_files(ml_source *s, const char *const *path, size_t n_path
         ML_TRY(copy(&f->path, path[i], err));
         ML_TRY(ml_map_open(path[i], &f->map, err));
         f->json = has_suffix(path[i], ".jsonl") || has_suffix(path[i], ".ndjson");
+        f->n_before = s->size;
         s->size += f->map.size;
     }
     return ML_OK;
@@ -93,7 +95,17 @@ uint64_t ml_source_size(const ml_source *source)
 
 uint64_t ml_source_at(const ml_source *source)
 {
-    return source->n_before + source->offset;
+    return source->file_id < source->n_file ? source->file[source->file_id].n_before + source->offset : source->size;
+}
+
+uint64_t ml_source_position(const ml_source *source, const ml_span *span)
+{
+    return source->file[span->file].n_before + span->offset;
+}
+
+void ml_source_cut(ml_source *source, uint64_t at)
+{
+    source->cut = at;
 }
 
 const char *ml_source_path(const ml_source *source, uint32_t file)
@@ -136,6 +148,19 @@ static bool ends_document(const ml_source *s, const char *line, size_t n)
     return n == strlen(s->marker) && memcmp(line, s->marker, n) == 0;
 }
 
+/* End the piece [begin, *end) where the cut falls into it, and go on reading from there. */
+static void cut_piece(ml_source *s, const source_file *f, size_t begin, uint64_t first_line, size_t *end)
+{
+    const char *text = (const char *)f->map.data;
+    if (f->json || s->cut <= f->n_before + begin || s->cut >= f->n_before + *end) return;
+    size_t at = (size_t)(s->cut - f->n_before);
+    while (at < *end && !is_space(text[at])) at++;
+    if (at == *end) return;
+    s->offset = *end = at;
+    s->line = first_line;
+    for (size_t i = begin; i < at; i++) s->line += text[i] == '\n';
+}
+
 /* Advance over one piece: up to and over the line that ends it, or to the end of the file. */
 static void next_piece(ml_source *s, const source_file *f, ml_span *span)
 {
@@ -152,6 +177,7 @@ static void next_piece(ml_source *s, const source_file *f, ml_span *span)
     }
     const char *text = (const char *)f->map.data;
     while (begin < end && is_space(text[begin])) first_line += text[begin++] == '\n';
+    cut_piece(s, f, begin, first_line, &end);
     while (end > begin && is_space(text[end - 1])) end--;
     *span = (ml_span){ 0, first_line, (uint32_t)s->file_id, begin, end - begin };
 }
@@ -166,7 +192,6 @@ bool ml_source_next(ml_source *source, ml_span *span)
             span->index = source->index++;
             return true;
         }
-        source->n_before += f->map.size;
         source->file_id++;
         source->offset = 0;
         source->line = 1;

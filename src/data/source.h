@@ -39,6 +39,11 @@ void ml_source_free(ml_source *source);
 uint64_t ml_source_size(const ml_source *source);
 /* Bytes up to the next document: where reading stands. */
 uint64_t ml_source_at(const ml_source *source);
+/* Where a document begins, counting the bytes of the files before its own. */
+uint64_t ml_source_position(const ml_source *source, const ml_span *span);
+/* Before reading: a plain text document that reaches over byte `at` of all files together becomes two, cut at the
+ * first white space from there on.  JSON lines stay whole. */
+void ml_source_cut(ml_source *source, uint64_t at);
 const char *ml_source_path(const ml_source *source, uint32_t file);
 bool ml_source_is_json(const ml_source *source, uint32_t file);
 

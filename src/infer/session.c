@@ -43,7 +43,7 @@ ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_
     s->use_cache = use_cache;
     s->capacity = capacity;
     ml_status status = ml_ctx_init(&s->ctx, activation_bytes(c), 0, err);
-    if (status == ML_OK) status = ml_kv_cache_make(c, capacity, ML_F32, &s->cache, err);
+    if (status == ML_OK) status = ml_kv_cache_make(c, capacity, ML_SESSION_KV, &s->cache, err);
     if (status == ML_OK) {
         s->id = ml_calloc((size_t)capacity, sizeof *s->id);
         s->logits = ml_calloc((size_t)c->vocab_size, sizeof *s->logits);

@@ -2,6 +2,8 @@
 #include "model/config.h"
 
 #include "model/config_fields.h"
+
+#include "base/nearest.h"
 #include "ops/ops.h"
 
 #include <errno.h>
@@ -362,10 +364,16 @@ static ml_status set_field(ml_config *c, const ml_config_field *f, const char *v
 ml_status ml_config_set(ml_config *c, const char *name, const char *value, const char *where, ml_error *err)
 {
     char list[1024] = "";
+    ml_nearest nearest = ml_nearest_begin(name);
     for (size_t i = 0; i < ml_config_n_field; i++) {
         if (!strcmp(name, ml_config_fields[i].name)) return set_field(c, &ml_config_fields[i], value, where, err);
+        ml_nearest_offer(&nearest, ml_config_fields[i].name);
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", ml_config_fields[i].name);
+    }
+    if (nearest.best) {
+        return ml_fail(err, ML_EINVAL, "%s: there is no key model.%s; did you mean model.%s?", where, name,
+                       nearest.best);
     }
     return ml_fail(err, ML_EINVAL, "%s: there is no key model.%s; there are %s", where, name, list);
 }
@@ -440,6 +448,18 @@ static ml_status check_experts(const ml_config *c, const char *where, ml_error *
     return ML_OK;
 }
 
+/* A bound on the number of parameters in which nothing can overflow: counts and sizes are int64 after it. */
+static double most_parameters(const ml_config *c)
+{
+    double d = (double)c->hidden_size, heads = (double)c->num_attention_heads;
+    double width = (double)(ml_config_d_qk(c) + c->qk_nope_head_dim + ml_config_d_v(c));
+    double lora = (double)(c->q_lora_rank + c->kv_lora_rank + c->qk_rope_head_dim);
+    double attention = 2 * heads * width * (d + lora + 1) + lora * (d + 1);
+    double experts = (double)(c->n_routed_experts + c->n_shared_experts) * 3 * (double)c->moe_intermediate_size * d;
+    double layer = attention + experts + 3 * (double)c->intermediate_size * d + (double)c->n_routed_experts * (d + 1);
+    return (double)c->num_hidden_layers * (layer + 2 * d) + 2 * (double)c->vocab_size * (d + 1);
+}
+
 ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err)
 {
     RULE(c->vocab_size > 0 && c->vocab_size <= INT32_MAX, "vocab_size: expected 1 to 2^31-1, found %lld",
@@ -462,5 +482,7 @@ ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err)
          "intermediate_size: the dense layers need a width from 1 to 2^24, found %lld", LL(c->intermediate_size));
     ML_TRY(check_attention(c, where, err));
     if (has_moe) ML_TRY(check_experts(c, where, err));
+    double most = most_parameters(c);
+    RULE(most < 1e15, "the numbers of this architecture make some %g parameters, which is no model", most);
     return ML_OK;
 }

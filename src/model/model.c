@@ -376,42 +376,6 @@ ml_weight *ml_model_find_weight(const ml_model *m, const char *name)
     return NULL;
 }
 
-/* ---- counting ---- */
-
-ml_param_counts ml_model_count(const ml_config *c)
-{
-    int64_t d = c->hidden_size, n_head = c->num_attention_heads, d_qk = ml_config_d_qk(c), d_v = ml_config_d_v(c);
-    int64_t attention = n_head * d_v * d + 2 * d; /* o_proj and the two norms of a layer */
-    if (c->attention == ML_ATTENTION_MLA) {
-        attention += (c->kv_lora_rank + c->qk_rope_head_dim) * d + c->kv_lora_rank;
-        attention += n_head * (c->qk_nope_head_dim + d_v) * c->kv_lora_rank;
-        attention += c->q_lora_rank ? c->q_lora_rank * (d + 1 + n_head * d_qk) : n_head * d_qk * d;
-    } else {
-        int64_t rows = n_head * d_qk + 2 * c->num_key_value_heads * c->head_dim;
-        attention += rows * (d + (c->attention_bias ? 1 : 0)) + (c->qk_norm ? 2 * c->head_dim : 0);
-    }
-    int64_t expert = (c->expert_relu ? 2 : 3) * c->moe_intermediate_size * d;
-    int64_t total = d, active = d; /* final norm */
-    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
-        total += attention;
-        active += attention;
-        if (!ml_config_layer_is_moe(c, i)) {
-            total += 3 * c->intermediate_size * d;
-            active += 3 * c->intermediate_size * d;
-            continue;
-        }
-        int64_t common = c->n_routed_experts * (d + (c->correction_bias ? 1 : 0)) + c->n_shared_experts * expert;
-        total += common + c->n_routed_experts * expert;
-        active += common + c->num_experts_per_tok * expert;
-    }
-    int64_t tables = (c->tie_word_embeddings ? 1 : 2) * c->vocab_size * d;
-    int64_t bias = c->head_bias ? c->vocab_size : 0;
-    return (ml_param_counts){ .total = total + tables + bias,
-                              .without_embedding = total + bias,
-                              .active = active + tables + bias,
-                              .active_without_embedding = active + bias };
-}
-
 /* ---- initialisation ---- */
 
 typedef struct {

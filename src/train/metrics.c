@@ -8,7 +8,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,14 +20,16 @@ struct ml_metrics {
     size_t n_scalar, scalar_capacity;
     char *tags; /* texts of the scalars' tags, TAG_BYTES each */
     size_t tag_capacity;
+    bool has_eval;
 };
 
 enum { TAG_BYTES = 64, FIELD_BYTES = 128 };
 
 /* Resuming: what belongs to later steps leaves the log. */
 
-/* Step of the line [text, text + n). */
-static ml_status parse_line(const char *path, size_t number, const char *text, size_t n, int64_t *step, ml_error *err)
+/* Step of the line [text, text + n), and whether it is one of an evaluation. */
+static ml_status parse_line(const char *path, size_t number, const char *text, size_t n, int64_t *step, bool *is_eval,
+                            ml_error *err)
 {
     char where[ML_ERROR_MAX / 2];
     snprintf(where, sizeof where, "%.400s: line %zu", path, number);
@@ -36,6 +37,7 @@ static ml_status parse_line(const char *path, size_t number, const char *text, s
     ml_status status = ml_json_parse(text, n, where, &json, err);
     if (status == ML_OK) {
         status = ml_json_int(json, "step", where, step, err);
+        *is_eval = json_object_get(json, "val_loss") != NULL;
         json_decref(json);
     }
     if (status != ML_EFORMAT) return status;
@@ -46,14 +48,17 @@ static ml_status parse_line(const char *path, size_t number, const char *text, s
 
 /* Copy every whole line of text to head (step <= last) or tail. Both have room for all of it. */
 static ml_status split_lines(const char *path, const char *text, size_t size, int64_t last, char *head, size_t *n_head,
-                             char *tail, size_t *n_tail, ml_error *err)
+                             char *tail, size_t *n_tail, bool *has_eval, ml_error *err)
 {
     *n_head = *n_tail = 0;
+    *has_eval = false;
     const char *stop = text + size, *end;
     for (size_t number = 1; (end = memchr(text, '\n', (size_t)(stop - text))); number++, text = end + 1) {
         size_t n = (size_t)(end - text);
         int64_t step;
-        ML_TRY(parse_line(path, number, text, n, &step, err));
+        bool is_eval;
+        ML_TRY(parse_line(path, number, text, n, &step, &is_eval, err));
+        if (is_eval && step == last) *has_eval = true;
         char *to = step <= last ? head + *n_head : tail + *n_tail;
         memcpy(to, text, n + 1);
         *(step <= last ? n_head : n_tail) += n + 1;
@@ -75,7 +80,7 @@ static ml_status save_tail(const char *folder, int64_t last, const char *tail, s
     return status;
 }
 
-static ml_status cut_log(const char *folder, const char *path, int64_t last, ml_error *err)
+static ml_status cut_log(const char *folder, const char *path, int64_t last, bool *has_eval, ml_error *err)
 {
     if (!ml_path_exists(path)) return ML_OK;
     char *text;
@@ -87,7 +92,7 @@ static ml_status cut_log(const char *folder, const char *path, int64_t last, ml_
         status = ml_fail_memory(err, size, path);
         goto done;
     }
-    ML_TRY_GOTO(split_lines(path, text, size, last, head, &n_head, tail, &n_tail, err));
+    ML_TRY_GOTO(split_lines(path, text, size, last, head, &n_head, tail, &n_tail, has_eval, err));
     if (n_tail) ML_TRY_GOTO(save_tail(folder, last, tail, n_tail, err));
     if (n_head < size) ML_TRY_GOTO(ml_file_replace(path, head, n_head, err));
 done:
@@ -102,10 +107,12 @@ ml_status ml_metrics_open(ml_metrics **out, const char *folder, int64_t step, ml
     *out = NULL;
     char path[ML_PATH_MAX];
     ML_TRY(ml_path_join(path, folder, "log.jsonl", err));
-    ML_TRY(cut_log(folder, path, step, err));
+    bool has_eval = false;
+    ML_TRY(cut_log(folder, path, step, &has_eval, err));
     ml_metrics *m = ml_calloc(1, sizeof *m);
     if (!m) return ml_fail_memory(err, sizeof *m, "metrics");
     m->log.fd = -1;
+    m->has_eval = has_eval;
     ml_status status;
     ML_TRY_GOTO(ml_appender_open(&m->log, path, err));
     ML_TRY_GOTO(ml_tfevents_open(&m->events, folder, step > 0 ? step + 1 : -1, err));
@@ -114,6 +121,11 @@ ml_status ml_metrics_open(ml_metrics **out, const char *folder, int64_t step, ml
 done:
     ml_metrics_close(m);
     return status;
+}
+
+bool ml_metrics_has_eval(const ml_metrics *m)
+{
+    return m->has_eval;
 }
 
 void ml_metrics_close(ml_metrics *m)

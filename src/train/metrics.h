@@ -15,6 +15,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,8 @@ typedef struct {
  * ML_EFORMAT with the line number when log.jsonl is not what this module writes. */
 ml_status ml_metrics_open(ml_metrics **out, const char *folder, int64_t step, ml_error *err);
 void ml_metrics_close(ml_metrics *m);
+/* Whether the log already had the evaluation of that step when it was opened. */
+bool ml_metrics_has_eval(const ml_metrics *m);
 
 /* Append one line and one TensorBoard event (tags train/loss, train/lr, router/max_load_<layer>, ...). */
 ml_status ml_metrics_write_step(ml_metrics *m, const ml_metrics_step *s, ml_error *err);

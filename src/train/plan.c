@@ -1,56 +1,126 @@
 #include "train/plan.h"
 
+#include "base/thread.h"
+#include "optim/newton_schulz.h"
+
 #include <stdio.h>
 
-/* Floats that one layer keeps per token for its backward, in the order of model/forward.c. */
-static int64_t layer_floats(const ml_config *c, bool is_moe)
+/* Floats per token that a layer makes, in the order of model/forward.c. */
+typedef struct {
+    int64_t values;  /* kept for the backward, and each has a gradient there */
+    int64_t others;  /* kept, without a gradient: statistics, ids, what an operator saves for itself */
+    int64_t scratch; /* of the operator that needs most */
+} layer_floats;
+
+static int64_t larger(int64_t a, int64_t b)
 {
-    int64_t d = c->hidden_size, n_head = c->num_attention_heads, d_qk = ml_config_d_qk(c), d_v = ml_config_d_v(c);
-    int64_t kept = 2 * (d + 1) + n_head * (d_v + 1) + d /* norms, attention and its log-sums, its projection */
-                   + 2 * d;                             /* two residual sums */
-    if (c->attention == ML_ATTENTION_MLA) {
-        int64_t n_q = c->q_lora_rank ? 2 * c->q_lora_rank + n_head * d_qk : n_head * d_qk;
-        kept += n_q + 2 * c->kv_lora_rank + c->qk_rope_head_dim + n_head * (c->qk_nope_head_dim + d_v);
-    } else {
-        int64_t n_qk = (n_head + c->num_key_value_heads) * c->head_dim;
-        kept += n_qk + c->num_key_value_heads * c->head_dim + (c->qk_norm ? n_qk : 0);
-    }
-    if (!is_moe) return kept + 3 * c->intermediate_size + d;
-    int64_t k = c->num_experts_per_tok, f = c->moe_intermediate_size;
-    kept += c->n_routed_experts + 3 * k + k * f * (c->expert_relu ? 1 : 2) + d;
-    if (c->n_shared_experts) kept += 3 * c->n_shared_experts * f + 2 * d;
-    return kept;
+    return a > b ? a : b;
 }
 
-/* Gradients of one layer's activations mirror them, but the experts' pre-activations have theirs in scratch, of
- * which the backward holds about two more copies. */
-static int64_t layer_gradient_floats(const ml_config *c, bool is_moe)
+static void add_attention(const ml_config *c, layer_floats *l)
 {
-    int64_t floats = layer_floats(c, is_moe) + 3 * c->hidden_size;
-    if (is_moe) floats += 2 * c->num_experts_per_tok * c->moe_intermediate_size;
-    return floats;
+    int64_t n_head = c->num_attention_heads, d_v = ml_config_d_v(c);
+    l->values += n_head * d_v + c->hidden_size; /* the heads, their projection */
+    l->others += n_head;                        /* log-sums */
+    if (c->attention == ML_ATTENTION_MLA) {
+        int64_t n_q = n_head * ml_config_d_qk(c);
+        l->values += n_q + (c->q_lora_rank ? 2 * c->q_lora_rank : 0) + 2 * c->kv_lora_rank + c->qk_rope_head_dim +
+                     n_head * (c->qk_nope_head_dim + d_v);
+        l->others += 2;
+    } else {
+        int64_t n_qk = (n_head + c->num_key_value_heads) * c->head_dim;
+        l->values += n_qk + c->num_key_value_heads * c->head_dim + (c->qk_norm ? n_qk : 0);
+        l->others += c->qk_norm ? n_head + c->num_key_value_heads : 0;
+    }
+    l->scratch = larger(l->scratch, 2 * c->rotary_dim); /* sines and cosines */
+}
+
+static void add_experts(const ml_config *c, layer_floats *l)
+{
+    int64_t k = c->num_experts_per_tok, f = c->moe_intermediate_size;
+    l->values += c->n_routed_experts + k + c->hidden_size;    /* scores, weights, result */
+    l->others += 2 * k + k * f * (c->expert_relu ? 1 : 2);    /* ids, order, pre-activations */
+    l->scratch = larger(l->scratch, k * (f + 1));             /* activations */
+    l->scratch = larger(l->scratch, 3 * c->n_routed_experts); /* of the router and its loss */
+    if (c->n_shared_experts) l->values += 3 * c->n_shared_experts * f + 2 * c->hidden_size;
+}
+
+static layer_floats count_layer(const ml_config *c, bool is_moe)
+{
+    layer_floats l = { .values = 4 * c->hidden_size, .others = 2 }; /* two norms, two sums */
+    add_attention(c, &l);
+    if (is_moe) {
+        add_experts(c, &l);
+    } else {
+        l.values += 3 * c->intermediate_size + c->hidden_size;
+    }
+    return l;
+}
+
+/* The head: going forward a tile of logits for each thread and two numbers per token and tile, going backward a block
+ * of logits (ops/cpu/logprob.c). */
+static int64_t head_scratch(const ml_config *c, int64_t tokens)
+{
+    const int64_t tile_tokens = 256, tile_vocab = 512, block_tokens = 512, block_vocab = 2560;
+    int64_t n_tile = (c->vocab_size + tile_vocab - 1) / tile_vocab;
+    int64_t forward = ml_thread_count() * tile_tokens * tile_vocab + tokens * (2 * n_tile + 2);
+    int64_t backward = (tokens < block_tokens ? tokens : block_tokens) * block_vocab + tokens;
+    return larger(forward, backward);
+}
+
+/* Newton-Schulz iterations of the largest matrix in every thread. */
+static int64_t muon_scratch(const ml_config *c)
+{
+    int64_t d = c->hidden_size, n_head = c->num_attention_heads, most = 0;
+    int64_t dense = c->first_k_dense_replace > 0 || c->n_routed_experts == 0 ? c->intermediate_size : 0;
+    int64_t shared = c->n_shared_experts * c->moe_intermediate_size;
+    bool mla = c->attention == ML_ATTENTION_MLA;
+    const int64_t shape[][2] = { { dense, d },
+                                 { shared, d },
+                                 { c->moe_intermediate_size, d },
+                                 { c->n_routed_experts, d },
+                                 { n_head * ml_config_d_qk(c), mla && c->q_lora_rank ? c->q_lora_rank : d },
+                                 { n_head * ml_config_d_v(c), d },
+                                 { c->q_lora_rank, d },
+                                 { mla ? c->kv_lora_rank + c->qk_rope_head_dim : 0, d },
+                                 { mla ? n_head * (c->qk_nope_head_dim + c->v_head_dim) : 0, c->kv_lora_rank } };
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        int64_t rows = shape[i][0], cols = shape[i][1];
+        if (rows && cols) most = larger(most, rows * cols + 16 + ml_newton_schulz_scratch(rows, cols));
+    }
+    return ml_thread_count() * most;
+}
+
+/* Norms and biases, which Muon leaves to AdamW; without those of the router, which have no moments. */
+static int64_t count_vectors(const ml_config *c)
+{
+    int64_t layer = 2 * c->hidden_size + c->q_lora_rank + c->kv_lora_rank + (c->qk_norm ? 2 * c->head_dim : 0);
+    if (c->attention_bias) layer += (c->num_attention_heads + 2 * c->num_key_value_heads) * c->head_dim;
+    return c->num_hidden_layers * layer + c->hidden_size;
 }
 
 ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, bool recompute)
 {
+    /* Descriptions of tensors and of operators, and the scratch of attention: per layer, and per thread. */
+    const int64_t descriptions = 32 << 10, blocks = 4 * 64 * (4 * larger(ml_config_d_qk(c), ml_config_d_v(c)) + 256);
     ml_param_counts n = ml_model_count(c);
-    int64_t tables = n.total - n.without_embedding;
-    int64_t largest = 0, all = 0, largest_gradient = 0;
-    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
-        bool is_moe = ml_config_layer_is_moe(c, i);
-        int64_t floats = layer_floats(c, is_moe), gradient = layer_gradient_floats(c, is_moe);
-        all += floats;
-        if (floats > largest) largest = floats;
-        if (gradient > largest_gradient) largest_gradient = gradient;
+    int64_t tables = n.total - n.without_embedding, d = c->hidden_size, n_layer = c->num_hidden_layers;
+    int64_t all = 0, most = 0, most_values = 0, most_scratch = 0;
+    for (int64_t i = 0; i < n_layer; i++) {
+        layer_floats l = count_layer(c, ml_config_layer_is_moe(c, i));
+        all += l.values + l.others;
+        most = larger(most, l.values + l.others);
+        most_values = larger(most_values, l.values);
+        most_scratch = larger(most_scratch, l.scratch);
     }
-    int64_t kept = recompute ? c->num_hidden_layers * c->hidden_size + largest : all;
-    const int64_t logits_chunk = (int64_t)64 << 20; /* the head works in chunks of a few MB; a generous bound */
+    int64_t kept = (recompute ? n_layer * d : all) + 2 * d + 8; /* and the ends: embedding, norm, loss */
+    int64_t scratch = larger(tokens * (most_scratch + (recompute ? most : 0)), head_scratch(c, tokens));
     ml_train_plan plan = {
         .weights = 4 * n.total,
         .gradients = 4 * n.total,
-        .optimizer = muon ? 4 * n.without_embedding + 8 * tables : 8 * n.total,
-        .activations = 4 * tokens * (kept + 4 * c->hidden_size) + logits_chunk,
-        .activation_gradients = 4 * tokens * (largest_gradient + 4 * c->hidden_size),
+        .optimizer = muon ? 4 * (n.total + tables + count_vectors(c) + muon_scratch(c)) : 8 * n.total,
+        .activations = 4 * (tokens * kept + scratch) + (n_layer + 1) * descriptions + ml_thread_count() * blocks,
+        .activation_gradients = 4 * tokens * (most_values + 3 * d) + descriptions,
     };
     plan.total = plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.activation_gradients;
     return plan;

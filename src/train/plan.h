@@ -5,13 +5,14 @@
 #include "model/model.h"
 
 typedef struct {
-    int64_t weights, gradients, optimizer; /* bytes */
-    int64_t activations;                   /* forward, kept for the backward */
-    int64_t activation_gradients;          /* of one layer and the ends, and the largest operator's scratch */
+    int64_t weights, gradients, optimizer; /* bytes; optimizer: moments and scratch */
+    int64_t activations;                   /* kept for the backward, and the largest operator's scratch */
+    int64_t activation_gradients;          /* of one layer and the ends */
     int64_t total;
 } ml_train_plan;
 
-/* An upper bound for micro-steps of `tokens` tokens; `muon`: one fp32 moment for the matrices instead of two. */
+/* An upper bound, with the present number of threads, for micro-steps of `tokens` tokens; `muon`: one fp32 moment for
+ * the matrices instead of two. */
 ml_train_plan ml_train_make_plan(const ml_config *config, int64_t tokens, bool muon, bool recompute);
 
 /* ML_ENOMEM, with what to change, when the plan needs more than `available` bytes. */

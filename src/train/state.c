@@ -147,6 +147,7 @@ ml_status ml_trainer_restore(ml_trainer *t, bool keep_position, ml_error *err)
     char folder[ML_PATH_MAX], path[ML_PATH_MAX];
     int64_t step;
     ML_TRY(ml_run_find(ml_run_folder(t->run), ML_RUN_LATEST, folder, &step, err));
+    ML_TRY(ml_manifest_verify(folder, ML_VERIFY_HASHES, err));
     ML_TRY(copy_weights(t, folder, err));
     ML_TRY(load_buffers(t, folder, false, err));
     if (t->config.save_dtype != ML_F32) ML_TRY(load_buffers(t, folder, true, err));

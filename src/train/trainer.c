@@ -62,7 +62,7 @@ static ml_status make_memory(ml_trainer *t, ml_error *err)
     return ml_batch_init(&t->eval_batch, tokens, tokens, err);
 }
 
-static ml_status check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
+ml_status ml_trainer_check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
 {
     if (c->batch < 1 || c->accumulate < 1 || c->seq < 1) {
         return ml_fail(err, ML_EINVAL, "train.batch, train.accumulate and train.seq must be at least 1");
@@ -74,22 +74,34 @@ static ml_status check_config(const ml_train_config *c, const ml_config *model, 
     return ml_schedule_check(&c->schedule, err);
 }
 
+/* A damaged checkpoint counts: a new run must not begin over it. */
+static ml_status check_unused(const char *folder, ml_error *err)
+{
+    char latest[ML_PATH_MAX];
+    int64_t *steps;
+    size_t n_step;
+    ML_TRY(ml_path_join(latest, folder, "latest", err));
+    ML_TRY(ml_run_list(folder, &steps, &n_step, err));
+    ml_free(steps);
+    if (n_step == 0 && !ml_path_exists(latest)) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s already holds a run: give --resume to continue it, or another --run", folder);
+}
+
+ml_status ml_trainer_check_folder(const char *folder, bool resume, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    bool exists = ml_path_exists(folder);
+    if (!resume) return exists ? check_unused(folder, err) : ML_OK;
+    if (!exists) return ml_fail(err, ML_EINVAL, "%s: there is no such run: start it without --resume", folder);
+    ml_status status = ml_run_find(folder, ML_RUN_LATEST, path, NULL, err);
+    if (status != ML_EINVAL) return status;
+    return ml_fail(err, ML_EINVAL, "%s holds no complete checkpoint to resume from: start it without --resume", folder);
+}
+
 static ml_status open_run(ml_trainer *t, const char *folder, bool resume, ml_error *err)
 {
     ML_TRY(ml_run_open(&t->run, folder, err));
-    int64_t *steps;
-    size_t n_step;
-    ML_TRY(ml_run_list(folder, &steps, &n_step, err));
-    ml_free(steps);
-    if (!resume && n_step > 0) {
-        return ml_fail(err, ML_EINVAL,
-                       "%s already holds a run with %zu checkpoint%s: give --resume to continue it, or "
-                       "another --run",
-                       folder, n_step, n_step == 1 ? "" : "s");
-    }
-    if (resume && n_step == 0) {
-        return ml_fail(err, ML_EINVAL, "%s holds no checkpoint to resume from: start it without --resume", folder);
-    }
+    ML_TRY(ml_trainer_check_folder(folder, resume, err));
     if (resume) {
         ML_TRY(ml_trainer_restore(t, false, err));
         ml_trainer_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
@@ -102,7 +114,7 @@ ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder,
                           ml_trainer **out, ml_error *err)
 {
     *out = NULL;
-    ML_TRY(check_config(config, &model->config, err));
+    ML_TRY(ml_trainer_check_config(config, &model->config, err));
     ml_trainer *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail_memory(err, sizeof *t, "a trainer");
     t->config = *config;
@@ -119,7 +131,6 @@ ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder,
         ml_trainer_free(t);
         return status;
     }
-    t->peak_flops = measure_peak();
     *out = t;
     return ML_OK;
 }
@@ -234,18 +245,30 @@ static ml_status after_step(ml_trainer *t, bool stopping, ml_error *err)
     return ML_OK;
 }
 
+/* The steps that are abandoned leave the log, as they do when a run is resumed. */
+static ml_status reopen_log(ml_trainer *t, ml_error *err)
+{
+    ml_metrics_close(t->metrics);
+    t->metrics = NULL;
+    return ml_metrics_open(&t->metrics, ml_run_folder(t->run), t->step, err);
+}
+
 ml_status ml_trainer_run(ml_trainer *t, ml_error *err)
 {
+    t->peak_flops = measure_peak();
     bool resumed = t->step > 0;
     if (resumed && t->stage->n_eval > 0 && is_due(t->config.eval_every, t->step)) {
         /* The checkpoint was written before the evaluation that belongs to it. */
-        ML_TRY(evaluate_and_rank(t, false, err));
+        ML_TRY(evaluate_and_rank(t, !ml_metrics_has_eval(t->metrics), err));
     }
     while (t->step < t->config.schedule.steps) {
         ml_train_step r;
         int64_t before = t->step;
         ML_TRY(ml_trainer_step(t, &r, err));
-        if (t->step <= before) continue; /* rolled back */
+        if (t->step <= before) { /* rolled back */
+            ML_TRY(reopen_log(t, err));
+            continue;
+        }
         ML_TRY(log_step(t, &r, err));
         bool stopping = ml_stop_requested() && t->step < t->config.schedule.steps;
         ML_TRY(after_step(t, stopping, err));

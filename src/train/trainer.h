@@ -56,6 +56,11 @@ typedef struct {
 
 typedef struct ml_trainer ml_trainer;
 
+/* What ml_trainer_make refuses, told before data are prepared and a model is made: numbers that do not fit together,
+ * and a run folder that holds a run (without `resume`) or none (with it).  Changes nothing. */
+ml_status ml_trainer_check_config(const ml_train_config *config, const ml_config *model, ml_error *err);
+ml_status ml_trainer_check_folder(const char *run_folder, bool resume, ml_error *err);
+
 /* Open the run folder (locked until ml_trainer_free).  When `resume`, continue from its latest checkpoint; otherwise
  * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; it, the stage, the tokenizer
  * (may be NULL: samples are then off) and the texts of config must outlive the trainer. */

@@ -471,6 +471,53 @@ static void test_special_tokens_and_id_width(void **state)
     ml_tokenizer_free(t);
 }
 
+/* Ids of a split, as the bytes they stand for in byte_tokenizer; [EOS] is '|'. */
+static void expect_split(const ml_dataset *data, ml_data_split split, const char *want)
+{
+    int32_t id[256];
+    int64_t n = data->split[split].n_token;
+    assert_int_equal(n, strlen(want));
+    assert_ok(ml_dataset_read(data, split, 0, n, id, &err));
+    for (int64_t i = 0; i < n; i++) assert_int_equal(id[i] == 1 ? '|' : id[i] - 2, want[i]);
+}
+
+static void expect_val_last(const char *const *input, size_t n_input, const char *out, double fraction,
+                            const char *train, const char *val)
+{
+    ml_build_result result;
+    ml_dataset *data;
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    ml_build_config c = config_for(input, n_input, in_folder(out));
+    c.bos = ML_SPECIAL_OFF;
+    c.val_fraction = fraction;
+    c.val_last = true;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_ok(ml_dataset_open(in_folder(out), &data, &err));
+    expect_split(data, ML_SPLIT_TRAIN, train);
+    expect_split(data, ML_SPLIT_VAL, val);
+    ml_dataset_free(data);
+    ml_tokenizer_free(t);
+}
+
+static void test_the_end_of_the_text_can_be_for_validation(void **state)
+{
+    (void)state;
+    /* 20 bytes in one document: the cut at 15 falls into "fgh", which stays whole */
+    write_file("one.txt", "aa bb\ncc dd e fgh ij");
+    const char *one = in_folder("one.txt");
+    expect_val_last(&one, 1, "last_one", 0.25, "aa bb\ncc dd e fgh|", "ij|");
+    expect_val_last(&one, 1, "last_none", 0.05, "aa bb\ncc dd e fgh ij|", "");
+    /* over two files, 20 + 20 bytes: the cut at 20 is where the second begins */
+    write_file("two.txt", "x\n<|endoftext|>\nyz\n");
+    const char *const both[] = { one, in_folder("two.txt") };
+    expect_val_last(both, 2, "last_two", 0.5, "aa bb\ncc dd e fgh ij|", "x|yz|");
+    /* JSON lines stay whole: the second begins at 14, before the cut at 21 */
+    write_file("last.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+    const char *lines = in_folder("last.jsonl");
+    expect_val_last(&lines, 1, "last_lines", 0.3, "a|b|", "");
+    expect_val_last(&lines, 1, "last_line", 0.5, "a|", "b|");
+}
+
 static void test_malformed_lines_are_counted_and_bounded(void **state)
 {
     (void)state;
@@ -526,6 +573,7 @@ int main(void)
         TEST(test_running_out_of_memory_leaves_a_build_that_continues),
         TEST(test_a_changed_build_is_refused),
         TEST(test_special_tokens_and_id_width),
+        TEST(test_the_end_of_the_text_can_be_for_validation),
         TEST(test_malformed_lines_are_counted_and_bounded),
         TEST(test_real_stories),
     };

@@ -1,0 +1,33 @@
+/* moonlight inspect: what its files share. */
+#ifndef ML_CLI_INSPECT_H
+#define ML_CLI_INSPECT_H
+
+#include "base/json.h"
+#include "base/options.h"
+#include "model/config.h"
+
+/* Each finds out about one kind of thing, prints it for a person, or with --json adds to `object`. */
+typedef struct {
+    const ml_options *o;
+    bool json;
+    json_t *object;
+} ml_inspection;
+
+/* "163,840": digits in threes. */
+typedef struct {
+    char text[32];
+} ml_digits;
+ml_digits ml_cli_digits(int64_t n);
+/* "1.64 GB" */
+ml_digits ml_cli_bytes(int64_t n_bytes);
+
+/* ML_EINVAL when --svg was given: only an architecture can be drawn. */
+ml_status ml_cli_inspect_refuse_svg(const ml_inspection *x, const char *path, ml_error *err);
+/* A model: `name` as title, its architecture, and the folder its weights and tokenizer are in (NULL: none). */
+ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_config *config, const char *folder,
+                               ml_error *err);
+/* A .safetensors file, or an index of several: every tensor. */
+ml_status ml_cli_inspect_tensors(ml_inspection *x, const char *path, ml_error *err);
+ml_status ml_cli_inspect_tokenizer(ml_inspection *x, const char *path, ml_error *err);
+
+#endif
