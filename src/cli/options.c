@@ -174,12 +174,6 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:synth", "", "format", "auto|txt|jsonl", "auto", "auto: JSON lines if the file is named .jsonl"),
     INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
-    TEXT(TOKENIZER, "", "tokenizer", NULL, "T", "tokenizer folder or file, or a model or run folder"),
-    TEXT(TOKENIZER, "", "pattern", NULL, "P",
-         "split pattern of a file that stores none: gpt2, gpt4, moonlight or a regex"),
-    LIST(TOKENIZER, "", "added", NULL, "TEXT", "special token to add behind the vocabulary; may be repeated"),
-    FLAG(TOKENIZER " tokenizer:train", "", "json", "off", "print one JSON object on the last line"),
-    TEXT("tokenizer:train", "", "separator", "<|endoftext|>", "TEXT", "line that ends a document of a text file"),
 };
 
 const size_t ml_cli_n_rows = sizeof ml_cli_rows / sizeof *ml_cli_rows;

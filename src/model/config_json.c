@@ -1,6 +1,8 @@
 /* config.json: one table per published class maps its keys to our fields; what a class implies without a key is
  * set by its function.  Whether a class can express a model is not a list of conditions that could be forgotten:
  * the configuration is written in the class's keys, read back, and compared. */
+#include "base/alloc.h"
+#include "base/file.h"
 #include "model/config_fields.h"
 #include "ops/ops.h"
 
@@ -469,7 +471,7 @@ static void write_token_id(json_t *j, const char *key, int64_t id)
     json_object_set_new(j, key, id < 0 ? json_null() : json_integer(id));
 }
 
-ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err)
+json_t *ml_config_to_json(const ml_config *c, ml_dtype dtype)
 {
     const class_info *info = choose_class(c);
     json_t *j = json_object();
@@ -482,8 +484,9 @@ ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, m
     ml_config again;
     ml_config_blank(&again);
     if (info) {
+        ml_error unused; /* choose_class has read it already */
         write_class(info, c, j);
-        (void)read_class(info, j, path, &again, err);
+        (void)read_class(info, j, "config", &again, &unused);
     }
     /* What the class has no key for, and all that concerns training. */
     json_t *rest = json_object();
@@ -499,6 +502,12 @@ ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, m
         }
     }
     json_object_set_new(j, "moonlight", rest);
+    return j;
+}
+
+ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err)
+{
+    json_t *j = ml_config_to_json(c, dtype);
     ml_status status = ml_json_save(j, path, err);
     json_decref(j);
     return status;
@@ -574,12 +583,22 @@ static ml_status read_config(const json_t *j, const char *path, ml_config *c, ml
     return ml_config_check(c, path, err);
 }
 
-ml_status ml_config_load(const char *path, ml_config *out, ml_error *err)
+ml_status ml_config_parse(const char *text, size_t n_bytes, const char *where, ml_config *out, ml_error *err)
 {
     json_t *j;
-    ML_TRY(ml_json_load(path, &j, err));
-    ml_status status = json_is_object(j) ? read_config(j, path, out, err)
-                                         : ml_fail(err, ML_EFORMAT, "%s: expected a JSON object", path);
+    ML_TRY(ml_json_parse(text, n_bytes, where, &j, err));
+    ml_status status = json_is_object(j) ? read_config(j, where, out, err)
+                                         : ml_fail(err, ML_EFORMAT, "%s: expected a JSON object", where);
     json_decref(j);
+    return status;
+}
+
+ml_status ml_config_load(const char *path, ml_config *out, ml_error *err)
+{
+    char *text;
+    size_t size;
+    ML_TRY(ml_file_read(path, &text, &size, err));
+    ml_status status = ml_config_parse(text, size, path, out, err);
+    ml_free(text);
     return status;
 }
