@@ -69,11 +69,11 @@ static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
         json_array_append_new(logprobs, json_real(g->logprob[i]));
     }
     double seconds = g->prefill_seconds + g->decode_seconds;
-    json_t *object = json_pack("{s:s%, s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:f}", "text",
-                               j->pending.n ? j->pending.data : "", j->pending.n, "ids", ids, "logprobs", logprobs,
-                               "finish_reason", ml_finish_name(g->finish), "prompt_tokens", (json_int_t)j->prompt.n,
-                               "completion_tokens", (json_int_t)g->n, "seconds", seconds, "prefill_seconds",
-                               g->prefill_seconds, "decode_seconds", g->decode_seconds);
+    json_t *object =
+        json_pack("{s:s%, s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:f}", "text", j->pending.n ? j->pending.data : "",
+                  j->pending.n, "ids", ids, "logprobs", logprobs, "finish_reason", ml_finish_name(g->finish),
+                  "prompt_tokens", (json_int_t)j->prompt.n, "completion_tokens", (json_int_t)g->n, "seconds", seconds,
+                  "prefill_seconds", g->prefill_seconds, "decode_seconds", g->decode_seconds);
     return ml_cli_print_json(object, err);
 }
 

@@ -122,6 +122,11 @@ static ml_status read_rope(const json_t *j, const char *where, ml_config *c, ml_
     if (strcmp(type, "yarn")) {
         return ml_fail(err, ML_EINVAL, "%s: rope scaling: expected \"default\" or \"yarn\", found \"%s\"", where, type);
     }
+    const json_t *magnitude = json_object_get(scaling, "attention_factor");
+    if (magnitude && !json_is_null(magnitude)) {
+        return ml_fail(err, ML_EINVAL, "%s: key \"attention_factor\": not supported; it follows from mscale", where);
+    }
+    ML_TRY(expect_bool(scaling, "truncate", true, where, err));
     ML_TRY(ml_json_real_or(scaling, "factor", where, 1, &c->yarn_factor, err));
     ML_TRY(ml_json_real_or(scaling, "beta_fast", where, 32, &c->yarn_beta_fast, err));
     ML_TRY(ml_json_real_or(scaling, "beta_slow", where, 1, &c->yarn_beta_slow, err));
@@ -156,6 +161,9 @@ static ml_status read_heads(const json_t *j, const char *where, double partial, 
     if (!(partial > 0 && partial <= 1)) {
         return ml_fail(err, ML_EINVAL, "%s: key \"partial_rotary_factor\": expected a share in (0, 1], found %g", where,
                        partial);
+    }
+    if (c->head_dim < 0 || c->head_dim > INT32_MAX) {
+        return ml_fail(err, ML_EINVAL, "%s: key \"head_dim\": found %lld", where, (long long)c->head_dim);
     }
     c->rotary_dim = (int64_t)((double)c->head_dim * partial);
     return read_rope(j, where, c, err);
@@ -332,9 +340,7 @@ static void glm4_moe_write(const ml_config *c, json_t *j)
 /* ---- dense: Qwen2, Qwen3, Llama ---- */
 
 static const key_map qwen2_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
-static const key_map qwen3_keys[] = { COMMON_KEYS,
-                                      { "attention_bias", "attention_bias", true },
-                                      { NULL, NULL, false } };
+static const key_map qwen3_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
 static const key_map llama_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
 
 static void qwen2_implied(ml_config *c)
@@ -361,6 +367,13 @@ static ml_status dense_read(const json_t *j, const char *where, ml_config *c, ml
     return ML_OK;
 }
 
+/* With attention_bias Qwen3 has a bias on the output projection too, which is none of our architectures. */
+static ml_status qwen3_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
+{
+    ML_TRY(expect_bool(j, "attention_bias", false, where, err));
+    return dense_read(j, where, c, err);
+}
+
 static ml_status llama_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
 {
     ML_TRY(expect_bool(j, "attention_bias", false, where, err));
@@ -376,7 +389,7 @@ static const class_info classes[] = {
     /* In order of preference: dense classes before those that could also say "no experts". */
     { "LlamaForCausalLM", "llama", llama_keys, llama_implied, llama_read, write_heads },
     { "Qwen2ForCausalLM", "qwen2", qwen2_keys, qwen2_implied, dense_read, write_heads },
-    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, dense_read, write_heads },
+    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, qwen3_read, write_heads },
     { "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_implied, deepseek_v3_read,
       deepseek_v3_write },
     { "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie_keys, ernie_implied, ernie_read, ernie_write },
