@@ -5,6 +5,7 @@
 #include "token/build.h"
 #include "token/bytemap.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
