@@ -1,15 +1,20 @@
 #include "tensor/dtype.h"
 
+#include "base/alloc.h"
+
 #include <assert.h>
 
 static const struct {
     const char *name;
-    size_t size;
+    int length;   /* elements per block */
+    size_t bytes; /* per block */
 } dtypes[ML_N_DTYPE] = {
-    [ML_F32] = { "f32", 4 },
-    [ML_BF16] = { "bf16", 2 },
-    [ML_F16] = { "f16", 2 },
-    [ML_I32] = { "i32", 4 },
+    [ML_F32] = { "f32", 1, 4 },           [ML_BF16] = { "bf16", 1, 2 },     [ML_F16] = { "f16", 1, 2 },
+    [ML_I32] = { "i32", 1, 4 },           [ML_Q8_0] = { "q8_0", 32, 34 },   [ML_Q4_0] = { "q4_0", 32, 18 },
+    [ML_Q4_1] = { "q4_1", 32, 20 },       [ML_Q5_0] = { "q5_0", 32, 22 },   [ML_Q5_1] = { "q5_1", 32, 24 },
+    [ML_Q2_K] = { "q2_k", 256, 84 },      [ML_Q3_K] = { "q3_k", 256, 110 }, [ML_Q4_K] = { "q4_k", 256, 144 },
+    [ML_Q5_K] = { "q5_k", 256, 176 },     [ML_Q6_K] = { "q6_k", 256, 210 }, [ML_IQ4_NL] = { "iq4_nl", 32, 18 },
+    [ML_IQ4_XS] = { "iq4_xs", 256, 136 },
 };
 
 const char *ml_dtype_name(ml_dtype dtype)
@@ -29,7 +34,33 @@ bool ml_dtype_parse(const char *name, ml_dtype *out)
 
 size_t ml_dtype_size(ml_dtype dtype)
 {
-    return dtypes[dtype].size;
+    assert(!ml_dtype_is_block(dtype));
+    return dtypes[dtype].bytes;
+}
+
+int64_t ml_dtype_block_length(ml_dtype dtype)
+{
+    return dtypes[dtype].length;
+}
+
+size_t ml_dtype_block_bytes(ml_dtype dtype)
+{
+    return dtypes[dtype].bytes;
+}
+
+bool ml_dtype_row_bytes_checked(ml_dtype dtype, int64_t n, size_t *out)
+{
+    if (n < 0 || n % dtypes[dtype].length) return false;
+    return ml_size_mul((size_t)(n / dtypes[dtype].length), dtypes[dtype].bytes, out);
+}
+
+size_t ml_dtype_row_bytes(ml_dtype dtype, int64_t n)
+{
+    size_t n_bytes = 0;
+    bool fits = ml_dtype_row_bytes_checked(dtype, n, &n_bytes);
+    assert(fits);
+    (void)fits;
+    return n_bytes;
 }
 
 /* Both conversions scale by a power of two so that the hardware does the (sub)normal arithmetic. */

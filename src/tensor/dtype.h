@@ -1,4 +1,8 @@
-/* Element types and their conversion to and from fp32. */
+/* Element types and their conversion to and from fp32.
+ *
+ * Plain types store one number per element.  Block types store a row as blocks of 32 or 256 numbers that share
+ * scales, bit-compatible with GGUF's types of the same names; tensor/blocks.h describes and converts them.  A row
+ * of a block type holds a whole number of blocks. */
 #ifndef ML_TENSOR_DTYPE_H
 #define ML_TENSOR_DTYPE_H
 
@@ -12,14 +16,40 @@ typedef enum {
     ML_BF16,
     ML_F16,
     ML_I32,
+    ML_Q8_0, /* the first block type */
+    ML_Q4_0,
+    ML_Q4_1,
+    ML_Q5_0,
+    ML_Q5_1,
+    ML_Q2_K,
+    ML_Q3_K,
+    ML_Q4_K,
+    ML_Q5_K,
+    ML_Q6_K,
+    ML_IQ4_NL,
+    ML_IQ4_XS,
     ML_N_DTYPE,
 } ml_dtype;
 
-/* "f32", "bf16", "f16", "i32" */
+/* "f32", "bf16", "f16", "i32", and GGUF's names in lower case: "q8_0", ..., "q4_k", ..., "iq4_xs" */
 const char *ml_dtype_name(ml_dtype dtype);
 /* Inverse of ml_dtype_name; false when there is no such type. */
 bool ml_dtype_parse(const char *name, ml_dtype *out);
+
+/* Bytes of one element; of plain types only. */
 size_t ml_dtype_size(ml_dtype dtype);
+static inline bool ml_dtype_is_block(ml_dtype dtype)
+{
+    return dtype >= ML_Q8_0;
+}
+/* Elements that share one block (1 for plain types), and the bytes of a block (of an element). */
+int64_t ml_dtype_block_length(ml_dtype dtype);
+size_t ml_dtype_block_bytes(ml_dtype dtype);
+/* Bytes of a row of n elements, for n from a file: false when n is negative, not a whole number of blocks, or
+ * the size does not fit. */
+bool ml_dtype_row_bytes_checked(ml_dtype dtype, int64_t n, size_t *out);
+/* The same for an n that is known to be right. */
+size_t ml_dtype_row_bytes(ml_dtype dtype, int64_t n);
 
 static inline float ml_bf16_to_f32(uint16_t h)
 {

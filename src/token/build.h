@@ -34,6 +34,16 @@ void ml_tokenizer_set_whole_piece(ml_tokenizer *t, bool whole_piece);
 /* Unknown bytes in a row become one unknown token. */
 void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse);
 void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id);
+/* The model expects the BOS token before each text. */
+void ml_tokenizer_set_add_bos(ml_tokenizer *t, bool add);
+/* SentencePiece BPE instead of merges: pieces have scores, and the neighbours whose union is the piece of highest score
+ * are joined first, the leftmost of equals.  Pieces are put with spaces where the model writes U+2581.  With
+ * `space_prefix` a space is put before each text and behind each added token, and decoding takes it away. */
+void ml_tokenizer_use_scores(ml_tokenizer *t, bool space_prefix);
+/* Of a piece that was put; ML_EFORMAT for a NaN. */
+ml_status ml_tokenizer_set_score(ml_tokenizer *t, int32_t id, float score, ml_error *err);
+/* The token of a byte that no piece of its character covers ("<0x0A>"). */
+ml_status ml_tokenizer_put_byte(ml_tokenizer *t, int64_t id, uint8_t byte, ml_error *err);
 ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err);
 /* Build the tables for encoding.  A tokenizer without split patterns takes each text as one piece. */
 ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err);

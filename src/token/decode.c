@@ -16,10 +16,16 @@ ml_status ml_tokenizer_decode(const ml_tokenizer *t, const int32_t *id, size_t n
 {
     ml_chars out = { 0 };
     ml_status status = ML_OK;
+    bool prefixed = t->space_prefix; /* the next piece may begin with the space that encoding put there */
     for (size_t i = 0; i < n && status == ML_OK; i++) {
         const char *bytes;
         size_t n_piece;
         status = find_piece(t, id[i], &bytes, &n_piece, err);
+        if (status == ML_OK && prefixed && n_piece && *bytes == ' ' && !ml_tokenizer_is_added(t, id[i])) {
+            bytes++;
+            n_piece--;
+        }
+        prefixed = t->space_prefix && ml_tokenizer_is_added(t, id[i]);
         if (status == ML_OK && !(skip_special && ml_tokenizer_is_special(t, id[i]))) {
             status = ml_chars_append(&out, bytes, n_piece, err);
         }

@@ -22,6 +22,7 @@ typedef struct {
     const ml_tokenizer *t;
     ml_pattern_cursor *cursor;
     ml_merge_scratch scratch;
+    ml_scored_scratch scored;
     cache_slot *cache;
     size_t n_cached, cache_mask;
     ml_ids pool;
@@ -38,6 +39,7 @@ static void encoder_free(encoder *e)
 {
     ml_pattern_cursor_free(e->cursor);
     ml_merge_scratch_free(&e->scratch);
+    ml_scored_scratch_free(&e->scored);
     ml_free(e->cache);
     ml_ids_free(&e->pool);
     *e = (encoder){ 0 };
@@ -184,6 +186,7 @@ static ml_status encode_valid(encoder *e, const uint8_t *p, size_t n, ml_ids *ou
 
 static ml_status encode_plain(encoder *e, const uint8_t *p, size_t n, ml_ids *out, ml_error *err)
 {
+    if (e->t->scored) return ml_scored_encode(e->t, &e->scored, p, n, e->t->space_prefix, out, err);
     while (n) {
         size_t valid = ml_utf8_valid_prefix(p, n);
         ML_TRY(encode_valid(e, p, valid, out, err));

@@ -12,6 +12,7 @@ enum { PIECE_PRESENT = 128 }; /* beside ML_PIECE_*; an id without it is a hole *
 typedef struct {
     uint32_t at, n_bytes; /* in the blob */
     uint32_t flags;
+    float score; /* SentencePiece only */
 } ml_piece;
 
 typedef struct {
@@ -30,7 +31,9 @@ struct ml_tokenizer {
     int32_t byte_id[256]; /* -1: none */
     ml_pattern *split;    /* NULL: text is one piece */
     int32_t role[ML_N_ROLES];
-    bool whole_piece, fuse_unk;
+    bool whole_piece, fuse_unk, add_bos;
+    bool scored, space_prefix; /* SentencePiece: see ml_tokenizer_use_scores */
+    size_t longest;            /* bytes of the longest piece that text can become */
     char *chat_template;
     /* Added tokens: by text, the bytes they can begin with, their lengths in falling order. */
     ml_piece_table added;
@@ -67,5 +70,19 @@ void ml_merge_scratch_free(ml_merge_scratch *s);
 /* Merge n >= 1 bytes, all of which have a token, to scratch->id[0 .. *n_ids). */
 ml_status ml_merge_bytes(const ml_tokenizer *t, ml_merge_scratch *s, const uint8_t *p, size_t n, size_t *n_ids,
                          ml_error *err);
+
+/* Memory for joining pieces by score; start zeroed. */
+typedef struct {
+    struct ml_scored_symbol *symbols;
+    size_t capacity;
+    struct ml_scored_pair *heap;
+    size_t n_heap, heap_capacity;
+    ml_chars text;
+} ml_scored_scratch;
+
+void ml_scored_scratch_free(ml_scored_scratch *s);
+/* Append the ids of n bytes, with a space before them if `space`. */
+ml_status ml_scored_encode(const ml_tokenizer *t, ml_scored_scratch *s, const uint8_t *p, size_t n, bool space,
+                           ml_ids *out, ml_error *err);
 
 #endif

@@ -139,6 +139,10 @@ static ml_status save_config(const ml_tokenizer *t, json_t *decoder, const char 
 ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error *err)
 {
     char path[ML_PATH_MAX], config_path[ML_PATH_MAX];
+    if (t->scored) {
+        return ml_fail(err, ML_EINVAL,
+                       "%s: a SentencePiece vocabulary cannot be written as tokenizer.json: convert to GGUF", folder);
+    }
     ML_TRY(ml_path_join(path, folder, "tokenizer.json", err));
     ML_TRY(ml_path_join(config_path, folder, "tokenizer_config.json", err));
     ML_TRY(ml_dir_make(folder, err));

@@ -89,8 +89,8 @@ ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes,
     ML_TRY(ml_grow((void **)&t->pieces, &t->pieces_capacity, need, sizeof *t->pieces, err));
     ML_TRY(ml_chars_append(&t->blob, bytes, n_bytes, err));
     while (t->n_pieces < need) t->pieces[t->n_pieces++] = (ml_piece){ 0 };
-    t->pieces[id] = (ml_piece){ (uint32_t)at, (uint32_t)n_bytes, (uint32_t)(flags | PIECE_PRESENT) };
-    if (n_bytes == 1 && !flags) {
+    t->pieces[id] = (ml_piece){ (uint32_t)at, (uint32_t)n_bytes, (uint32_t)(flags | PIECE_PRESENT), 0 };
+    if (n_bytes == 1 && !flags && !t->scored) {
         uint8_t byte = *(const uint8_t *)bytes;
         if (t->byte_id[byte] < 0) t->byte_id[byte] = (int32_t)id;
     }
@@ -157,6 +157,37 @@ void ml_tokenizer_set_whole_piece(ml_tokenizer *t, bool whole_piece)
 void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse)
 {
     t->fuse_unk = fuse;
+}
+
+void ml_tokenizer_set_add_bos(ml_tokenizer *t, bool add)
+{
+    t->add_bos = add;
+}
+
+void ml_tokenizer_use_scores(ml_tokenizer *t, bool space_prefix)
+{
+    t->scored = true;
+    t->space_prefix = space_prefix;
+    t->whole_piece = true;
+}
+
+ml_status ml_tokenizer_set_score(ml_tokenizer *t, int32_t id, float score, ml_error *err)
+{
+    if (!has_piece(t, id)) return ml_fail(err, ML_EFORMAT, "score of token %d, which does not exist", id);
+    if (score != score) return ml_fail(err, ML_EFORMAT, "token id %d: its score is not a number", id);
+    t->pieces[id].score = score;
+    return ML_OK;
+}
+
+ml_status ml_tokenizer_put_byte(ml_tokenizer *t, int64_t id, uint8_t byte, ml_error *err)
+{
+    ML_TRY(ml_tokenizer_put_piece(t, id, &byte, 1, ML_PIECE_LITERAL, err));
+    if (t->byte_id[byte] >= 0) {
+        return ml_fail(err, ML_EFORMAT, "byte 0x%02x has two tokens, %d and %lld", byte, t->byte_id[byte],
+                       (long long)id);
+    }
+    t->byte_id[byte] = (int32_t)id;
+    return ML_OK;
 }
 
 void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id)
@@ -234,6 +265,7 @@ static ml_status index_whole(ml_tokenizer *t, ml_merge_scratch *scratch, int32_t
 {
     const uint8_t *p = ml_piece_bytes(t, id);
     size_t n = t->pieces[id].n_bytes;
+    if (n > t->longest) t->longest = n;
     if (!t->whole_piece) {
         if (!all_bytes_known(t, p, n)) return ML_OK;
         size_t n_ids;
@@ -311,6 +343,11 @@ bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id)
     return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_ADDED);
 }
 
+bool ml_tokenizer_is_literal(const ml_tokenizer *t, int32_t id)
+{
+    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_LITERAL);
+}
+
 int32_t ml_tokenizer_bos(const ml_tokenizer *t)
 {
     return t->role[ML_ROLE_BOS];
@@ -329,6 +366,33 @@ int32_t ml_tokenizer_unk(const ml_tokenizer *t)
 int32_t ml_tokenizer_pad(const ml_tokenizer *t)
 {
     return t->role[ML_ROLE_PAD];
+}
+
+bool ml_tokenizer_add_bos(const ml_tokenizer *t)
+{
+    return t->add_bos;
+}
+
+bool ml_tokenizer_is_scored(const ml_tokenizer *t)
+{
+    return t->scored;
+}
+
+float ml_tokenizer_score(const ml_tokenizer *t, int32_t id)
+{
+    return has_piece(t, id) ? t->pieces[id].score : 0;
+}
+
+bool ml_tokenizer_space_prefix(const ml_tokenizer *t)
+{
+    return t->space_prefix;
+}
+
+int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id)
+{
+    if (!t->scored || !has_piece(t, id) || t->pieces[id].n_bytes != 1) return -1;
+    uint8_t byte = *ml_piece_bytes(t, id);
+    return t->byte_id[byte] == id ? byte : -1;
 }
 
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t)

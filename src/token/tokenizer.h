@@ -1,4 +1,4 @@
-/* Byte-level BPE: text <-> token ids.
+/* BPE, byte-level or SentencePiece's: text <-> token ids.
  *
  * A tokenizer owns a vocabulary (id -> bytes), the merges in rank order, the pattern that cuts text into
  * pieces before merging, and the added tokens.  It is immutable once opened, so any number of threads may
@@ -80,11 +80,25 @@ bool ml_tokenizer_is_special(const ml_tokenizer *t, int32_t id);
 /* Recognised only with parse_special; every special token is one. */
 bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id);
 /* Ids by role, -1 where the tokenizer has none; bos and eos are in moonlight.h. */
+/* An entry no text can become. */
+bool ml_tokenizer_is_literal(const ml_tokenizer *t, int32_t id);
+/* Ids by role, -1 where the tokenizer has none. */
+int32_t ml_tokenizer_bos(const ml_tokenizer *t);
+int32_t ml_tokenizer_eos(const ml_tokenizer *t);
 int32_t ml_tokenizer_unk(const ml_tokenizer *t);
 int32_t ml_tokenizer_pad(const ml_tokenizer *t);
+/* The tokenizer's file says that the BOS token begins each text; encoding leaves that to the caller. */
+bool ml_tokenizer_add_bos(const ml_tokenizer *t);
+/* SentencePiece BPE: pieces have scores and there are no merges (token/build.h). */
+bool ml_tokenizer_is_scored(const ml_tokenizer *t);
+float ml_tokenizer_score(const ml_tokenizer *t, int32_t id);
+/* A space is put before each text. */
+bool ml_tokenizer_space_prefix(const ml_tokenizer *t);
+/* The byte that a byte token of SentencePiece stands for, -1 for other ids. */
+int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id);
 /* Jinja text of tokenizer_config.json, NULL when there is none. */
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t);
-/* "tokenizer.json", "tiktoken", "gpt2" or "trained". */
+/* "tokenizer.json", "tiktoken", "gpt2", "trained", "gguf" or "sentencepiece". */
 const char *ml_tokenizer_kind(const ml_tokenizer *t);
 /* Name of the split pattern, or its regex when it has no name. */
 const char *ml_tokenizer_pattern(const ml_tokenizer *t);

@@ -1,0 +1,367 @@
+#include "format/gguf_tokenizer.h"
+
+#include "base/alloc.h"
+#include "format/name_table.h"
+#include "token/build.h"
+#include "token/bytemap.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY(name) "tokenizer.ggml." name
+#define CHAT_TEMPLATE_KEY "tokenizer.chat_template"
+#define SPACE "\xE2\x96\x81" /* U+2581 */
+
+/* Numbers of tokenizer.ggml.token_type. */
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
+
+enum { MAX_STAGE = 3 };
+#define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+
+/* What names of tokenizer.ggml.pre mean.  The first of a pattern is the one that is written. */
+static const struct {
+    const char *name;
+    const char *split[MAX_STAGE]; /* names or regexes of token/split.h */
+    bool whole_piece, add_bos;
+} pres[] = {
+    { "gpt-2", { "gpt2" }, false, false },
+    { "kimi-k2", { "moonlight" }, true, false },
+    { "llama-bpe", { "gpt4" }, true, true },
+    { "llama3", { "gpt4" }, true, true },
+    { "llama-v3", { "gpt4" }, true, true },
+    { "qwen2",
+      { CONTRACTION
+        "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
+      false,
+      false },
+    { "deepseek-v3",
+      { "\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+        "?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
+      false,
+      false },
+};
+enum { N_PRE = sizeof pres / sizeof *pres };
+
+/* What is read. */
+typedef struct {
+    const ml_gguf *g;
+    ml_tokenizer *t;
+    const ml_gguf_value *tokens, *types, *scores; /* types, scores: NULL when there are none */
+    int64_t n;
+    ml_name_table ids; /* text of a token -> id, for merges; a text that is there twice has the lower */
+    char *texts;       /* of the table */
+    int32_t *id_of;    /* [n] id of entry i of the table */
+    ml_chars scratch;
+} reader;
+
+static ml_status fail_token(const reader *r, int64_t id, const char *why, ml_error *err)
+{
+    return ml_fail(err, ML_EFORMAT, "%.300s: key " KEY("tokens") ": token %lld: %s", ml_gguf_path(r->g), (long long)id,
+                   why);
+}
+
+/* An array with an entry for each token; *out NULL when it is missing and need not be there. */
+static ml_status get_per_token(const reader *r, const char *key, ml_gguf_type type, bool needed,
+                               const ml_gguf_value **out, ml_error *err)
+{
+    *out = NULL;
+    if (!needed && !ml_gguf_find_key(r->g, key)) return ML_OK;
+    ML_TRY(ml_gguf_get_array(r->g, key, type, out, err));
+    if ((*out)->n == r->tokens->n) return ML_OK;
+    return ml_fail(err, ML_EFORMAT, "%.300s: key %s: expected %zu values, one for each token, found %zu",
+                   ml_gguf_path(r->g), key, r->tokens->n, (*out)->n);
+}
+
+static ml_status get_arrays(reader *r, bool scored, ml_error *err)
+{
+    ML_TRY(ml_gguf_get_array(r->g, KEY("tokens"), ML_GGUF_TEXT, &r->tokens, err));
+    if (!r->tokens->n || r->tokens->n > ML_GGUF_MAX_VOCAB) {
+        return ml_fail(err, ML_EFORMAT, "%.300s: key " KEY("tokens") ": expected 1 to %d tokens, found %zu",
+                       ml_gguf_path(r->g), ML_GGUF_MAX_VOCAB, r->tokens->n);
+    }
+    r->n = (int64_t)r->tokens->n;
+    ML_TRY(get_per_token(r, KEY("token_type"), ML_GGUF_I32, false, &r->types, err));
+    return get_per_token(r, KEY("scores"), ML_GGUF_F32, scored, &r->scores, err);
+}
+
+static int type_of(const reader *r, int64_t id)
+{
+    int64_t type = r->types ? ml_gguf_integer(r->types, (size_t)id) : TYPE_NORMAL;
+    return type >= TYPE_NORMAL && type <= TYPE_BYTE ? (int)type : TYPE_UNUSED;
+}
+
+/* An entry that stands in texts as it is, or not at all. */
+static ml_status put_literal(reader *r, int64_t id, int type, const char *text, size_t n, ml_error *err)
+{
+    int flags = type == TYPE_USER_DEFINED                      ? ML_PIECE_ADDED
+                : type == TYPE_CONTROL || type == TYPE_UNKNOWN ? ML_PIECE_ADDED | ML_PIECE_SPECIAL
+                                                               : ML_PIECE_LITERAL;
+    char empty[32];
+    if (!n) {
+        n = (size_t)snprintf(empty, sizeof empty, "[EMPTY_%lld]", (long long)id);
+        text = empty;
+        flags = ML_PIECE_LITERAL;
+    }
+    return ml_tokenizer_put_piece(r->t, id, text, n, flags, err);
+}
+
+static ml_status put_mapped(reader *r, int64_t id, const char *text, size_t n, ml_error *err)
+{
+    bool mapped = false;
+    int type = type_of(r, id);
+    r->scratch.n = 0;
+    if (type == TYPE_NORMAL && n) ML_TRY(ml_bytemap_decode(text, n, &r->scratch, &mapped, err));
+    if (mapped) return ml_tokenizer_put_piece(r->t, id, r->scratch.data, r->scratch.n, 0, err);
+    return put_literal(r, id, type == TYPE_NORMAL ? TYPE_UNUSED : type, text, n, err);
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "<0x0A>" */
+static int parse_byte(const char *text, size_t n)
+{
+    if (n != 6 || memcmp(text, "<0x", 3) || text[5] != '>') return -1;
+    int high = hex_digit(text[3]), low = hex_digit(text[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+static ml_status put_spaced(reader *r, const char *text, size_t n, ml_error *err)
+{
+    const size_t n_space = strlen(SPACE);
+    r->scratch.n = 0;
+    for (size_t i = 0; i < n;) {
+        bool space = n - i >= n_space && !memcmp(text + i, SPACE, n_space);
+        ML_TRY(ml_chars_append(&r->scratch, space ? " " : text + i, 1, err));
+        i += space ? n_space : 1;
+    }
+    return ML_OK;
+}
+
+static ml_status put_scored(reader *r, int64_t id, const char *text, size_t n, ml_error *err)
+{
+    int type = type_of(r, id);
+    if (type == TYPE_BYTE) {
+        int byte = parse_byte(text, n);
+        if (byte < 0) return fail_token(r, id, "is of type byte, expected a text like <0x0A>", err);
+        return ml_tokenizer_put_byte(r->t, id, (uint8_t)byte, err);
+    }
+    if (type != TYPE_NORMAL || !n) return put_literal(r, id, n ? type : TYPE_UNUSED, text, n, err);
+    ML_TRY(put_spaced(r, text, n, err));
+    ML_TRY(ml_tokenizer_put_piece(r->t, id, r->scratch.data, r->scratch.n, 0, err));
+    return ml_tokenizer_set_score(r->t, (int32_t)id, (float)ml_gguf_number(r->scores, (size_t)id), err);
+}
+
+static ml_status put_tokens(reader *r, bool scored, ml_error *err)
+{
+    const char *text;
+    size_t at = 0, n;
+    for (int64_t id = 0; ml_gguf_next_text(r->tokens, &at, &text, &n); id++) {
+        ml_status status = scored ? put_scored(r, id, text, n, err) : put_mapped(r, id, text, n, err);
+        if (status != ML_OK) return ml_fail_prefix(err, "%.300s: key " KEY("tokens"), ml_gguf_path(r->g));
+    }
+    return ML_OK;
+}
+
+static ml_status index_tokens(reader *r, ml_error *err)
+{
+    const char *text;
+    size_t at = 0, n, used = 0;
+    r->texts = ml_alloc(r->tokens->n_bytes + 1); // 8 bytes before each text are more than the 0 behind it
+    r->id_of = ml_alloc((size_t)r->n * sizeof *r->id_of);
+    if (!r->texts || !r->id_of) return ml_fail_memory(err, r->tokens->n_bytes, "the texts of a vocabulary");
+    for (int32_t id = 0; ml_gguf_next_text(r->tokens, &at, &text, &n); id++) {
+        bool added;
+        if (memchr(text, 0, n)) continue;
+        char *copy = r->texts + used;
+        memcpy(copy, text, n);
+        copy[n] = 0;
+        used += n + 1;
+        ML_TRY(ml_name_table_add(&r->ids, copy, &added, err));
+        if (added) r->id_of[r->ids.n - 1] = id;
+    }
+    return ML_OK;
+}
+
+/* The id of a text, -1 when it is none. */
+static ml_status find_token(reader *r, const char *text, size_t n, int32_t *id, ml_error *err)
+{
+    size_t index;
+    r->scratch.n = 0;
+    ML_TRY(ml_chars_append(&r->scratch, text, n, err));
+    ML_TRY(ml_chars_append(&r->scratch, "", 1, err));
+    *id = ml_name_table_find(&r->ids, r->scratch.data, &index) ? r->id_of[index] : -1;
+    return ML_OK;
+}
+
+static ml_status put_merge(reader *r, size_t i, const char *text, size_t n, ml_chars *whole, ml_error *err)
+{
+    const char *space = n > 1 ? memchr(text + 1, ' ', n - 1) : NULL;
+    if (!space || space + 1 == text + n || memchr(text, 0, n)) {
+        return ml_fail(err, ML_EFORMAT, "merge %zu: expected two tokens with a space between", i);
+    }
+    size_t n_left = (size_t)(space - text);
+    int32_t left, right, result;
+    whole->n = 0;
+    ML_TRY(ml_chars_append(whole, text, n_left, err));
+    ML_TRY(ml_chars_append(whole, space + 1, n - n_left - 1, err));
+    ML_TRY(find_token(r, text, n_left, &left, err));
+    ML_TRY(find_token(r, space + 1, n - n_left - 1, &right, err));
+    ML_TRY(find_token(r, whole->data, whole->n, &result, err));
+    if (left < 0 || right < 0 || result < 0) {
+        return ml_fail(err, ML_EFORMAT, "merge %zu: \"%.*s\" names a text that is no token", i,
+                       (int)(n < 100 ? n : 100), text);
+    }
+    return ml_tokenizer_put_merge(r->t, left, right, result, err);
+}
+
+static ml_status put_merges(reader *r, ml_error *err)
+{
+    const ml_gguf_value *merges;
+    ML_TRY(ml_gguf_get_array(r->g, KEY("merges"), ML_GGUF_TEXT, &merges, err));
+    if (merges->n > ML_GGUF_MAX_VOCAB) {
+        return ml_fail(err, ML_EFORMAT, "%.300s: key " KEY("merges") ": expected at most %d, found %zu",
+                       ml_gguf_path(r->g), ML_GGUF_MAX_VOCAB, merges->n);
+    }
+    ML_TRY(index_tokens(r, err));
+    ml_chars whole = { 0 };
+    const char *text;
+    size_t at = 0, n, i = 0;
+    ml_status status = ML_OK;
+    while (status == ML_OK && ml_gguf_next_text(merges, &at, &text, &n)) {
+        status = put_merge(r, i++, text, n, &whole, err);
+        if (status != ML_OK) ml_fail_prefix(err, "%.300s: key " KEY("merges"), ml_gguf_path(r->g));
+    }
+    ml_chars_free(&whole);
+    return status;
+}
+
+static ml_status get_bool(const reader *r, const char *key, bool otherwise, bool *out, ml_error *err)
+{
+    *out = otherwise;
+    return ml_gguf_find_key(r->g, key) ? ml_gguf_get_bool(r->g, key, out, err) : ML_OK;
+}
+
+static ml_status read_bpe(reader *r, bool *add_bos, ml_error *err)
+{
+    char *name;
+    ML_TRY(ml_gguf_copy_text(r->g, KEY("pre"), &name, err));
+    int i = 0;
+    while (i < N_PRE && strcmp(name, pres[i].name)) i++;
+    ml_status status = ML_OK;
+    if (i == N_PRE) {
+        status =
+            ml_fail(err, ML_EINVAL,
+                    "%.300s: key " KEY("pre") ": the split pattern of \"%.100s\" is not known here: use the model's "
+                                              "tokenizer.json",
+                    ml_gguf_path(r->g), name);
+    }
+    ml_free(name);
+    ML_TRY(status);
+    *add_bos = pres[i].add_bos;
+    for (int k = 0; k < MAX_STAGE && pres[i].split[k]; k++) {
+        ML_TRY(ml_tokenizer_put_split(r->t, pres[i].split[k], err));
+    }
+    ml_tokenizer_set_whole_piece(r->t, pres[i].whole_piece);
+    ML_TRY(put_tokens(r, false, err));
+    /* Some files of tiktoken vocabularies leave the merges out: the ids are the ranks. */
+    bool ranks = !strcmp(pres[i].name, "kimi-k2") && !ml_gguf_find_key(r->g, KEY("merges"));
+    return ranks ? ml_tokenizer_derive_merges(r->t, err) : put_merges(r, err);
+}
+
+static ml_status read_scored(reader *r, bool *add_bos, ml_error *err)
+{
+    bool space_prefix;
+    ML_TRY(get_bool(r, KEY("add_space_prefix"), true, &space_prefix, err));
+    ml_tokenizer_use_scores(r->t, space_prefix);
+    ml_tokenizer_set_fuse_unk(r->t, true);
+    *add_bos = true;
+    return put_tokens(r, true, err);
+}
+
+static ml_status read_roles(reader *r, ml_error *err)
+{
+    static const struct {
+        const char *key;
+        ml_token_role role;
+    } roles[] = {
+        { KEY("bos_token_id"), ML_ROLE_BOS },
+        { KEY("eos_token_id"), ML_ROLE_EOS },
+        { KEY("unknown_token_id"), ML_ROLE_UNK },
+        { KEY("padding_token_id"), ML_ROLE_PAD },
+    };
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+        int64_t id;
+        if (!ml_gguf_find_key(r->g, roles[i].key)) continue;
+        ML_TRY(ml_gguf_get_integer(r->g, roles[i].key, -1, UINT32_MAX, &id, err));
+        if (id < 0 || id == UINT32_MAX) continue; // "none"
+        ML_TRY(ml_gguf_get_integer(r->g, roles[i].key, 0, r->n - 1, &id, err));
+        ml_tokenizer_set_role(r->t, roles[i].role, (int32_t)id);
+    }
+    return ML_OK;
+}
+
+static ml_status read_template(reader *r, ml_error *err)
+{
+    char *text;
+    if (!ml_gguf_find_key(r->g, CHAT_TEMPLATE_KEY)) return ML_OK;
+    ML_TRY(ml_gguf_copy_text(r->g, CHAT_TEMPLATE_KEY, &text, err));
+    ml_status status = ml_tokenizer_set_chat_template(r->t, text, err);
+    ml_free(text);
+    return status;
+}
+
+static ml_status fill(reader *r, bool scored, ml_error *err)
+{
+    bool add_bos;
+    ML_TRY(get_arrays(r, scored, err));
+    ML_TRY(scored ? read_scored(r, &add_bos, err) : read_bpe(r, &add_bos, err));
+    ML_TRY(get_bool(r, KEY("add_bos_token"), add_bos, &add_bos, err));
+    ml_tokenizer_set_add_bos(r->t, add_bos);
+    ML_TRY(read_roles(r, err));
+    ML_TRY(read_template(r, err));
+    if (ml_tokenizer_finish(r->t, err) == ML_OK) return ML_OK;
+    return ml_fail_prefix(err, "%.300s", ml_gguf_path(r->g));
+}
+
+ml_status ml_gguf_tokenizer(const ml_gguf *g, ml_tokenizer **out, ml_error *err)
+{
+    const char *model;
+    size_t n;
+    *out = NULL;
+    ML_TRY(ml_gguf_get_text(g, KEY("model"), &model, &n, err));
+    bool bpe = n == 4 && !memcmp(model, "gpt2", n), scored = n == 5 && !memcmp(model, "llama", n);
+    if (!bpe && !scored) {
+        return ml_fail(err, ML_EINVAL, "%.300s: key " KEY("model") ": expected gpt2 or llama, found \"%.*s\"",
+                       ml_gguf_path(g), (int)(n < 40 ? n : 40), model);
+    }
+    reader r = { .g = g };
+    ML_TRY(ml_tokenizer_make(scored ? "sentencepiece" : "gguf", &r.t, err));
+    ml_status status = fill(&r, scored, err);
+    ml_name_table_free(&r.ids);
+    ml_free(r.texts);
+    ml_free(r.id_of);
+    ml_chars_free(&r.scratch);
+    if (status == ML_OK) {
+        *out = r.t;
+    } else {
+        ml_tokenizer_free(r.t);
+    }
+    return status;
+}
+
+ml_status ml_gguf_tokenizer_open(const char *path, ml_tokenizer **out, ml_error *err)
+{
+    ml_gguf *g;
+    *out = NULL;
+    ML_TRY(ml_gguf_open(&g, path, err));
+    ml_status status = ml_gguf_tokenizer(g, out, err);
+    ml_gguf_close(g);
+    return status;
+}
