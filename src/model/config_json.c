@@ -162,8 +162,8 @@ static ml_status read_heads(const json_t *j, const char *where, double partial, 
         return ml_fail(err, ML_EINVAL, "%s: key \"partial_rotary_factor\": expected a share in (0, 1], found %g", where,
                        partial);
     }
-    if (c->head_dim < 0 || c->head_dim > INT32_MAX) {
-        return ml_fail(err, ML_EINVAL, "%s: key \"head_dim\": found %lld", where, (long long)c->head_dim);
+    if (c->head_dim > INT32_MAX) {
+        return ml_fail(err, ML_EINVAL, "%s: head_dim: expected 1 to 16384, found %lld", where, (long long)c->head_dim);
     }
     c->rotary_dim = (int64_t)((double)c->head_dim * partial);
     return read_rope(j, where, c, err);
