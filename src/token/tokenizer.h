@@ -79,9 +79,9 @@ int32_t ml_tokenizer_find(const ml_tokenizer *t, const char *text);
 bool ml_tokenizer_is_special(const ml_tokenizer *t, int32_t id);
 /* Recognised only with parse_special; every special token is one. */
 bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id);
-/* Ids by role, -1 where the tokenizer has none; bos and eos are in moonlight.h. */
 /* An entry no text can become. */
 bool ml_tokenizer_is_literal(const ml_tokenizer *t, int32_t id);
+/* Ids by role, -1 where the tokenizer has none; bos and eos are in moonlight.h. */
 int32_t ml_tokenizer_unk(const ml_tokenizer *t);
 int32_t ml_tokenizer_pad(const ml_tokenizer *t);
 /* The tokenizer's file says that the BOS token begins each text; encoding leaves that to the caller. */
