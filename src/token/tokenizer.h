@@ -129,6 +129,8 @@ const char *ml_tokenizer_chat_template(const ml_tokenizer *t);
 const char *ml_tokenizer_kind(const ml_tokenizer *t);
 /* Name of the split pattern, or its regex when it has no name. */
 const char *ml_tokenizer_pattern(const ml_tokenizer *t);
+/* The regex (or name, where it has one) of a stage of the split, in order; NULL behind the last. */
+const char *ml_tokenizer_split_stage(const ml_tokenizer *t, size_t stage);
 /* Merges in rank order: pair i of [0, n) and the token it makes. */
 size_t ml_tokenizer_merge_count(const ml_tokenizer *t);
 void ml_tokenizer_merge(const ml_tokenizer *t, size_t i, int32_t *left, int32_t *right, int32_t *result);

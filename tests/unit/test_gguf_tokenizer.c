@@ -340,6 +340,15 @@ static void test_bpe_by_hand(void **state)
         } else {
             EXPECT(t, "th12", false, 256, '1', '2'); /* digits stand alone */
         }
+        ml_tokenizer *copy;
+        source = t;
+        assert_ok(open_written(fill_copy, &copy, NULL, NULL));
+        expect_same(t, copy, "th12 1212<end>\xE4\xBD\xA0 don't");
+        for (size_t k = 0; k < 4; k++) {
+            const char *stage = ml_tokenizer_split_stage(t, k);
+            assert_string_equal(stage ? stage : "none", stage ? ml_tokenizer_split_stage(copy, k) : "none");
+        }
+        ml_tokenizer_free(copy);
         ml_tokenizer_free(t);
     }
     pre_name = "deepseek-v3"; /* three digits, then the rest: the second pair is cut */
