@@ -44,6 +44,7 @@ typedef struct {
 
 /* Open a folder or file:
  *   tokenizer.json (Hugging Face); tiktoken.model; encoder.json + vocab.bpe or vocab.json + merges.txt (GPT-2);
+ *   llama2.c's tokenizer.bin;
  *   a model folder holding one of them, or a run folder (its best, else latest step).
  * tokenizer_config.json beside the file supplies special tokens, their roles and the chat template.
  * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (a normalizer, another
@@ -125,7 +126,7 @@ bool ml_tokenizer_space_prefix(const ml_tokenizer *t);
 int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id);
 /* Jinja text of tokenizer_config.json, NULL when there is none. */
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t);
-/* "tokenizer.json", "tiktoken", "gpt2", "trained", "gguf" or "sentencepiece". */
+/* "tokenizer.json", "tiktoken", "gpt2", "llama2.c", "trained", "gguf" or "sentencepiece". */
 const char *ml_tokenizer_kind(const ml_tokenizer *t);
 /* Name of the split pattern, or its regex when it has no name. */
 const char *ml_tokenizer_pattern(const ml_tokenizer *t);
