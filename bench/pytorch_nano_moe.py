@@ -8,7 +8,8 @@ faster one stands for each mode:
     loop   tokens gathered per expert, three products per expert (what one would write for a GPU)
     dense  every expert on every token as batched products, weighted by the gates (no gather; twice the work of top-2 of 4,
            but fixed shapes, which is what a compiler likes)
-Prints tokens per second, the best step of several after warm-up, and the peak memory of each process."""
+Prints tokens per second, the best step of several after warm-up, and the peak memory of each process.  On a machine that
+others use, set OMP_WAIT_POLICY=passive: threads that spin at a barrier while another is not scheduled cost a factor."""
 
 import argparse
 import math
@@ -107,10 +108,11 @@ def measure(args, way, compiled, queue):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     run = torch.compile(model) if compiled else model
     ids = torch.randint(0, VOCAB, (args.batch, args.seq + 1))
+    x, target = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     best = math.inf
     for step in range(args.warmup + args.steps):
         start = time.perf_counter()
-        loss = run(ids[:, :-1], ids[:, 1:])
+        loss = run(x, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -1,12 +1,22 @@
 /* libmoonlight: the public API.  Nothing else is installed.
  *
+ *   ml_tokenizer   text <-> token ids                       immutable, any number of threads
+ *   ml_model       weights and architecture, read from disk  any number of sessions
+ *   ml_session     one growing sequence of tokens            one thread at a time
+ *   ml_sampler     chooses the next token                    one thread at a time
+ *   ml_generate    prompt -> text, token by token            (examples/generate.c)
+ *
  * Every fallible call returns an ml_status and, when it is not ML_OK, fills an ml_error with one
- * sentence a person can act on.  Nothing here prints, exits or aborts. */
+ * sentence a person can act on; results are then NULL or untouched.  Nothing here prints, exits or aborts.
+ * *_free(NULL) is legal.  What a call returns in new memory is freed by the function named beside it. */
 #ifndef MOONLIGHT_H
 #define MOONLIGHT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#define ML_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,7 +42,142 @@ typedef struct {
 } ml_error;
 
 /* "0.1.0" */
-const char *ml_version(void);
+ML_API const char *ml_version(void);
+/* Threads to compute with: n >= 1 sets it; n = 0 returns to the default (affinity mask and cgroup quota). */
+ML_API void ml_thread_set_count(int n);
+ML_API void ml_free(void *p);
+
+/* ---- tokenizer ---- */
+
+typedef struct ml_tokenizer ml_tokenizer;
+
+/* Token ids, growing; start zeroed. */
+typedef struct {
+    int32_t *id;
+    size_t n, capacity;
+} ml_ids;
+
+ML_API void ml_ids_free(ml_ids *ids);
+
+/* Open a folder or file:
+ *   tokenizer.json (Hugging Face); tiktoken.model; encoder.json + vocab.bpe or vocab.json + merges.txt (GPT-2);
+ *   llama2.c's tokenizer.bin;
+ *   a model folder holding one of them, or a run folder (its best, else latest step).
+ * tokenizer_config.json beside the file supplies special tokens, their roles and the chat template.
+ * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (a normalizer, another
+ * model type, a pre-tokenizer that is not byte level), so that ids are equal or there are none. */
+ML_API ml_status ml_tokenizer_open(const char *path, ml_tokenizer **out, ml_error *err);
+ML_API void ml_tokenizer_free(ml_tokenizer *t);
+
+/* Append the ids of n_bytes of text to *out.  With parse_special, the text of an added token becomes its id
+ * (leftmost, then longest).  Fails with ML_EINVAL only when a byte has no token and there is no unknown token,
+ * or ML_ENOMEM; *out then keeps what it held. */
+ML_API ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_bytes, bool parse_special,
+                                     ml_ids *out, ml_error *err);
+/* The bytes of n ids in new memory (ml_free) with a 0 behind them, not counted in *n_bytes.  skip_special leaves
+ * special tokens out.  ML_EINVAL for an id that has no token. */
+ML_API ml_status ml_tokenizer_decode(const ml_tokenizer *t, const int32_t *id, size_t n, bool skip_special, char **text,
+                                     size_t *n_bytes, ml_error *err);
+/* Highest id + 1. */
+ML_API int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t);
+/* Ids of the beginning and the end of a text, -1 where the tokenizer has none. */
+ML_API int32_t ml_tokenizer_bos(const ml_tokenizer *t);
+ML_API int32_t ml_tokenizer_eos(const ml_tokenizer *t);
+
+/* ---- model ---- */
+
+typedef struct ml_model ml_model;
+
+typedef struct {
+    const char *class_name;   /* "DeepseekV3ForCausalLM", ... */
+    int64_t n_params;         /* stored elements */
+    int64_t n_params_active;  /* those one token meets */
+    int64_t n_layer, d_model; /* layers, and the width of what flows between them */
+    int64_t n_vocab;          /* logits; a tokenizer may have fewer ids */
+    int64_t n_position;       /* tokens in a sequence at most */
+    int32_t bos_id, eos_id;   /* -1: none */
+    int32_t n_expert, top_k;  /* routed experts of a layer, and how many a token meets; 0: a dense model */
+} ml_model_info;
+
+/* Read a model for inference from a model folder (config.json and *.safetensors, as Hugging Face has them) or a run
+ * folder (its best checkpoint).  Matrices stay in the type they are stored in (fp32, bf16 or fp16). */
+ML_API ml_status ml_model_open(const char *path, ml_model **out, ml_error *err);
+ML_API void ml_model_free(ml_model *m);
+ML_API ml_model_info ml_model_get_info(const ml_model *m);
+
+/* ---- session ---- */
+
+typedef struct ml_session ml_session;
+
+/* Room for `capacity` tokens (at most the model's positions).  Keeps keys and values of seen tokens when use_cache;
+ * otherwise computes everything again at each call, with the same result.  The model must outlive the session. */
+ML_API ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err);
+ML_API void ml_session_free(ml_session *s);
+
+/* Run the model over n more tokens.  ML_EINVAL when they do not fit or an id is outside the vocabulary. */
+ML_API ml_status ml_session_append(ml_session *s, const int32_t *id, int64_t n, ml_error *err);
+/* Logits [n_vocab] after the last token; valid until the next append.  NULL before the first. */
+ML_API const float *ml_session_logits(const ml_session *s);
+/* Forget all but the first n tokens; logits are gone until the next append. */
+ML_API void ml_session_truncate(ml_session *s, int64_t n);
+/* Tokens appended and not forgotten. */
+ML_API int64_t ml_session_count(const ml_session *s);
+
+/* ---- generation ---- */
+
+typedef struct {
+    double temperature;        /* 0: greedy */
+    int64_t top_k;             /* 0: off; else only the k likeliest */
+    double top_p;              /* 1: off; else the smallest set of likeliest tokens whose probability reaches p */
+    double min_p;              /* 0: off; else only tokens at least min_p times as likely as the likeliest */
+    double repetition_penalty; /* 1: off; else logits of recent tokens are divided by it when positive, multiplied when
+                                  negative: lowered in both cases */
+    int64_t repetition_window; /* how many recent tokens count; 0: all */
+    uint64_t seed;
+} ml_sampling;
+
+/* temperature 0, everything else off, seed 0 */
+ML_API ml_sampling ml_sampling_default(void);
+
+typedef struct ml_sampler ml_sampler;
+
+/* `n_vocab` logits come in; ids from `n_valid` on (rows that pad the vocabulary: the tokenizer's size) are never
+ * chosen.  ML_EINVAL naming the setting that is out of range. */
+ML_API ml_status ml_sampler_make(const ml_sampling *sampling, int64_t n_vocab, int64_t n_valid, ml_sampler **out,
+                                 ml_error *err);
+ML_API void ml_sampler_free(ml_sampler *s);
+
+typedef enum {
+    ML_FINISH_STOP,   /* an end-of-sequence id came (it is the last id of the result) */
+    ML_FINISH_LENGTH, /* max_tokens reached, or the context is full */
+    ML_FINISH_CANCEL, /* the callback said so */
+} ml_finish;
+
+typedef struct {
+    int64_t max_tokens;
+    const int32_t *stop_id; /* [n_stop] */
+    int64_t n_stop;
+    /* Called for every new token, the end-of-sequence id included; false stops.  `logprob` is its log-probability in
+     * nats, before temperature and cuts.  NULL: nobody listens. */
+    bool (*on_token)(void *arg, int32_t id, double logprob);
+    void *arg;
+} ml_generate_config;
+
+typedef struct {
+    int32_t *id;     /* [n] generated */
+    double *logprob; /* [n] */
+    int64_t n;
+    ml_finish finish;
+    double prefill_seconds, decode_seconds;
+} ml_generation;
+
+/* Append `prompt` [n_prompt] to the session and generate.  The prompt may be empty only if the session is not.
+ * A prompt that fills the context gives 0 tokens and ML_FINISH_LENGTH; one that does not fit is ML_EINVAL with both
+ * numbers.  The session then holds the prompt and all new tokens but the last.  Free the result with
+ * ml_generation_free. */
+ML_API ml_status ml_generate(ml_session *session, ml_sampler *sampler, const int32_t *prompt, int64_t n_prompt,
+                             const ml_generate_config *config, ml_generation *out, ml_error *err);
+ML_API void ml_generation_free(ml_generation *g);
 
 #ifdef __cplusplus
 }

@@ -33,8 +33,7 @@ void *ml_alloc(size_t n_bytes);
 /* n * size zeroed bytes; NULL also when the product overflows. */
 void *ml_calloc(size_t n, size_t size);
 /* Grow or shrink; p = NULL allocates.  On failure NULL, and p stays valid. */
-void *ml_realloc(void *p, size_t n_bytes);
-void ml_free(void *p);
+void *ml_realloc(void *p, size_t n_bytes); /* ml_free: moonlight.h */
 char *ml_strdup(const char *s);
 
 /* Make room for at least `need` elements of `size` bytes in a growing array: *items is reallocated and

@@ -1,37 +1,54 @@
 #include "base/cpu.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 static ml_isa chosen = (ml_isa)-1;
 
-static ml_isa machine_isa(void)
+#if defined(__x86_64__)
+/* Leaf 7, sub-leaf 1, EAX bit 4; the compiler's own query does not know it everywhere. */
+static bool has_avx_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
+
+static bool machine_has(ml_isa isa)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return ML_ISA_SCALAR;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        return ML_ISA_AVX512;
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    switch (isa) {
+    case ML_ISA_AVX2: return avx2;
+    case ML_ISA_AVXVNNI: return avx2 && has_avx_vnni();
+    case ML_ISA_AVX512: return avx512;
+    case ML_ISA_AVX512VNNI: return avx512 && __builtin_cpu_supports("avx512vnni");
+    default: return isa == ML_ISA_SCALAR;
     }
-    return ML_ISA_AVX2;
 #else
-    return ML_ISA_SCALAR;
+    return isa == ML_ISA_SCALAR;
 #endif
 }
 
 void ml_cpu_set_isa(ml_isa isa)
 {
-    ml_isa best = machine_isa();
-    chosen = isa < best ? isa : best;
+    while (!machine_has(isa)) isa--;
+    chosen = isa;
 }
 
 ml_isa ml_cpu_isa(void)
 {
     if (chosen == (ml_isa)-1) {
-        ml_isa isa = ML_ISA_AVX512;
+        ml_isa isa = ML_N_ISA - 1;
         const char *wish = getenv("MOONLIGHT_ISA");
-        for (int i = ML_ISA_SCALAR; wish && i <= (int)ML_ISA_AVX512; i++) {
+        for (int i = ML_ISA_SCALAR; wish && i < ML_N_ISA; i++) {
             if (!strcmp(wish, ml_isa_name((ml_isa)i))) isa = (ml_isa)i;
         }
         ml_cpu_set_isa(isa);
@@ -41,6 +58,6 @@ ml_isa ml_cpu_isa(void)
 
 const char *ml_isa_name(ml_isa isa)
 {
-    static const char *const names[] = { "scalar", "avx2", "avx512" };
+    static const char *const names[] = { "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" };
     return names[isa];
 }

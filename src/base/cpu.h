@@ -1,16 +1,22 @@
-/* Which instruction set the kernels may use, found once at run time.  MOONLIGHT_ISA=scalar|avx2|avx512
- * lowers it (never raises it), so that every kernel can be tested on one machine. */
+/* Which instruction set the kernels may use, found once at run time.
+ * MOONLIGHT_ISA=scalar|avx2|avxvnni|avx512|avx512vnni lowers it (never raises it), so that every kernel can be tested
+ * on one machine. */
 #ifndef ML_BASE_CPU_H
 #define ML_BASE_CPU_H
 
+/* By preference.  A kernel for one of them runs on those that come later, except that an AVX-512 machine need not
+ * have the 256-bit AVX-VNNI: ask for what is needed with isa >= ..., and for AVXVNNI with ==. */
 typedef enum {
     ML_ISA_SCALAR = 0,
-    ML_ISA_AVX2,   /* AVX2 + FMA + F16C */
-    ML_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
+    ML_ISA_AVX2,    /* AVX2 + FMA + F16C */
+    ML_ISA_AVXVNNI, /* the same and the 256-bit byte products of AVX-VNNI */
+    ML_ISA_AVX512,  /* AVX-512 F, BW, DQ, VL */
+    ML_ISA_AVX512VNNI,
+    ML_N_ISA,
 } ml_isa;
 
 ml_isa ml_cpu_isa(void);
-/* Tests: choose one at or below what the machine has; anything higher is clamped. */
+/* Tests: choose one that the machine has; anything else becomes the next lower one that it has. */
 void ml_cpu_set_isa(ml_isa isa);
 const char *ml_isa_name(ml_isa isa);
 

@@ -3,12 +3,10 @@
 #ifndef ML_BASE_THREAD_H
 #define ML_BASE_THREAD_H
 
-#include <stdint.h>
+#include "moonlight.h" /* ml_thread_set_count */
 
 /* Threads that ml_parallel_for uses; at least 1. */
 int ml_thread_count(void);
-/* n >= 1 sets it; n = 0 returns to the default (affinity mask and cgroup quota). */
-void ml_thread_set_count(int n);
 
 /* `thread` is in [0, ml_thread_count()): the index of a per-thread scratch area. */
 typedef void (*ml_task_fn)(void *arg, int64_t begin, int64_t end, int thread);

@@ -51,26 +51,29 @@ static bool print_token(void *arg, int32_t id, double logprob)
     return true;
 }
 
+/* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
+static ml_status decode(const ml_tokenizer *t, const ml_generation *g, ml_chars *out, ml_error *err)
+{
+    ml_detok detok = { .skip_special = true, .replace_invalid = true };
+    for (int64_t i = 0; i < g->n; i++) ML_TRY(ml_detok_push(&detok, t, g->id[i], out, err));
+    return ml_detok_flush(&detok, out, err);
+}
+
 static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
 {
-    char *text = NULL;
-    size_t n_bytes;
-    ML_TRY(ml_tokenizer_decode(j->tokenizer, g->id, (size_t)g->n, true, &text, &n_bytes, err));
+    j->pending.n = 0;
+    ML_TRY(decode(j->tokenizer, g, &j->pending, err));
     json_t *ids = json_array(), *logprobs = json_array();
     for (int64_t i = 0; i < g->n; i++) {
         json_array_append_new(ids, json_integer(g->id[i]));
         json_array_append_new(logprobs, json_real(g->logprob[i]));
     }
     double seconds = g->prefill_seconds + g->decode_seconds;
-    json_t *object = json_pack("{s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:f}", "ids", ids, "logprobs", logprobs,
-                               "finish_reason", ml_finish_name(g->finish), "prompt_tokens", (json_int_t)j->prompt.n,
-                               "completion_tokens", (json_int_t)g->n, "seconds", seconds, "prefill_seconds",
-                               g->prefill_seconds, "decode_seconds", g->decode_seconds);
-    /* Text that ends inside a UTF-8 sequence is not JSON text: cut to the last whole character. */
-    json_t *string = json_stringn(text, n_bytes);
-    while (!string && n_bytes > 0) string = json_stringn(text, --n_bytes);
-    if (object && string) json_object_set_new(object, "text", string);
-    ml_free(text);
+    json_t *object =
+        json_pack("{s:s%, s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:f}", "text", j->pending.n ? j->pending.data : "",
+                  j->pending.n, "ids", ids, "logprobs", logprobs, "finish_reason", ml_finish_name(g->finish),
+                  "prompt_tokens", (json_int_t)j->prompt.n, "completion_tokens", (json_int_t)g->n, "seconds", seconds,
+                  "prefill_seconds", g->prefill_seconds, "decode_seconds", g->decode_seconds);
     return ml_cli_print_json(object, err);
 }
 

@@ -161,6 +161,11 @@ static ml_status inspect_path(ml_inspection *x, const char *path, ml_error *err)
     if (holds(path, "config.json")) return inspect_folder(x, path, "model", err);
     if (holds(path, "latest") || holds(path, "options.ini")) return inspect_run(x, path, err);
     if (holds(path, "meta.json")) return inspect_data(x, path, err);
+    if (holds(path, "tokens/meta.json")) { /* what a recipe's data.dir names */
+        char tokens[ML_PATH_MAX];
+        ML_TRY(ml_path_join(tokens, path, "tokens", err));
+        return inspect_data(x, tokens, err);
+    }
     if (holds_tokenizer(path)) return inspect_tokenizer(x, path, err);
     return ml_fail(err, ML_EINVAL,
                    "%s: expected a folder with config.json (a model), latest or options.ini (a run), meta.json (data) "

@@ -109,7 +109,7 @@ const ml_option_row ml_cli_rows[] = {
     REAL("pretrain", "optim", "lr", 0, 1, "1e-3", "largest learning rate"),
     REAL("pretrain", "optim", "lr_min", 0, 1, "0", "smallest, at the end"),
     CHOICE("pretrain", "optim", "schedule", "constant|linear|cosine|wsd|moonlight", "cosine", "how it falls"),
-    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise"),
+    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise; less where stages do not fit"),
     INT("pretrain", "optim", "decay", 0, 1e12, "0", "wsd, moonlight: steps of the last stage"),
     INT("pretrain", "optim", "rewarm", 0, 1e12, "0", "moonlight: steps of it that rise ..."),
     REAL("pretrain", "optim", "rewarm_lr", 0, 1, "0", "... to this rate"),
@@ -174,12 +174,6 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:synth", "", "format", "auto|txt|jsonl", "auto", "auto: JSON lines if the file is named .jsonl"),
     INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
-    TEXT(TOKENIZER, "", "tokenizer", NULL, "T", "tokenizer folder or file, or a model or run folder"),
-    TEXT(TOKENIZER, "", "pattern", NULL, "P",
-         "split pattern of a file that stores none: gpt2, gpt4, moonlight or a regex"),
-    LIST(TOKENIZER, "", "added", NULL, "TEXT", "special token to add behind the vocabulary; may be repeated"),
-    FLAG(TOKENIZER " tokenizer:train", "", "json", "off", "print one JSON object on the last line"),
-    TEXT("tokenizer:train", "", "separator", "<|endoftext|>", "TEXT", "line that ends a document of a text file"),
 };
 
 const size_t ml_cli_n_rows = sizeof ml_cli_rows / sizeof *ml_cli_rows;

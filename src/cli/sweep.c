@@ -260,8 +260,7 @@ static ml_status run_sweep(runner *r, const ml_options *o, int argc, char **argv
         ML_TRY(look_at_cell(&s->cell[i], err));
         r->n_done += s->cell[i].is_done;
     }
-    ml_log_info("a sweep of %zu runs with %zu seeds each into %s; %zu of %zu are done", s->n_run, s->n_seed, s->folder,
-                r->n_done, s->n_cell);
+    ml_log_info("a sweep into %s: %zu runs x %zu seeds, %zu of them done", s->folder, s->n_run, s->n_seed, r->n_done);
     ML_TRY(start_child(&first, NULL, prepare_data, s->cell[0].o, err));
     wait_for_one(&first, 1, &r->passed_on);
     ML_TRY(finish_child(&first, err));

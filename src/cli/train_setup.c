@@ -26,6 +26,27 @@ static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_erro
     return parse_kinds(o, "optim.no_decay", &out->no_decay, err);
 }
 
+/* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in
+ * proportion.  Said, since the learning rate is then another. */
+static void shrink_stages(ml_schedule *s)
+{
+    bool last_stage = s->kind == ML_SCHEDULE_WSD || s->kind == ML_SCHEDULE_MOONLIGHT;
+    int64_t warmup = s->warmup, decay = last_stage ? s->decay : 0;
+    if (warmup <= s->steps && decay <= s->steps - warmup) return;
+    double share = 0.5 * (double)s->steps / ((double)warmup + (double)decay);
+    s->warmup = (int64_t)(share * (double)warmup);
+    s->decay = (int64_t)(share * (double)s->decay);
+    s->rewarm = (int64_t)(share * (double)s->rewarm);
+    if (last_stage) {
+        ml_log_warn("optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
+                    (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup,
+                    (long long)s->decay);
+    } else {
+        ml_log_warn("optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
+                    (long long)s->steps, (long long)s->warmup);
+    }
+}
+
 static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
 {
     *out = (ml_schedule){ .lr = ml_options_real(o, "optim.lr"),
@@ -38,6 +59,7 @@ static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
                           .ramp_step = ml_options_int(o, "optim.ramp_step"),
                           .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
     ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
+    shrink_stages(out);
     return ml_schedule_check(out, err);
 }
 

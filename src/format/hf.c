@@ -191,7 +191,6 @@ static ml_status save_generation_config(const ml_config *c, ml_manifest *manifes
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
         if (ids[i].id >= 0) json_object_set_new(j, ids[i].key, json_integer(ids[i].id));
     }
-    json_object_set_new(j, "max_length", json_integer(c->max_position_embeddings));
     ml_status status = ml_manifest_put_json(manifest, "generation_config.json", j, err);
     json_decref(j);
     return status;

@@ -132,6 +132,7 @@ static int32_t draw(ml_sampler *s)
     for (int64_t i = 0; i < s->n_valid; i++) {
         if ((double)s->adjusted[i] >= floor) s->candidate[n++] = (candidate){ s->adjusted[i], (int32_t)i };
     }
+    if (n == 0) return greedy(s); /* logits that are no numbers */
     qsort(s->candidate, (size_t)n, sizeof *s->candidate, by_logit);
     if (p->top_k > 0 && n > p->top_k) n = p->top_k;
     double total = 0;

@@ -71,8 +71,12 @@ ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err);
 /* config.json <-> ml_config.  Reading takes every fact from the file, and fails naming the key where a class is
  * unknown or asks for something that this program does not do. */
 ml_status ml_config_load(const char *path, ml_config *out, ml_error *err);
+/* The same from text; `where` stands for the path in messages. */
+ml_status ml_config_parse(const char *text, size_t n_bytes, const char *where, ml_config *out, ml_error *err);
 /* `dtype` is that of the matrices beside it (torch_dtype). */
 ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err);
+/* What it writes; free with json_decref. */
+json_t *ml_config_to_json(const ml_config *c, ml_dtype dtype);
 /* The class name config.json gets. */
 const char *ml_config_class_name(const ml_config *c);
 /* Compare all that decides the outputs; *field gets the first name that differs. */

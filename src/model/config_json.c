@@ -1,6 +1,8 @@
 /* config.json: one table per published class maps its keys to our fields; what a class implies without a key is
  * set by its function.  Whether a class can express a model is not a list of conditions that could be forgotten:
  * the configuration is written in the class's keys, read back, and compared. */
+#include "base/alloc.h"
+#include "base/file.h"
 #include "model/config_fields.h"
 #include "ops/ops.h"
 
@@ -120,6 +122,11 @@ static ml_status read_rope(const json_t *j, const char *where, ml_config *c, ml_
     if (strcmp(type, "yarn")) {
         return ml_fail(err, ML_EINVAL, "%s: rope scaling: expected \"default\" or \"yarn\", found \"%s\"", where, type);
     }
+    const json_t *magnitude = json_object_get(scaling, "attention_factor");
+    if (magnitude && !json_is_null(magnitude)) {
+        return ml_fail(err, ML_EINVAL, "%s: key \"attention_factor\": not supported; it follows from mscale", where);
+    }
+    ML_TRY(expect_bool(scaling, "truncate", true, where, err));
     ML_TRY(ml_json_real_or(scaling, "factor", where, 1, &c->yarn_factor, err));
     ML_TRY(ml_json_real_or(scaling, "beta_fast", where, 32, &c->yarn_beta_fast, err));
     ML_TRY(ml_json_real_or(scaling, "beta_slow", where, 1, &c->yarn_beta_slow, err));
@@ -154,6 +161,9 @@ static ml_status read_heads(const json_t *j, const char *where, double partial, 
     if (!(partial > 0 && partial <= 1)) {
         return ml_fail(err, ML_EINVAL, "%s: key \"partial_rotary_factor\": expected a share in (0, 1], found %g", where,
                        partial);
+    }
+    if (c->head_dim > INT32_MAX) {
+        return ml_fail(err, ML_EINVAL, "%s: head_dim: expected 1 to 16384, found %lld", where, (long long)c->head_dim);
     }
     c->rotary_dim = (int64_t)((double)c->head_dim * partial);
     return read_rope(j, where, c, err);
@@ -330,9 +340,7 @@ static void glm4_moe_write(const ml_config *c, json_t *j)
 /* ---- dense: Qwen2, Qwen3, Llama ---- */
 
 static const key_map qwen2_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
-static const key_map qwen3_keys[] = { COMMON_KEYS,
-                                      { "attention_bias", "attention_bias", true },
-                                      { NULL, NULL, false } };
+static const key_map qwen3_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
 static const key_map llama_keys[] = { COMMON_KEYS, { NULL, NULL, false } };
 
 static void qwen2_implied(ml_config *c)
@@ -359,6 +367,13 @@ static ml_status dense_read(const json_t *j, const char *where, ml_config *c, ml
     return ML_OK;
 }
 
+/* With attention_bias Qwen3 has a bias on the output projection too, which is none of our architectures. */
+static ml_status qwen3_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
+{
+    ML_TRY(expect_bool(j, "attention_bias", false, where, err));
+    return dense_read(j, where, c, err);
+}
+
 static ml_status llama_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
 {
     ML_TRY(expect_bool(j, "attention_bias", false, where, err));
@@ -374,7 +389,7 @@ static const class_info classes[] = {
     /* In order of preference: dense classes before those that could also say "no experts". */
     { "LlamaForCausalLM", "llama", llama_keys, llama_implied, llama_read, write_heads },
     { "Qwen2ForCausalLM", "qwen2", qwen2_keys, qwen2_implied, dense_read, write_heads },
-    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, dense_read, write_heads },
+    { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, qwen3_read, write_heads },
     { "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_implied, deepseek_v3_read,
       deepseek_v3_write },
     { "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie_keys, ernie_implied, ernie_read, ernie_write },
@@ -469,7 +484,7 @@ static void write_token_id(json_t *j, const char *key, int64_t id)
     json_object_set_new(j, key, id < 0 ? json_null() : json_integer(id));
 }
 
-ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err)
+json_t *ml_config_to_json(const ml_config *c, ml_dtype dtype)
 {
     const class_info *info = choose_class(c);
     json_t *j = json_object();
@@ -482,8 +497,9 @@ ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, m
     ml_config again;
     ml_config_blank(&again);
     if (info) {
+        ml_error unused; /* choose_class has read it already */
         write_class(info, c, j);
-        (void)read_class(info, j, path, &again, err);
+        (void)read_class(info, j, "config", &again, &unused);
     }
     /* What the class has no key for, and all that concerns training. */
     json_t *rest = json_object();
@@ -499,6 +515,12 @@ ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, m
         }
     }
     json_object_set_new(j, "moonlight", rest);
+    return j;
+}
+
+ml_status ml_config_save(const ml_config *c, ml_dtype dtype, const char *path, ml_error *err)
+{
+    json_t *j = ml_config_to_json(c, dtype);
     ml_status status = ml_json_save(j, path, err);
     json_decref(j);
     return status;
@@ -574,12 +596,22 @@ static ml_status read_config(const json_t *j, const char *path, ml_config *c, ml
     return ml_config_check(c, path, err);
 }
 
-ml_status ml_config_load(const char *path, ml_config *out, ml_error *err)
+ml_status ml_config_parse(const char *text, size_t n_bytes, const char *where, ml_config *out, ml_error *err)
 {
     json_t *j;
-    ML_TRY(ml_json_load(path, &j, err));
-    ml_status status = json_is_object(j) ? read_config(j, path, out, err)
-                                         : ml_fail(err, ML_EFORMAT, "%s: expected a JSON object", path);
+    ML_TRY(ml_json_parse(text, n_bytes, where, &j, err));
+    ml_status status = json_is_object(j) ? read_config(j, where, out, err)
+                                         : ml_fail(err, ML_EFORMAT, "%s: expected a JSON object", where);
     json_decref(j);
+    return status;
+}
+
+ml_status ml_config_load(const char *path, ml_config *out, ml_error *err)
+{
+    char *text;
+    size_t size;
+    ML_TRY(ml_file_read(path, &text, &size, err));
+    ml_status status = ml_config_parse(text, size, path, out, err);
+    ml_free(text);
     return status;
 }

@@ -41,7 +41,7 @@ typedef struct {
     ml_tensor expert_gate, expert_up, expert_down; /* [n_expert, f, d] (gate and up strided), [n_expert, d, f] */
 } ml_layer;
 
-typedef struct {
+struct ml_model {
     ml_config config;
     ml_dtype dtype;                               /* of the matrices; norms, biases and router are fp32 */
     ml_tensor embed, final_norm, head, head_bias; /* head is embed when tied */
@@ -53,12 +53,11 @@ typedef struct {
     float *inv_freq; /* [rotary_dim / 2] */
     float rope_magnitude, softmax_scale;
     ml_arena values, grads;
-} ml_model;
+};
 
 /* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
  * in `dtype` (f32, bf16, f16) and there are no gradients. */
 ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
-void ml_model_free(ml_model *m);
 /* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */
 void ml_model_init(ml_model *m, uint64_t seed);
 void ml_model_zero_grads(ml_model *m);

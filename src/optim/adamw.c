@@ -5,10 +5,7 @@
 
 double ml_adamw_update(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n)
 {
-    switch (ml_cpu_isa()) {
-    case ML_ISA_AVX512: return ml_adamw_update_avx512(a, value, grad, m, v, n);
-    case ML_ISA_AVX2: return ml_adamw_update_avx2(a, value, grad, m, v, n);
-    case ML_ISA_SCALAR: break;
-    }
+    if (ml_cpu_isa() >= ML_ISA_AVX512) return ml_adamw_update_avx512(a, value, grad, m, v, n);
+    if (ml_cpu_isa() >= ML_ISA_AVX2) return ml_adamw_update_avx2(a, value, grad, m, v, n);
     return ml_adamw_update_scalar(a, value, grad, m, v, n);
 }

@@ -1,6 +1,7 @@
 #include "tensor/dtype.h"
 
 #include "base/alloc.h"
+#include "tensor/blocks.h"
 
 #include <assert.h>
 
@@ -63,21 +64,6 @@ size_t ml_dtype_row_bytes(ml_dtype dtype, int64_t n)
     return n_bytes;
 }
 
-/* Both conversions scale by a power of two so that the hardware does the (sub)normal arithmetic. */
-float ml_f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
-    uint32_t bits = (uint32_t)(h & 0x7fffu) << 13;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    f *= 0x1p112f;
-    memcpy(&bits, &f, sizeof bits);
-    if ((h & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u; /* infinity and NaN keep their mantissa */
-    bits |= sign;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
 uint16_t ml_f32_to_f16(float f)
 {
     uint32_t bits;
@@ -109,7 +95,7 @@ void ml_convert_to_f32(ml_dtype dtype, const void *src, float *dst, int64_t n)
     case ML_F16:
         for (int64_t i = 0; i < n; i++) dst[i] = ml_f16_to_f32(half[i]);
         break;
-    default: assert(!"a float type is expected");
+    default: ml_dequantize(dtype, src, dst, n);
     }
 }
 

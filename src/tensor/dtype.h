@@ -68,10 +68,26 @@ static inline uint16_t ml_f32_to_bf16(float f)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-float ml_f16_to_f32(uint16_t h);
+/* A product with a power of two lets the hardware do the (sub)normal arithmetic. */
+static inline float ml_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t bits = (uint32_t)(h & 0x7fffu) << 13;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    f *= 0x1p112f;
+    memcpy(&bits, &f, sizeof bits);
+    if ((h & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u; /* infinity and NaN keep their mantissa */
+    bits |= sign;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* Round to nearest even; beyond the largest half, infinity. */
 uint16_t ml_f32_to_f16(float f);
 
-/* n elements of a float type to / from fp32. */
+/* n elements of a float type, or whole blocks of a block type, to fp32; and back, to float types only
+ * (ml_quantize_rows writes blocks). */
 void ml_convert_to_f32(ml_dtype dtype, const void *src, float *dst, int64_t n);
 void ml_convert_from_f32(ml_dtype dtype, const float *src, void *dst, int64_t n);
 

@@ -8,7 +8,9 @@
  *
  * Bytes that are not UTF-8 are legal: each becomes the token of that byte, text on either side is encoded as
  * if it stood alone, and decoding gives the same bytes back.  Added tokens (all specials are added tokens) are
- * recognised in text only when the caller asks: user text cannot forge a turn of a conversation. */
+ * recognised in text only when the caller asks: user text cannot forge a turn of a conversation.
+ *
+ * Opening, encoding and decoding are declared in moonlight.h. */
 #ifndef ML_TOKEN_TOKENIZER_H
 #define ML_TOKEN_TOKENIZER_H
 
@@ -16,15 +18,6 @@
 
 #include <stdbool.h>
 
-typedef struct ml_tokenizer ml_tokenizer;
-
-/* Token ids, growing; start zeroed. */
-typedef struct {
-    int32_t *id;
-    size_t n, capacity;
-} ml_ids;
-
-void ml_ids_free(ml_ids *ids);
 ml_status ml_ids_append(ml_ids *ids, const int32_t *id, size_t n, ml_error *err);
 
 /* Bytes, growing; start zeroed.  Not 0-terminated. */
@@ -42,15 +35,6 @@ typedef struct {
     size_t n_bytes;
 } ml_text;
 
-/* Open a folder or file:
- *   tokenizer.json (Hugging Face); tiktoken.model; encoder.json + vocab.bpe or vocab.json + merges.txt (GPT-2);
- *   llama2.c's tokenizer.bin;
- *   a model folder holding one of them, or a run folder (its best, else latest step).
- * tokenizer_config.json beside the file supplies special tokens, their roles and the chat template.
- * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (a normalizer, another
- * model type, a pre-tokenizer that is not byte level), so that ids are equal or there are none. */
-ml_status ml_tokenizer_open(const char *path, ml_tokenizer **out, ml_error *err);
-
 /* What a file does not say. */
 typedef struct {
     /* Split pattern, a name or a regex (see token/split.h), for a tiktoken file that is not Moonlight's; NULL: it
@@ -63,26 +47,15 @@ typedef struct {
 } ml_tokenizer_extra;
 
 ml_status ml_tokenizer_open_with(const char *path, const ml_tokenizer_extra *extra, ml_tokenizer **out, ml_error *err);
-void ml_tokenizer_free(ml_tokenizer *t);
 
 /* Write tokenizer.json and tokenizer_config.json, which Hugging Face tokenizers and transformers open with equal
  * ids; makes the folder if needed. */
 ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error *err);
 
-/* Append the ids of n_bytes of text to *out.  With parse_special, the text of an added token becomes its id
- * (leftmost, then longest).  Fails with ML_EINVAL only when a byte has no token and there is no unknown token,
- * or ML_ENOMEM; *out then keeps what it held. */
-ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_bytes, bool parse_special, ml_ids *out,
-                              ml_error *err);
 /* Encode many documents on all threads: ids end to end, appended to *out; document i is
  * out->id[offsets[i] .. offsets[i+1]).  offsets [n_docs + 1]. */
 ml_status ml_tokenizer_encode_many(const ml_tokenizer *t, const ml_text *docs, size_t n_docs, bool parse_special,
                                    ml_ids *out, size_t *offsets, ml_error *err);
-
-/* The bytes of n ids in new memory (ml_free) with a 0 behind them, not counted in *n_bytes.  skip_special leaves
- * special tokens out.  ML_EINVAL for an id that has no token. */
-ml_status ml_tokenizer_decode(const ml_tokenizer *t, const int32_t *id, size_t n, bool skip_special, char **text,
-                              size_t *n_bytes, ml_error *err);
 
 /* Decoding token by token: a UTF-8 sequence split over tokens is held back until it is complete.  Start zeroed;
  * needs no freeing. */
@@ -98,8 +71,6 @@ ml_status ml_detok_push(ml_detok *d, const ml_tokenizer *t, int32_t id, ml_chars
 /* At the end: append what is still held. */
 ml_status ml_detok_flush(ml_detok *d, ml_chars *out, ml_error *err);
 
-/* Highest id + 1. */
-int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t);
 /* Bytes of a token, not 0-terminated; NULL for an id that has none. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *n_bytes);
 /* Id of the added token with this text, -1 if there is none. */
@@ -110,9 +81,7 @@ bool ml_tokenizer_is_special(const ml_tokenizer *t, int32_t id);
 bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id);
 /* An entry no text can become. */
 bool ml_tokenizer_is_literal(const ml_tokenizer *t, int32_t id);
-/* Ids by role, -1 where the tokenizer has none. */
-int32_t ml_tokenizer_bos(const ml_tokenizer *t);
-int32_t ml_tokenizer_eos(const ml_tokenizer *t);
+/* Ids by role, -1 where the tokenizer has none; bos and eos are in moonlight.h. */
 int32_t ml_tokenizer_unk(const ml_tokenizer *t);
 int32_t ml_tokenizer_pad(const ml_tokenizer *t);
 /* The tokenizer's file says that the BOS token begins each text; encoding leaves that to the caller. */

@@ -26,7 +26,7 @@ void ml_trainer_say(const ml_trainer *t, const char *format, ...)
 /* This machine's rate of fp32 matrix products, flop/s: what mfu is a share of. */
 static double measure_peak(void)
 {
-    enum { N = 768, REPEAT = 4 };
+    enum { N = 512, REPEAT = 4 };
     float *memory = ml_calloc(3 * N * N, sizeof *memory);
     if (!memory) return 0;
     ml_gemm g = { .m = N,
@@ -36,8 +36,8 @@ static double measure_peak(void)
                   .b = { .data = memory + N * N, .stride = N },
                   .c = memory + 2 * N * N,
                   .c_stride = N };
-    double best = INFINITY;
-    for (int i = 0; i < REPEAT; i++) {
+    double best = INFINITY, begin = ml_clock_seconds();
+    for (int i = 0; i < REPEAT && (i < 2 || ml_clock_seconds() - begin < 0.1); i++) {
         double start = ml_clock_seconds();
         ml_gemm_run(&g);
         best = fmin(best, ml_clock_seconds() - start);

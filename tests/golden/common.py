@@ -52,8 +52,10 @@ def class_of(name, shape, tied):
     return 0.0, 1.0 / math.sqrt(shape[-1])
 
 
-def make_weight(name, shape, tied):
-    return torch.from_numpy(formula(name, shape, *class_of(name, shape, tied)))
+def make_weight(name, shape, tied, scale=1.0):
+    """`scale` multiplies the standard deviation of matrices."""
+    base, std = class_of(name, shape, tied)
+    return torch.from_numpy(formula(name, shape, base, std * scale if len(shape) > 1 else std))
 
 
 def make_ids(label, n, vocab):
@@ -98,8 +100,8 @@ class Optimizer:
             w.mul_(1 - self.lr * self.wd)
             if self.name == "muon" and kind_of(name) == "matrix":
                 m.mul_(0.95).add_(g)
-                u = g + 0.95 * m
-                w.sub_(self.lr * 0.2 * math.sqrt(max(w.shape)) * newton_schulz(u))
+                u = (g + 0.95 * m).float()  # fp32 also in fp64 models: its error is 1e-6 of an update of size lr
+                w.sub_(self.lr * 0.2 * math.sqrt(max(w.shape)) * newton_schulz(u).to(w.dtype))
             else:
                 m.mul_(0.9).add_(0.1 * g)
                 v.mul_(0.95).add_(0.05 * g * g)

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """TensorBoard's own reader must see what log.jsonl says.
 
-usage: check_tensorboard.py RUN          a run folder, e.g. one that `test_metrics --write RUN` made
+usage: check_tensorboard.py RUN              a run folder
+       check_tensorboard.py --write PROGRAM  one that `PROGRAM --write RUN` makes; PROGRAM is test_metrics
 Exit status: 0 the same, 1 different, 77 TensorBoard is not installed (skipped).
 """
 import json
 import math
 import pathlib
 import struct
+import subprocess
 import sys
+import tempfile
 
 TAGS = {
     "train": ["loss", "ce", "aux", "z", "lr", "grad_norm", "update_rms"],
@@ -41,13 +44,9 @@ def points_of_log(path):
     return points
 
 
-def main():
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        print("skipped: TensorBoard is not installed")
-        return 77
-    run = pathlib.Path(sys.argv[1])
+def check(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     expected = points_of_log(run / "log.jsonl")
@@ -65,5 +64,20 @@ def main():
     return 1 if wrong or not n_point else 0
 
 
+def main(arguments):
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        print("skipped: TensorBoard is not installed")
+        return 77
+    if len(arguments) == 1:
+        return check(pathlib.Path(arguments[0]))
+    if len(arguments) != 2 or arguments[0] != "--write":
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory() as run:
+        subprocess.run([arguments[1], "--write", run], check=True)
+        return check(pathlib.Path(run))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

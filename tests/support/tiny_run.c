@@ -52,7 +52,7 @@ static ml_status add_sequence(const test_stage *s, uint64_t stream, int64_t inde
 {
     int32_t id[256], target[256];
     ml_rng rng = ml_rng_make(s->seed + 1000 * stream, (uint64_t)index);
-    int64_t n = s->fixed ? s->seq : 2 + (int64_t)ml_rng_below(&rng, (uint64_t)(s->seq - 1));
+    int64_t n = s->single ? 1 : s->fixed ? s->seq : 2 + (int64_t)ml_rng_below(&rng, (uint64_t)(s->seq - 1));
     int32_t next = (int32_t)ml_rng_below(&rng, TEST_VOCAB);
     for (int64_t i = 0; i < n; i++) {
         id[i] = next;
@@ -65,7 +65,8 @@ static ml_status add_sequence(const test_stage *s, uint64_t stream, int64_t inde
 static ml_status add_batch(const test_stage *s, uint64_t stream, int64_t first, ml_batch *out, ml_error *error)
 {
     ml_batch_clear(out);
-    for (int64_t b = 0; b < s->batch; b++) ML_TRY(add_sequence(s, stream, first + b, out, error));
+    int64_t n = s->single ? s->batch * s->seq : s->batch;
+    for (int64_t b = 0; b < n; b++) ML_TRY(add_sequence(s, stream, first + b, out, error));
     return ML_OK;
 }
 

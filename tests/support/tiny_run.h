@@ -25,6 +25,7 @@ typedef struct {
     int64_t index;            /* of the next sequence */
     int64_t n_eval;           /* batches */
     bool fixed;               /* every sequence has `seq` tokens */
+    bool single;              /* as many sequences of one token as `batch` of `seq` have */
     int64_t n_call;           /* of next() */
     int64_t bad_from, bad_to; /* calls (from 1) in [bad_from, bad_to) spoil a weight of `model` */
     ml_model *model;

@@ -172,6 +172,37 @@ static void test_bad_config_json(void **state)
     expect_refused(text, "hidden_act");
     snprintf(text, sizeof text, llama, "6", "silu"); /* heads of 3 cannot rotate in pairs */
     expect_refused(text, "rotary_dim");
+    snprintf(text, sizeof text, llama, "8000000000000000000", "silu");
+    expect_refused(text, "head_dim");
+}
+
+static const char qwen3[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"vocab_size\": 10, \"hidden_size\": 8, "
+                            "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"intermediate_size\": 4, %s}";
+
+/* What transformers would compute and this program would not is no matter of a key being known. */
+static void test_refused_variants(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *keys, *part;
+    } variants[] = {
+        { "\"attention_bias\": true", "attention_bias" }, /* a bias on the output projection too */
+        { "\"use_sliding_window\": true", "use_sliding_window" },
+        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}", "llama3" },
+        { "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 8, \"attention_factor\": 1.5}", "attention_factor" },
+        { "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 8, \"truncate\": false}", "truncate" },
+    };
+    char text[1024];
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        snprintf(text, sizeof text, qwen3, variants[i].keys);
+        expect_refused(text, variants[i].part);
+    }
+    ml_config c;
+    snprintf(text, sizeof text, qwen3, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 8}");
+    assert_ok(ml_config_parse(text, strlen(text), "text", &c, &err));
+    assert_string_equal(ml_config_class_name(&c), "Qwen3ForCausalLM");
+    c.attention_bias = 1;
+    assert_string_not_equal(ml_config_class_name(&c), "Qwen3ForCausalLM");
 }
 
 int main(void)
@@ -184,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_published_config),
         cmocka_unit_test(test_overrides_and_refusals),
         cmocka_unit_test(test_bad_config_json),
+        cmocka_unit_test(test_refused_variants),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

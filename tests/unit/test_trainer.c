@@ -234,6 +234,25 @@ static void test_evaluation_changes_nothing(void **state)
     test_run_end(&b, false);
 }
 
+/* Whatever is needed is there before the first step. */
+static void test_a_step_allocates_nothing(void **state)
+{
+    (void)state;
+    for (int which = 0; which < TEST_N_MODEL; which++) {
+        ml_config model = with_losses((test_model)which);
+        ml_train_config config = test_train_config();
+        config.optim = ml_optim_default_config(ML_OPTIM_MUON);
+        config.accumulate = 2;
+        config.recompute = which % 2;
+        test_run r;
+        test_run_start(&r, &model, &config);
+        int64_t before = ml_alloc_get_stats().n_total;
+        for (int i = 0; i < 3; i++) test_run_step(&r);
+        assert_int_equal(ml_alloc_get_stats().n_total, before);
+        test_run_end(&r, false);
+    }
+}
+
 /* ---- the router's bias ---- */
 
 static void test_bias_moves_by_the_equation(void **state)
@@ -323,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_recompute_changes_no_bit),
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_evaluation_changes_nothing),
+        cmocka_unit_test(test_a_step_allocates_nothing),
         cmocka_unit_test(test_bias_moves_by_the_equation),
         cmocka_unit_test(test_refuses_what_cannot_train),
         cmocka_unit_test(test_loss_falls),

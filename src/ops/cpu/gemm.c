@@ -179,11 +179,8 @@ static void clear(const ml_gemm *g)
 
 static const ml_gemm_kernel *choose_kernel(void)
 {
-    switch (ml_cpu_isa()) {
-    case ML_ISA_AVX512: return &ml_gemm_kernel_avx512;
-    case ML_ISA_AVX2: return &ml_gemm_kernel_avx2;
-    case ML_ISA_SCALAR: break;
-    }
+    if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_gemm_kernel_avx512;
+    if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_gemm_kernel_avx2;
     return &ml_gemm_kernel_scalar;
 }
 

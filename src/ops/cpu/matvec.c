@@ -13,11 +13,8 @@ enum {
 
 static const ml_matvec_kernel *choose_kernel(void)
 {
-    switch (ml_cpu_isa()) {
-    case ML_ISA_AVX512: return &ml_matvec_kernel_avx512;
-    case ML_ISA_AVX2: return &ml_matvec_kernel_avx2;
-    case ML_ISA_SCALAR: break;
-    }
+    if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_matvec_kernel_avx512;
+    if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_matvec_kernel_avx2;
     return &ml_matvec_kernel_scalar;
 }
 

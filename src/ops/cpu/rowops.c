@@ -7,11 +7,8 @@
 const ml_row_ops *ml_row_ops_get(void)
 {
 #if defined(__x86_64__)
-    switch (ml_cpu_isa()) {
-    case ML_ISA_AVX512: return &ml_row_ops_avx512;
-    case ML_ISA_AVX2: return &ml_row_ops_avx2;
-    case ML_ISA_SCALAR: break;
-    }
+    if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_row_ops_avx512;
+    if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_row_ops_avx2;
 #endif
     return &ml_row_ops_scalar;
 }

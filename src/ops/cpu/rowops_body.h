@@ -83,9 +83,13 @@ static void rmsnorm_backward(float *dx, float *dgain, const float *x, const floa
 /* Every lane beside its partner's: (1, 0, 3, 2, ...). */
 VF_INLINE vf swap_pairs(vf v)
 {
-    vi order;
-    for (int i = 0; i < VF_LANES; i++) order[i] = i ^ 1;
-    return __builtin_shuffle(v, order);
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#endif
 }
 
 static void rotate_pairs(float *x, const float *even, const float *odd, int64_t n)

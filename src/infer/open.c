@@ -1,0 +1,47 @@
+#include "infer/open.h"
+
+#include "format/hf.h"
+#include "format/run.h"
+
+#include <string.h>
+
+ml_status ml_model_find(const char *path, char folder[ML_PATH_MAX], ml_error *err)
+{
+    char config[ML_PATH_MAX];
+    ML_TRY(ml_path_join(config, path, "config.json", err));
+    if (!ml_path_is_dir(path)) {
+        return ml_fail(err, ML_EINVAL,
+                       "%s: there is no such folder: expected a model folder (with config.json) or a run folder", path);
+    }
+    if (!ml_path_exists(config)) return ml_run_find(path, ML_RUN_BEST, folder, NULL, err);
+    strcpy(folder, path);
+    return ML_OK;
+}
+
+ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
+{
+    char folder[ML_PATH_MAX];
+    ml_dtype dtype;
+    *out = NULL;
+    ML_TRY(ml_model_find(path, folder, err));
+    ML_TRY(ml_hf_stored_dtype(folder, &dtype, err));
+    return ml_hf_load(folder, dtype, false, out, err);
+}
+
+ml_model_info ml_model_get_info(const ml_model *m)
+{
+    const ml_config *c = &m->config;
+    ml_param_counts n = ml_model_count(c);
+    bool moe = c->n_routed_experts > 0 && c->first_k_dense_replace < c->num_hidden_layers;
+    return (ml_model_info){ .class_name = ml_config_class_name(c),
+                            .n_params = n.total,
+                            .n_params_active = n.active,
+                            .n_layer = c->num_hidden_layers,
+                            .d_model = c->hidden_size,
+                            .n_vocab = c->vocab_size,
+                            .n_position = c->max_position_embeddings,
+                            .bos_id = (int32_t)c->bos_token_id,
+                            .eos_id = (int32_t)c->eos_token_id,
+                            .n_expert = moe ? (int32_t)c->n_routed_experts : 0,
+                            .top_k = moe ? (int32_t)c->num_experts_per_tok : 0 };
+}

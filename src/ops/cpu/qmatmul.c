@@ -1,0 +1,278 @@
+/* A task is a few panels of rows.  Their blocks are unpacked a chunk of k at a time and all tokens pass by before the
+ * next chunk, so unpacking is shared by the tokens; for few tokens the chunk is small and stays in L1. */
+#include "ops/cpu/qmatmul.h"
+
+#include "base/cpu.h"
+#include "base/thread.h"
+#include "ops/cpu/qmatmul_kernel.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum {
+    FEW_TOKENS = 4,            /* up to which a product is limited by reading the weights */
+    CHUNK_BYTES = 92160,       /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
+    SMALL_CHUNK_BYTES = 11520, /* for few: 256 elements of 32 rows, part of L1 */
+    MIN_PARALLEL = 200000,     /* multiply-adds below which starting the threads costs more than it saves */
+    TASK_BYTES = 512 * 1024,   /* of stored weights, for few tokens */
+    QUANTIZE_PER_TASK = 32768, /* elements of x */
+    CACHE_LINE = 64,
+};
+
+static const ml_q_kernel *choose_kernel(void)
+{
+    ml_isa isa = ml_cpu_isa();
+    if (isa == ML_ISA_AVX512VNNI) return &ml_q_kernel_avx512vnni;
+    if (isa == ML_ISA_AVXVNNI) return &ml_q_kernel_avxvnni;
+    if (isa >= ML_ISA_AVX2) return &ml_q_kernel_avx2;
+    return &ml_q_kernel_scalar;
+}
+
+static ml_q_format format_of(ml_dtype dtype)
+{
+    static const struct {
+        int sub_words, code_bits, zero;
+        bool has_min;
+    } type[ML_N_DTYPE] = {
+        [ML_Q8_0] = { 8, 8, 128, false }, [ML_Q4_0] = { 8, 4, 8, false }, [ML_Q4_1] = { 8, 4, 0, true },
+        [ML_Q5_0] = { 8, 5, 16, false },  [ML_Q5_1] = { 8, 5, 0, true },  [ML_IQ4_NL] = { 8, 8, 128, false },
+        [ML_Q2_K] = { 4, 2, 0, true },    [ML_Q3_K] = { 4, 3, 0, false }, [ML_Q4_K] = { 8, 4, 0, true },
+        [ML_Q5_K] = { 8, 5, 0, true },    [ML_Q6_K] = { 4, 6, 0, false }, [ML_IQ4_XS] = { 8, 8, 0, false },
+    };
+    assert(ml_dtype_is_block(dtype));
+    size_t n_bytes = ml_dtype_block_bytes(dtype);
+    bool super = ml_dtype_block_length(dtype) == 256, has_half = n_bytes % 4 != 0;
+    /* Blocks of 32 begin with the half, super-blocks end with it. */
+    return (ml_q_format){ .super = super,
+                          .has_min = type[dtype].has_min,
+                          .sub_words = type[dtype].sub_words,
+                          .code_bits = type[dtype].code_bits,
+                          .zero = type[dtype].zero,
+                          .n_word = (int)(n_bytes / 4),
+                          .word_at = has_half && !super ? 2 : 0,
+                          .half_at = !has_half ? -1
+                                     : super   ? (int)n_bytes - 2
+                                               : 0,
+                          .unit_size = super ? sizeof(ml_q_super) : sizeof(ml_q_block) };
+}
+
+static size_t align_up(size_t n)
+{
+    return (n + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+}
+
+size_t ml_qx_bytes(ml_dtype w_dtype, int64_t n_row, int64_t k)
+{
+    size_t n = (size_t)(n_row * k), unit = (size_t)ml_dtype_block_length(w_dtype);
+    return align_up(n) + align_up(n / 16 * sizeof(int16_t)) + align_up(n / unit * sizeof(float));
+}
+
+typedef struct {
+    ml_qx qx;
+    const float *x;
+    int64_t x_stride;
+} quantize_work;
+
+static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const quantize_work *w = arg;
+    const ml_qx *qx = &w->qx;
+    for (int64_t i = begin; i < end; i++) {
+        choose_kernel()->quantize(qx->unit, qx->k, w->x + i * w->x_stride, (int8_t *)qx->q + i * qx->k,
+                                  (int16_t *)qx->sum + i * (qx->k / 16), (float *)qx->d + i * (qx->k / qx->unit));
+    }
+}
+
+ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory)
+{
+    assert(k % ml_dtype_block_length(w_dtype) == 0);
+    size_t n = (size_t)(n_row * k);
+    char *at = memory;
+    quantize_work work = { { .n_row = n_row, .k = k, .unit = (int)ml_dtype_block_length(w_dtype) }, x, x_stride };
+    work.qx.q = (const int8_t *)at;
+    work.qx.sum = (const int16_t *)(void *)(at + align_up(n));
+    work.qx.d = (const float *)(void *)(at + align_up(n) + align_up(n / 16 * sizeof(int16_t)));
+    if (k > 0) ml_parallel_for(n_row, QUANTIZE_PER_TASK / k + 1, quantize_rows, &work);
+    return work.qx;
+}
+
+/* Words and halves of unit `unit` of the panel's 16 rows, where they are or gathered into `scratch`. */
+typedef struct {
+    uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
+    uint16_t half[ML_Q_ROWS];
+} gathered;
+
+typedef struct {
+    const ml_qmatmul *p;
+    const ml_q_kernel *kernel;
+    ml_q_format format;
+    int64_t n_unit;     /* per row */
+    size_t block_bytes; /* of one row */
+    int64_t chunk;      /* units unpacked at a time */
+} product;
+
+static product prepare(const ml_qmatmul *p)
+{
+    product q = { .p = p, .kernel = choose_kernel(), .format = format_of(p->w_dtype) };
+    assert(p->x->unit == ml_dtype_block_length(p->w_dtype) && p->x->k == p->k);
+    q.n_unit = p->k / p->x->unit;
+    q.block_bytes = ml_dtype_block_bytes(p->w_dtype);
+    int64_t bytes = p->n_token <= FEW_TOKENS ? SMALL_CHUNK_BYTES : CHUNK_BYTES;
+    q.chunk = bytes / (int64_t)(q.format.unit_size * ML_Q_MAX_PANEL);
+    return q;
+}
+
+static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void *out)
+{
+    const ml_qmatmul *p = q->p;
+    size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
+    if (p->w_layout == ML_Q_LAYOUT_PANELS) {
+        const char *at = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes +
+                         (size_t)unit * ML_Q_ROWS * q->block_bytes;
+        const uint32_t(*word)[ML_Q_ROWS] = (const void *)at;
+        q->kernel->unpack(p->w_dtype, word, (const uint16_t *)(const void *)word[q->format.n_word], out);
+        return;
+    }
+    gathered g;
+    const uint8_t *row[ML_Q_ROWS];
+    for (int r = 0; r < ML_Q_ROWS; r++) { /* beyond the last row: that again, dropped at the end */
+        int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
+        row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
+    }
+    q->kernel->gather(&q->format, row, g.word, g.half);
+    q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, out);
+}
+
+/* Ask for what the next tile of rows needs at this unit: both layouts keep a tile's bytes together, and a tile is
+ * long enough to hide the memory's latency and short enough for L2. */
+static void prefetch_next(const product *q, int64_t first_row, int64_t unit, int64_t end)
+{
+    int64_t rows = q->kernel->n_panel * ML_Q_ROWS;
+    if (first_row + 2 * rows > end) return;
+    const char *at = (const char *)q->p->w + (size_t)(first_row + rows) * (size_t)q->n_unit * q->block_bytes +
+                     (size_t)(unit * rows) * q->block_bytes;
+    for (size_t i = 0; i < (size_t)rows * q->block_bytes; i += CACHE_LINE) __builtin_prefetch(at + i, 0, 2);
+}
+
+/* y of one tile over one chunk; the sums of earlier chunks wait in y. */
+static void run_tile(const product *q, const void *units, int64_t first_unit, int64_t n_unit, int64_t token, int size,
+                     int64_t row)
+{
+    const ml_qmatmul *p = q->p;
+    const ml_qx *x = p->x;
+    ml_q_tile tile;
+    _Alignas(64) float acc[ML_Q_MAX_TOKEN * ML_Q_MAX_PANEL * ML_Q_ROWS];
+    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    int n_token = q->kernel->n_token[size];
+    for (int t = 0; t < n_token; t++) {
+        int64_t from = p->x_row ? p->x_row[token + t] : token + t;
+        tile.q[t] = x->q + from * x->k + first_unit * x->unit;
+        tile.sum[t] = x->sum + (from * x->k + first_unit * x->unit) / 16;
+        tile.d[t] = x->d + from * q->n_unit + first_unit;
+        float *a = acc + t * width;
+        memset(a, 0, (size_t)width * sizeof *a);
+        if (first_unit) memcpy(a, p->y + (token + t) * p->y_stride + row, (size_t)n * sizeof *a);
+    }
+    q->kernel->dot[q->format.super][size](&q->format, units, n_unit, &tile, acc);
+    for (int t = 0; t < n_token; t++) {
+        memcpy(p->y + (token + t) * p->y_stride + row, acc + t * width, (size_t)n * sizeof *acc);
+    }
+}
+
+/* The rows of one tile from `row`, for all tokens. */
+static void run_rows(const product *q, int64_t row, int64_t end)
+{
+    _Alignas(64) char units[CHUNK_BYTES];
+    const ml_qmatmul *p = q->p;
+    for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
+        int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
+        for (int64_t u = 0; u < n_unit; u++) {
+            if (p->n_token <= FEW_TOKENS) prefetch_next(q, row, first + u, end);
+            for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+                int64_t panel_row = row + panel * ML_Q_ROWS < p->n ? row + panel * ML_Q_ROWS : row;
+                unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
+            }
+        }
+        int size = 0;
+        for (int64_t token = 0; token < p->n_token; token += q->kernel->n_token[size]) {
+            while (q->kernel->n_token[size] > p->n_token - token) size++;
+            run_tile(q, units, first, n_unit, token, size, row);
+        }
+    }
+}
+
+static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const product *q = arg;
+    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) run_rows(q, row, end);
+}
+
+static void clear(const ml_qmatmul *p)
+{
+    for (int64_t t = 0; t < p->n_token; t++) memset(p->y + t * p->y_stride, 0, (size_t)p->n * sizeof *p->y);
+}
+
+void ml_qmatmul_run(const ml_qmatmul *p)
+{
+    if ((double)p->n_token * (double)p->n * (double)p->k < MIN_PARALLEL) {
+        ml_qmatmul_run_serial(p);
+        return;
+    }
+    product q = prepare(p);
+    int64_t tile = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
+    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : tile, share = p->n / (4 * ml_thread_count());
+    if (grain > share) grain = share;
+    grain = (grain + tile - 1) / tile * tile;
+    ml_parallel_for(p->n, grain, run_tasks, &q);
+}
+
+void ml_qmatmul_run_serial(const ml_qmatmul *p)
+{
+    if (p->n_token <= 0 || p->n <= 0) return;
+    if (p->k <= 0) {
+        clear(p);
+        return;
+    }
+    product q = prepare(p);
+    run_tasks(&q, 0, p->n, 0);
+}
+
+size_t ml_qpack_bytes(ml_dtype dtype, int64_t n, int64_t k)
+{
+    return (size_t)((n + ML_Q_ROWS - 1) / ML_Q_ROWS * ML_Q_ROWS) * ml_dtype_row_bytes(dtype, k);
+}
+
+typedef struct {
+    const uint8_t *w;
+    int64_t n, n_unit;
+    size_t block_bytes;
+    ml_q_format format;
+    uint8_t *dst;
+} pack_work;
+
+static void pack_panels(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    static const uint8_t zero_block[ML_Q_MAX_WORD * 4 + 2];
+    const pack_work *p = arg;
+    size_t row_bytes = (size_t)p->n_unit * p->block_bytes;
+    for (int64_t i = begin * p->n_unit; i < end * p->n_unit; i++) {
+        const uint8_t *row[ML_Q_ROWS];
+        uint8_t *at = p->dst + (size_t)i * ML_Q_ROWS * p->block_bytes;
+        for (int r = 0; r < ML_Q_ROWS; r++) {
+            int64_t source = i / p->n_unit * ML_Q_ROWS + r;
+            row[r] = p->w + (size_t)source * row_bytes + (size_t)(i % p->n_unit) * p->block_bytes;
+            if (source >= p->n) row[r] = zero_block;
+        }
+        uint32_t(*word)[ML_Q_ROWS] = (void *)at;
+        choose_kernel()->gather(&p->format, row, word, (uint16_t *)(void *)word[p->format.n_word]);
+    }
+}
+
+void ml_qpack(ml_dtype dtype, const void *w, int64_t n, int64_t k, void *dst)
+{
+    pack_work work = { w, n, k / ml_dtype_block_length(dtype), ml_dtype_block_bytes(dtype), format_of(dtype), dst };
+    ml_parallel_for((n + ML_Q_ROWS - 1) / ML_Q_ROWS, 4, pack_panels, &work);
+}

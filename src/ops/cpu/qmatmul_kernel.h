@@ -1,0 +1,68 @@
+/* What qmatmul.c needs from one instruction set.
+ *
+ * Every block type is first unpacked, 16 rows and one block at a time, to one of two forms that the dot products read:
+ * code bytes in 0..255 with the integer scale of each sub-block.  Words hold four consecutive elements of one row, and
+ * the same word of 16 rows lies side by side, so that a lane of a vector belongs to one row. */
+#ifndef ML_OPS_CPU_QMATMUL_KERNEL_H
+#define ML_OPS_CPU_QMATMUL_KERNEL_H
+
+#include "ops/cpu/qmatmul.h"
+
+#include <stdbool.h>
+
+/* 256 elements of 16 rows.  16-element sub-blocks have 16 scales, 32-element ones 8. */
+typedef struct {
+    _Alignas(64) uint32_t code[64][ML_Q_ROWS];
+    int32_t scale[16][ML_Q_ROWS];
+    uint32_t offset[8][ML_Q_ROWS]; /* two int16, for the two 16s of each 32 elements: what the sums of q count */
+    float d[ML_Q_ROWS];
+    float m[ML_Q_ROWS]; /* of types with minima: offset belongs to m, not to d */
+} ml_q_super;
+
+/* 32 elements of 16 rows. */
+typedef struct {
+    _Alignas(64) uint32_t code[8][ML_Q_ROWS];
+    float d[ML_Q_ROWS];
+    float m[ML_Q_ROWS]; /* of types with minima */
+} ml_q_block;
+
+/* What is the same for all blocks of a type. */
+typedef struct {
+    bool super;       /* ml_q_super, else ml_q_block */
+    bool has_min;     /* m is used */
+    int sub_words;    /* words per sub-block: 4 or 8 */
+    int code_bits;    /* codes are below 2^code_bits */
+    int zero;         /* ml_q_block without m: the code that stands for 0; ml_q_super has it in offset */
+    int n_word;       /* stored words per block and row */
+    int word_at;      /* byte of a block where they begin */
+    int half_at;      /* byte of the half that lies outside of the words; -1 if none */
+    size_t unit_size; /* of ml_q_super or ml_q_block */
+} ml_q_format;
+
+/* Tokens of a tile, at the first unit of the product's chunk. */
+enum { ML_Q_MAX_TOKEN = 8, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52 };
+typedef struct {
+    const int8_t *q[ML_Q_MAX_TOKEN];
+    const int16_t *sum[ML_Q_MAX_TOKEN];
+    const float *d[ML_Q_MAX_TOKEN];
+} ml_q_tile;
+
+/* acc[t * n_panel * 16 + panel * 16 + row] goes on over n_unit units; w holds n_unit units for each panel. */
+typedef void (*ml_q_dot_fn)(const ml_q_format *f, const void *w, int64_t n_unit, const ml_q_tile *x, float *acc);
+
+typedef struct {
+    int n_panel;    /* panels that a tile spans, <= ML_Q_MAX_PANEL */
+    int n_token[5]; /* tile sizes, descending, ending with 1 */
+    /* By format (0: blocks, 1: super-blocks) and index in n_token. */
+    ml_q_dot_fn dot[2][5];
+    /* Sixteen rows' blocks at `row` -> words side by side, and halves. */
+    void (*gather)(const ml_q_format *f, const uint8_t *const *row, uint32_t (*word)[ML_Q_ROWS], uint16_t *half);
+    /* Words and halves -> ml_q_super or ml_q_block. */
+    void (*unpack)(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, void *unit);
+    /* One row of x: k elements in units. */
+    void (*quantize)(int unit, int64_t k, const float *x, int8_t *q, int16_t *sum, float *d);
+} ml_q_kernel;
+
+extern const ml_q_kernel ml_q_kernel_scalar, ml_q_kernel_avx2, ml_q_kernel_avxvnni, ml_q_kernel_avx512vnni;
+
+#endif
