@@ -61,6 +61,7 @@ ML_API void ml_ids_free(ml_ids *ids);
 
 /* Open a folder or file:
  *   tokenizer.json (Hugging Face); tiktoken.model; encoder.json + vocab.bpe or vocab.json + merges.txt (GPT-2);
+ *   llama2.c's tokenizer.bin;
  *   a model folder holding one of them, or a run folder (its best, else latest step).
  * tokenizer_config.json beside the file supplies special tokens, their roles and the chat template.
  * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (a normalizer, another

@@ -1,6 +1,7 @@
 #include "format/gguf_tokenizer.h"
 
 #include "base/alloc.h"
+#include "format/gguf_vocab.h"
 #include "format/name_table.h"
 #include "token/build.h"
 #include "token/bytemap.h"
@@ -9,40 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEY(name) "tokenizer.ggml." name
-#define CHAT_TEMPLATE_KEY "tokenizer.chat_template"
 #define SPACE "\xE2\x96\x81" /* U+2581 */
-
-/* Numbers of tokenizer.ggml.token_type. */
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
-
-enum { MAX_STAGE = 3 };
-#define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-
-/* What names of tokenizer.ggml.pre mean.  The first of a pattern is the one that is written. */
-static const struct {
-    const char *name;
-    const char *split[MAX_STAGE]; /* names or regexes of token/split.h */
-    bool whole_piece, add_bos;
-} pres[] = {
-    { "gpt-2", { "gpt2" }, false, false },
-    { "kimi-k2", { "moonlight" }, true, false },
-    { "llama-bpe", { "gpt4" }, true, true },
-    { "llama3", { "gpt4" }, true, true },
-    { "llama-v3", { "gpt4" }, true, true },
-    { "qwen2",
-      { CONTRACTION
-        "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
-      false,
-      false },
-    { "deepseek-v3",
-      { "\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
-        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-        "?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
-      false,
-      false },
-};
-enum { N_PRE = sizeof pres / sizeof *pres };
 
 /* What is read. */
 typedef struct {
@@ -253,9 +221,9 @@ static ml_status read_bpe(reader *r, bool *add_bos, ml_error *err)
     char *name;
     ML_TRY(ml_gguf_copy_text(r->g, KEY("pre"), &name, err));
     int i = 0;
-    while (i < N_PRE && strcmp(name, pres[i].name)) i++;
+    while (i < ML_GGUF_N_PRE && strcmp(name, ml_gguf_pres[i].name)) i++;
     ml_status status = ML_OK;
-    if (i == N_PRE) {
+    if (i == ML_GGUF_N_PRE) {
         status =
             ml_fail(err, ML_EINVAL,
                     "%.300s: key " KEY("pre") ": the split pattern of \"%.100s\" is not known here: use the model's "
@@ -264,14 +232,14 @@ static ml_status read_bpe(reader *r, bool *add_bos, ml_error *err)
     }
     ml_free(name);
     ML_TRY(status);
-    *add_bos = pres[i].add_bos;
-    for (int k = 0; k < MAX_STAGE && pres[i].split[k]; k++) {
-        ML_TRY(ml_tokenizer_put_split(r->t, pres[i].split[k], err));
+    *add_bos = ml_gguf_pres[i].add_bos;
+    for (int k = 0; k < ML_GGUF_MAX_STAGE && ml_gguf_pres[i].split[k]; k++) {
+        ML_TRY(ml_tokenizer_put_split(r->t, ml_gguf_pres[i].split[k], err));
     }
-    ml_tokenizer_set_whole_piece(r->t, pres[i].whole_piece);
+    ml_tokenizer_set_whole_piece(r->t, ml_gguf_pres[i].whole_piece);
     ML_TRY(put_tokens(r, false, err));
     /* Some files of tiktoken vocabularies leave the merges out: the ids are the ranks. */
-    bool ranks = !strcmp(pres[i].name, "kimi-k2") && !ml_gguf_find_key(r->g, KEY("merges"));
+    bool ranks = !strcmp(ml_gguf_pres[i].name, "kimi-k2") && !ml_gguf_find_key(r->g, KEY("merges"));
     return ranks ? ml_tokenizer_derive_merges(r->t, err) : put_merges(r, err);
 }
 

@@ -1,25 +1,34 @@
 /* Tokenizers into GGUF. */
 #include "base/alloc.h"
 #include "format/gguf_tokenizer.h"
+#include "format/gguf_vocab.h"
 #include "token/bytemap.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define KEY(name) "tokenizer.ggml." name
-
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
+static bool has_stages(const ml_tokenizer *t, const char *const stages[ML_GGUF_MAX_STAGE])
+{
+    for (size_t i = 0; i < ML_GGUF_MAX_STAGE; i++) {
+        const char *stage = ml_tokenizer_split_stage(t, i);
+        if (!stage || !stages[i]) return stage == stages[i];
+        if (strcmp(stage, stages[i]) != 0) return false;
+    }
+    return !ml_tokenizer_split_stage(t, ML_GGUF_MAX_STAGE);
+}
 
 static ml_status put_pre(ml_gguf_writer *w, const ml_tokenizer *t, ml_error *err)
 {
-    static const char *const names[][2] = { { "gpt2", "gpt-2" }, { "moonlight", "kimi-k2" }, { "gpt4", "llama-bpe" } };
-    const char *pattern = ml_tokenizer_pattern(t);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (!strcmp(pattern, names[i][0])) return ml_gguf_writer_set_text(w, KEY("pre"), names[i][1], err);
+    for (size_t i = 0; i < ML_GGUF_N_PRE; i++) {
+        if (has_stages(t, ml_gguf_pres[i].split)) {
+            return ml_gguf_writer_set_text(w, KEY("pre"), ml_gguf_pres[i].name, err);
+        }
     }
     return ml_fail(
         err, ML_EINVAL,
-        "GGUF stores split patterns by name, and \"%.200s\" has none there: expected gpt2, gpt4 or moonlight", pattern);
+        "GGUF stores split patterns by name, and \"%.200s\" has none there: expected that of gpt-2, kimi-k2, "
+        "llama-bpe, qwen2 or deepseek-v3",
+        ml_tokenizer_pattern(t));
 }
 
 static int type_of(const ml_tokenizer *t, int32_t id)
@@ -137,5 +146,5 @@ ml_status ml_gguf_put_tokenizer(ml_gguf_writer *w, const ml_tokenizer *t, int64_
     ML_TRY(ml_gguf_writer_set_bool(w, KEY("add_bos_token"), ml_tokenizer_add_bos(t), err));
     if (scored) ML_TRY(ml_gguf_writer_set_bool(w, KEY("add_space_prefix"), ml_tokenizer_space_prefix(t), err));
     const char *chat_template = ml_tokenizer_chat_template(t);
-    return chat_template ? ml_gguf_writer_set_text(w, "tokenizer.chat_template", chat_template, err) : ML_OK;
+    return chat_template ? ml_gguf_writer_set_text(w, CHAT_TEMPLATE_KEY, chat_template, err) : ML_OK;
 }

@@ -114,7 +114,13 @@ static ml_status read_file(const char *file, const char *other, const ml_read_co
     size_t at = 0;
     while (at < map.size && memchr(" \t\r\n", map.data[at], 4)) at++;
     bool json = at < map.size && map.data[at] == '{';
+    bool llama2 = map.size >= 4 && map.data[3] == 0; /* a small number; the other formats are text */
     ml_map_close(&map);
+    if (llama2 && context->pattern) {
+        return ml_fail(err, ML_EINVAL, "%s: its text is not split, but \"%s\" was given: leave it out", file,
+                       context->pattern);
+    }
+    if (llama2) return ml_read_llama2(file, out, err);
     return json ? read_json_file(file, context, out, err) : ml_read_tiktoken(file, context, out, err);
 }
 

@@ -22,6 +22,7 @@ ml_status ml_read_hf(const json_t *root, const char *path, const ml_read_context
 ml_status ml_read_tiktoken(const char *path, const ml_read_context *context, ml_tokenizer **out, ml_error *err);
 ml_status ml_read_gpt2(const char *vocab_path, const char *merges_path, const ml_read_context *context,
                        ml_tokenizer **out, ml_error *err);
+ml_status ml_read_llama2(const char *path, ml_tokenizer **out, ml_error *err);
 
 /* For the readers: the pieces of a vocabulary object {"text": id} in mapped characters, but for ids already there. */
 ml_status ml_read_vocab(ml_tokenizer *t, const json_t *vocab, ml_error *err);

@@ -412,6 +412,13 @@ const char *ml_tokenizer_pattern(const ml_tokenizer *t)
     return name ? name : ml_pattern_stage_regex(t->split, 0);
 }
 
+const char *ml_tokenizer_split_stage(const ml_tokenizer *t, size_t stage)
+{
+    if (!t->split || stage >= ml_pattern_stage_count(t->split)) return NULL;
+    const char *name = ml_pattern_name(t->split);
+    return name ? name : ml_pattern_stage_regex(t->split, stage);
+}
+
 size_t ml_tokenizer_merge_count(const ml_tokenizer *t)
 {
     return t->n_merges;

@@ -95,10 +95,12 @@ bool ml_tokenizer_space_prefix(const ml_tokenizer *t);
 int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id);
 /* Jinja text of tokenizer_config.json, NULL when there is none. */
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t);
-/* "tokenizer.json", "tiktoken", "gpt2", "trained", "gguf" or "sentencepiece". */
+/* "tokenizer.json", "tiktoken", "gpt2", "llama2.c", "trained", "gguf" or "sentencepiece". */
 const char *ml_tokenizer_kind(const ml_tokenizer *t);
 /* Name of the split pattern, or its regex when it has no name. */
 const char *ml_tokenizer_pattern(const ml_tokenizer *t);
+/* The regex (or name, where it has one) of a stage of the split, in order; NULL behind the last. */
+const char *ml_tokenizer_split_stage(const ml_tokenizer *t, size_t stage);
 /* Merges in rank order: pair i of [0, n) and the token it makes. */
 size_t ml_tokenizer_merge_count(const ml_tokenizer *t);
 void ml_tokenizer_merge(const ml_tokenizer *t, size_t i, int32_t *left, int32_t *right, int32_t *result);

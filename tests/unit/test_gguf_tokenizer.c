@@ -151,6 +151,17 @@ static void test_scored_by_hand(void **state)
     ml_tokenizer_free(t);
 }
 
+static void expect_same(const ml_tokenizer *a, const ml_tokenizer *b, const char *text)
+{
+    ml_ids x = { 0 }, y = { 0 };
+    assert_ok(ml_tokenizer_encode(a, text, strlen(text), true, &x, &err));
+    assert_ok(ml_tokenizer_encode(b, text, strlen(text), true, &y, &err));
+    assert_int_equal(x.n, y.n);
+    assert_memory_equal(x.id, y.id, x.n * sizeof *x.id);
+    ml_ids_free(&x);
+    ml_ids_free(&y);
+}
+
 /* Ids from llama2.c's greedy algorithm, written anew in Python over tok512.bin, the same vocabulary in its own format.
  */
 static void test_scored_published(void **state)
@@ -186,7 +197,55 @@ static void test_scored_published(void **state)
     ml_free(back);
     ml_free(text);
     ml_ids_free(&ids);
+    ml_tokenizer *other;
+    assert_ok(ml_tokenizer_open(test_data_path("models/tok512.bin"), &other, &err));
+    assert_string_equal(ml_tokenizer_kind(other), "llama2.c");
+    assert_string_equal(ml_tokenizer_fingerprint(other), ml_tokenizer_fingerprint(t));
+    for (int32_t id = 0; id < 512; id++) {
+        assert_true(ml_tokenizer_score(other, id) == ml_tokenizer_score(t, id));
+        assert_int_equal(ml_tokenizer_is_special(other, id), ml_tokenizer_is_special(t, id));
+        assert_int_equal(ml_tokenizer_byte(other, id), ml_tokenizer_byte(t, id));
+    }
+    expect_same(t, other, "Once upon a time<s> caf\xC3\xA9");
+    ml_tokenizer_free(other);
     ml_tokenizer_free(t);
+}
+
+/* llama2.c's own file, put together here: a longest length, then score, length and bytes of each token. */
+static void test_llama2_file(void **state)
+{
+    (void)state;
+    char folder[ML_PATH_MAX], path[ML_PATH_MAX];
+    uint8_t file[4096] = { 3 };
+    size_t n = 4;
+    for (int id = 0; id < N_SCORED; id++) {
+        const float score = id < PIECE0 ? 0 : pieces[id - PIECE0].score;
+        static const char *const plain[N_PIECE] = { " ", "a", "b", "c", "ab", "bc", "abc", " a", "aa", "  " };
+        const char *text = id < PIECE0 ? "x" : plain[id - PIECE0];
+        memcpy(file + n, &score, 4);
+        file[n + 4] = (uint8_t)strlen(text);
+        memcpy(file + n + 8, text, strlen(text));
+        n += 8 + strlen(text);
+    }
+    strcpy(folder, test_make_folder());
+    assert_ok(ml_path_join(path, folder, "tokenizer.bin", &err));
+    ml_tokenizer *a, *b;
+    assert_ok(ml_file_replace(path, file, n, &err));
+    assert_ok(ml_tokenizer_open(path, &a, &err));
+    assert_ok(open_written(fill_scored, &b, NULL, NULL));
+    assert_string_equal(ml_tokenizer_fingerprint(a), ml_tokenizer_fingerprint(b));
+    expect_same(a, b, "abc aa  b<s>\xFF ba");
+    assert_fails(ml_tokenizer_save(a, folder, &err), ML_EINVAL, "convert to GGUF");
+    const ml_tokenizer_extra extra = { .pattern = "gpt2" };
+    ml_tokenizer *none = NULL;
+    assert_fails(ml_tokenizer_open_with(path, &extra, &none, &err), ML_EINVAL, "its text is not split");
+    ml_tokenizer_free(a);
+    ml_tokenizer_free(b);
+    assert_ok(ml_file_replace(path, file, n - 1, &err));
+    assert_fails(ml_tokenizer_open(path, &a, &err), ML_EFORMAT, "token 268, offset");
+    assert_ok(ml_file_replace(path, file, 4 + 9 * 3, &err));
+    assert_fails(ml_tokenizer_open(path, &a, &err), ML_EFORMAT, "expected more than 259 tokens, found 3");
+    test_remove_folder(folder);
 }
 
 /* Joining takes no quadratic time, and gives the text back, whatever the text. */
@@ -220,17 +279,6 @@ static const ml_tokenizer *source; /* of fill_copy */
 static void fill_copy(ml_gguf_writer *w)
 {
     assert_ok(ml_gguf_put_tokenizer(w, source, ml_tokenizer_vocab_size(source) + 3, &err));
-}
-
-static void expect_same(const ml_tokenizer *a, const ml_tokenizer *b, const char *text)
-{
-    ml_ids x = { 0 }, y = { 0 };
-    assert_ok(ml_tokenizer_encode(a, text, strlen(text), true, &x, &err));
-    assert_ok(ml_tokenizer_encode(b, text, strlen(text), true, &y, &err));
-    assert_int_equal(x.n, y.n);
-    assert_memory_equal(x.id, y.id, x.n * sizeof *x.id);
-    ml_ids_free(&x);
-    ml_ids_free(&y);
 }
 
 static const char mixed_text[] =
@@ -340,6 +388,15 @@ static void test_bpe_by_hand(void **state)
         } else {
             EXPECT(t, "th12", false, 256, '1', '2'); /* digits stand alone */
         }
+        ml_tokenizer *copy;
+        source = t;
+        assert_ok(open_written(fill_copy, &copy, NULL, NULL));
+        expect_same(t, copy, "th12 1212<end>\xE4\xBD\xA0 don't");
+        for (size_t k = 0; k < 4; k++) {
+            const char *stage = ml_tokenizer_split_stage(t, k);
+            assert_string_equal(stage ? stage : "none", stage ? ml_tokenizer_split_stage(copy, k) : "none");
+        }
+        ml_tokenizer_free(copy);
         ml_tokenizer_free(t);
     }
     pre_name = "deepseek-v3"; /* three digits, then the rest: the second pair is cut */
@@ -519,15 +576,11 @@ static void test_survives_lack_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scored_by_hand),
-        cmocka_unit_test(test_scored_published),
-        cmocka_unit_test(test_scored_long),
-        cmocka_unit_test(test_bpe_copies),
-        cmocka_unit_test(test_scored_copies),
-        cmocka_unit_test(test_bpe_by_hand),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_survives_damage),
-        cmocka_unit_test(test_survives_lack_of_memory),
+        cmocka_unit_test(test_scored_by_hand),  cmocka_unit_test(test_scored_published),
+        cmocka_unit_test(test_llama2_file),     cmocka_unit_test(test_scored_long),
+        cmocka_unit_test(test_bpe_copies),      cmocka_unit_test(test_scored_copies),
+        cmocka_unit_test(test_bpe_by_hand),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_survives_damage), cmocka_unit_test(test_survives_lack_of_memory),
     };
     return cmocka_run_group_tests_name("gguf_tokenizer", tests, NULL, NULL);
 }

@@ -537,6 +537,16 @@ static void test_survives_damage(void **state)
         check_damage(&im);
         ml_free(im.bytes);
     }
+    SKIP_WITHOUT_DATA("pt/simple_legacy.pt");
+    static const char *const files[] = { "pt/simple_legacy.pt", "pt/float32.pt" };
+    for (int k = 0; k < 2; k++) {
+        char *bytes;
+        image im = { 0 };
+        assert_ok(ml_file_read(test_data_path(files[k]), &bytes, &im.n, &err));
+        im.bytes = (uint8_t *)bytes;
+        check_damage(&im);
+        ml_free(bytes);
+    }
 }
 
 static void test_survives_lack_of_memory(void **state)
