@@ -87,7 +87,7 @@ void ml_block_put_q5_1(const float *x, const float *importance, uint8_t *b)
         ml_quantize_weights(32, x, importance, mean_square(32, x), weight);
         ml_quantize_search_affine(32, x, weight, 31, 0, &d, &low);
         d = ml_f16_to_f32(ml_f32_to_f16(d));
-        low = ml_f16_to_f32(ml_f32_to_f16(low));
+        low = ml_f16_to_f32(ml_f32_to_f16(ml_quantize_clamp(low, -65504, 65504)));
     } else {
         for (int j = 1; j < 32; j++) {
             low = x[j] < low ? x[j] : low;

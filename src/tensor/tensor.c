@@ -85,7 +85,7 @@ ml_tensor *ml_tensor_new(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *
     if (ctx->error.code != ML_OK) return NULL;
     ml_tensor *t = ml_tensor_wrap(ctx, dtype, n_dim, dims, NULL);
     if (!t) return NULL;
-    t->data = ml_ctx_scratch(ctx, (size_t)ml_tensor_count(t) * ml_dtype_size(dtype));
+    t->data = ml_ctx_scratch(ctx, (size_t)t->dim[0] * ml_dtype_row_bytes(dtype, ml_tensor_row_count(t)));
     return t->data ? t : NULL;
 }
 
@@ -108,7 +108,7 @@ static ml_tensor *make_view(ml_ctx *ctx, ml_tensor *x, int64_t offset)
     /* Views of views refer to the one tensor that holds the gradient. */
     v->base = x->base ? x->base : x;
     v->base_offset = x->base_offset + offset;
-    v->data = (char *)x->data + (size_t)offset * ml_dtype_size(x->dtype);
+    v->data = (char *)x->data + ml_dtype_row_bytes(x->dtype, offset); /* of block types only whole blocks */
     return v;
 }
 

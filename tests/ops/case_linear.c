@@ -1,5 +1,7 @@
 #include "ops/case.h"
 
+#include "tensor/blocks.h"
+
 enum { MARGIN = 3 }; /* columns before and after a strided view of x */
 
 typedef struct {
@@ -14,7 +16,28 @@ static const shape shapes[] = {
     { 0, 4, 6, true, false, false, ML_F32 },    { 4, 5, 0, true, false, false, ML_F32 },
     { 9, 21, 100, true, true, true, ML_F32 },   { 0, 4, 6, false, false, true, ML_F32 },
     { 7, 19, 70, true, true, true, ML_BF16 },   { 6, 18, 50, true, false, false, ML_F16 },
+    { 5, 19, 512, true, true, false, ML_Q4_K }, { 6, 300, 96, false, false, false, ML_Q8_0 },
+    { 5, 19, 512, true, true, true, ML_Q4_K },  { 3, 40, 96, true, false, true, ML_Q8_0 },
 };
+
+/* Numbers that the type holds exactly, and x that 8 bits hold exactly, each block with its largest number. */
+static void make_for_blocks(test_case *c, const shape *s, ml_rng *rng)
+{
+    double *x = c->in[0].real, *w = c->in[1].real;
+    int64_t stride = c->in[0].dim[1], margin = s->strided ? MARGIN : 0;
+    for (int64_t i = 0; i < s->tokens * s->k; i++) {
+        double whole = i % 32 ? (double)ml_rng_below(rng, 255) - 127 : 127;
+        x[i / s->k * stride + margin + i % s->k] = whole / 64;
+    }
+    for (int64_t i = 0; i < s->n * s->k; i++) {
+        if (s->w_dtype == ML_Q8_0) {
+            w[i] = (i % 32 ? (double)ml_rng_below(rng, 255) - 127 : 127) / 64;
+        } else { /* scale 63 / 64, minimum 63 / 8, codes 0 and 15 among the others */
+            double code = i % 32 == 0 ? 0 : i % 32 == 1 ? 15 : (double)ml_rng_below(rng, 16);
+            w[i] = 63.0 / 64 * code - 63.0 / 8;
+        }
+    }
+}
 
 static void make(test_case *c, ml_rng *rng)
 {
@@ -24,6 +47,7 @@ static void make(test_case *c, ml_rng *rng)
     if (s->w_dtype != ML_F32) {
         /* Quarters in -2 .. 2: exact in every type. */
         for (int64_t i = 0; i < s->n * s->k; i++) c->in[1].real[i] = (double)ml_rng_below(rng, 17) / 4 - 2;
+        if (ml_dtype_is_block(s->w_dtype)) make_for_blocks(c, s, rng);
         c->in[0].constant = c->in[1].constant = true;
     }
     if (s->bias) test_real(c, 2, 1, &s->n, 1, rng);
@@ -38,7 +62,14 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     ml_tensor *w = in[1];
     if (s->w_dtype != ML_F32) {
         w = ml_tensor_new_2d(ctx, s->w_dtype, s->n, s->k);
-        ml_convert_from_f32(s->w_dtype, ml_f32(in[1]), w->data, s->n * s->k);
+        if (ml_dtype_is_block(s->w_dtype)) {
+            ml_error err;
+            if (ml_quantize_rows(s->w_dtype, ml_f32(in[1]), s->n, s->k, NULL, w->data, &err) != ML_OK) {
+                ml_ctx_fail(ctx, ML_EINVAL, "%s", err.message);
+            }
+        } else {
+            ml_convert_from_f32(s->w_dtype, ml_f32(in[1]), w->data, s->n * s->k);
+        }
     }
     out[0] = ml_linear(ctx, x, w, in[2]);
 }

@@ -16,6 +16,7 @@ enum {
     MIN_PARALLEL = 200000,     /* multiply-adds below which starting the threads costs more than it saves */
     TASK_BYTES = 512 * 1024,   /* of stored weights, for few tokens */
     QUANTIZE_PER_TASK = 32768, /* elements of x */
+    AHEAD = 4096,              /* bytes of a panel that are on their way from memory */
     CACHE_LINE = 64,
 };
 
@@ -123,15 +124,17 @@ static product prepare(const ml_qmatmul *p)
     return q;
 }
 
+/* In panels what comes next is AHEAD further on.  Of rows, the sixteen of the next panel lie after these, and each unit
+ * asks for its share of them; beyond the end of w that is harmless. */
 static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void *out)
 {
     const ml_qmatmul *p = q->p;
     size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
+    const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
+    size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
     if (p->w_layout == ML_Q_LAYOUT_PANELS) {
-        const char *at = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes +
-                         (size_t)unit * ML_Q_ROWS * q->block_bytes;
-        const uint32_t(*word)[ML_Q_ROWS] = (const void *)at;
-        q->kernel->unpack(p->w_dtype, word, (const uint16_t *)(const void *)word[q->format.n_word], out);
+        const uint32_t(*word)[ML_Q_ROWS] = (const void *)(panel + share);
+        q->kernel->unpack(p->w_dtype, word, (const uint16_t *)(const void *)word[q->format.n_word], AHEAD, out);
         return;
     }
     gathered g;
@@ -140,19 +143,8 @@ static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void 
         int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
         row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
     }
-    q->kernel->gather(&q->format, row, g.word, g.half);
-    q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, out);
-}
-
-/* Ask for what the next tile of rows needs at this unit: both layouts keep a tile's bytes together, and a tile is
- * long enough to hide the memory's latency and short enough for L2. */
-static void prefetch_next(const product *q, int64_t first_row, int64_t unit, int64_t end)
-{
-    int64_t rows = q->kernel->n_panel * ML_Q_ROWS;
-    if (first_row + 2 * rows > end) return;
-    const char *at = (const char *)q->p->w + (size_t)(first_row + rows) * (size_t)q->n_unit * q->block_bytes +
-                     (size_t)(unit * rows) * q->block_bytes;
-    for (size_t i = 0; i < (size_t)rows * q->block_bytes; i += CACHE_LINE) __builtin_prefetch(at + i, 0, 2);
+    q->kernel->gather(&q->format, row, panel + (size_t)q->kernel->n_panel * panel_bytes + share, g.word, g.half);
+    q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, 0, out);
 }
 
 /* y of one tile over one chunk; the sums of earlier chunks wait in y. */
@@ -181,14 +173,13 @@ static void run_tile(const product *q, const void *units, int64_t first_unit, in
 }
 
 /* The rows of one tile from `row`, for all tokens. */
-static void run_rows(const product *q, int64_t row, int64_t end)
+static void run_rows(const product *q, int64_t row)
 {
     _Alignas(64) char units[CHUNK_BYTES];
     const ml_qmatmul *p = q->p;
     for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
         int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
         for (int64_t u = 0; u < n_unit; u++) {
-            if (p->n_token <= FEW_TOKENS) prefetch_next(q, row, first + u, end);
             for (int panel = 0; panel < q->kernel->n_panel; panel++) {
                 int64_t panel_row = row + panel * ML_Q_ROWS < p->n ? row + panel * ML_Q_ROWS : row;
                 unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
@@ -206,7 +197,7 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const product *q = arg;
-    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) run_rows(q, row, end);
+    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) run_rows(q, row);
 }
 
 static void clear(const ml_qmatmul *p)
@@ -267,7 +258,8 @@ static void pack_panels(void *arg, int64_t begin, int64_t end, int thread)
             if (source >= p->n) row[r] = zero_block;
         }
         uint32_t(*word)[ML_Q_ROWS] = (void *)at;
-        choose_kernel()->gather(&p->format, row, word, (uint16_t *)(void *)word[p->format.n_word]);
+        choose_kernel()->gather(&p->format, row, (const char *)row[0], word,
+                                (uint16_t *)(void *)word[p->format.n_word]);
     }
 }
 

@@ -70,10 +70,12 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[16
 }
 
 #define GATHER_256                                                                                                     \
-    static void gather(const ml_q_format *f, const uint8_t *const *row, uint32_t(*word)[ML_Q_ROWS], uint16_t *half)    \
+    static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t(*word)[ML_Q_ROWS], \
+                       uint16_t *half)                                                                                 \
     {                                                                                                                  \
         for (int i = 0; i < f->n_word; i += 4) {                                                                       \
             int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */                    \
+            for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));                          \
             transpose_4(row, f->word_at + 4 * first, word + first, 0);                                                 \
             transpose_4(row, f->word_at + 4 * first, word + first, 8);                                                 \
         }                                                                                                              \

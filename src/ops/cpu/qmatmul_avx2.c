@@ -18,6 +18,9 @@ V_INLINE vi repeat_low_halves(vi scale)
     return _mm256_or_si256(_mm256_and_si256(scale, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(scale, 16));
 }
 
+/* The compiler may not gather additions into a tree: all of their terms would have to be kept at once. */
+#define ADD_IN_ORDER(v) __asm__("" : "+x"(v))
+
 V_INLINE vi broadcast_word(const int8_t *q)
 {
     int32_t four;
@@ -43,6 +46,8 @@ V_INLINE void sub_block_narrow(int n_token, int n_word, int bits, const uint32_t
                 vi p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
                 sum[t][0] = i == first ? p0 : _mm256_add_epi16(sum[t][0], p0);
                 sum[t][1] = i == first ? p1 : _mm256_add_epi16(sum[t][1], p1);
+                ADD_IN_ORDER(sum[t][0]);
+                ADD_IN_ORDER(sum[t][1]);
             }
         }
 #pragma GCC unroll 4
@@ -69,6 +74,7 @@ V_INLINE void sub_block_wide(int n_token, int n_word, const uint32_t *code, cons
             for (int t = 0; t < n_token; t++) {
                 vi x = _mm256_sign_epi8(broadcast_word(q[t] + at + 4 * i), w);
                 sum[t][v] = v_add_pairs(sum[t][v], _mm256_maddubs_epi16(magnitude, x), one);
+                ADD_IN_ORDER(sum[t][v]);
             }
         }
     }

@@ -57,8 +57,8 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
                         int at, const vi *scale, vi (*tot)[2])
 {
     (void)bits;
-    vi sum[8][2];
-#pragma GCC unroll 8
+    vi sum[4][2];
+#pragma GCC unroll 4
     for (int t = 0; t < n_token; t++) {
         sum[t][0] = scale ? v_zero() : tot[t][0];
         sum[t][1] = scale ? v_zero() : tot[t][1];
@@ -66,7 +66,7 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 #pragma GCC unroll 8
     for (int i = 0; i < n_word; i++) {
         vi w0 = v_load(code + 16 * i), w1 = v_load((const char *)code + stride + 64 * i);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int t = 0; t < n_token; t++) {
             int32_t four;
             __builtin_memcpy(&four, q[t] + at + 4 * i, sizeof four);
@@ -75,7 +75,7 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
             sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, x);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int t = 0; t < n_token; t++) {
         for (int v = 0; v < 2; v++) {
             tot[t][v] = scale ? v_add(tot[t][v], _mm512_mullo_epi32(sum[t][v], scale[v])) : sum[t][v];
@@ -85,8 +85,6 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 
 #include "ops/cpu/qmatmul_body.h"
 
-DOT_FUNCTIONS(8)
-DOT_FUNCTIONS(6)
 DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
@@ -110,10 +108,12 @@ Q_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[ML
     _mm512_storeu_si512(word[3], _mm512_unpackhi_epi64(high01, high23));
 }
 
-static void gather(const ml_q_format *f, const uint8_t *const *row, uint32_t (*word)[ML_Q_ROWS], uint16_t *half)
+static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
+                   uint16_t *half)
 {
     for (int i = 0; i < f->n_word; i += 4) {
         int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */
+        for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
         transpose_4(row, f->word_at + 4 * first, word + first);
     }
     if (f->half_at < 0) return;
@@ -121,9 +121,8 @@ static void gather(const ml_q_format *f, const uint8_t *const *row, uint32_t (*w
 }
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,
-                                             .n_token = { 8, 6, 4, 2, 1 },
-                                             .dot = { { block_8, block_6, block_4, block_2, block_1 },
-                                                      { super_8, super_6, super_4, super_2, super_1 } },
+                                             .n_token = { 4, 2, 1 },
+                                             .dot = { { block_4, block_2, block_1 }, { super_4, super_2, super_1 } },
                                              .gather = gather,
                                              .unpack = unpack,
                                              .quantize = quantize };

@@ -79,7 +79,7 @@ Q_INLINE void run_block(int n_token, int bits, const ml_q_format *f, const void 
     const bool folded = SIGNED_WIDE && bits == 8;
     const size_t stride = (size_t)n_unit * sizeof(ml_q_block);
     const ml_q_block *u = w;
-    const vi one = v_set1(0x00010001), zero = v_set1((int32_t)pair_of(-f->zero, -f->zero));
+    const vi one = v_set1(0x00010001), zero = v_set1(-f->zero * 0x10000 + (-f->zero & 0xffff));
     vf sum[ML_Q_MAX_TOKEN][N_VEC];
     for (int t = 0; t < n_token; t++) {
         for (int v = 0; v < N_VEC; v++) sum[t][v] = vf_load(acc + (t * N_VEC + v) * LANES);

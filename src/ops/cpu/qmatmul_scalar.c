@@ -1,4 +1,5 @@
 /* The specification: one token and one panel at a time. */
+enum { LANES = 4 };
 #include "ops/cpu/qmatmul_unpack.h"
 
 #include <math.h>
@@ -56,8 +57,10 @@ static void dot_block(const ml_q_format *f, const void *w, int64_t n_unit, const
     }
 }
 
-static void gather(const ml_q_format *f, const uint8_t *const *row, uint32_t (*word)[ML_Q_ROWS], uint16_t *half)
+static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
+                   uint16_t *half)
 {
+    (void)ahead; /* memory is not what limits this one */
     FOR_ROWS(r)
     {
         const uint8_t *b = row[r] + f->word_at;

@@ -1,5 +1,5 @@
-/* Unpacking block types and rounding activations: plain loops over the 16 rows of a panel, included by the file of
- * each instruction set and made into its vectors by the compiler.  Layouts: tensor/blocks.h. */
+/* Unpacking block types and rounding activations, included by the file of each instruction set, which has defined
+ * LANES: vectors of that many rows, in the compiler's own vector arithmetic.  Layouts: tensor/blocks.h. */
 #ifndef ML_OPS_CPU_QMATMUL_UNPACK_H
 #define ML_OPS_CPU_QMATMUL_UNPACK_H
 
@@ -10,112 +10,140 @@
 #include <string.h>
 
 typedef const uint32_t (*q_words)[ML_Q_ROWS];
-#define FOR_ROWS(r) for (int r = 0; r < ML_Q_ROWS; r++)
-#define Q_INLINE static inline __attribute__((always_inline))
+typedef uint32_t q_vu __attribute__((vector_size(4 * LANES)));
+typedef int32_t q_vi __attribute__((vector_size(4 * LANES)));
+typedef float q_vf __attribute__((vector_size(4 * LANES)));
+typedef uint16_t q_vh __attribute__((vector_size(2 * LANES)));
 
-/* ml_f16_to_f32 for the low halves of 16 words. */
-Q_INLINE void widen_low_halves(const uint32_t *word, float *out)
+#define Q_INLINE static inline __attribute__((always_inline))
+#define FOR_ROWS(r) for (int r = 0; r < ML_Q_ROWS; r++)
+/* r: the first row of each vector */
+#define FOR_VECTORS(r) for (int r = 0; r < ML_Q_ROWS; r += LANES)
+
+Q_INLINE q_vu get(const uint32_t *p)
 {
-    FOR_ROWS(r)
-    {
-        uint32_t bits = (word[r] & 0x7fffu) << 13, wide, sign = (word[r] & 0x8000u) << 16;
-        float f;
-        memcpy(&f, &bits, sizeof f);
-        f *= 0x1p112f;
-        memcpy(&wide, &f, sizeof wide);
-        wide |= (word[r] & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0;
-        wide |= sign;
-        memcpy(&out[r], &wide, sizeof wide);
-    }
+    q_vu v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+Q_INLINE void put(void *p, q_vu v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* Four bytes of every word, of which the bits in `mask`. */
+Q_INLINE q_vu bytes_of(q_vu v, uint32_t mask)
+{
+    return v & (mask * 0x01010101u);
+}
+
+/* ml_f16_to_f32 for the low halves of words. */
+Q_INLINE q_vu widen_low_halves(q_vu word)
+{
+    q_vf magnitude = (q_vf)((word & 0x7fffu) << 13) * 0x1p112f;
+    q_vu special = (q_vu)((word & 0x7c00u) == 0x7c00u);
+    return (q_vu)magnitude | (special & 0x7f800000u) | (word & 0x8000u) << 16;
 }
 
 Q_INLINE void widen_halves(const uint16_t *half, float *out)
 {
-    uint32_t word[ML_Q_ROWS];
-    FOR_ROWS(r) word[r] = half[r];
-    widen_low_halves(word, out);
+    FOR_VECTORS(r)
+    {
+        q_vh h;
+        memcpy(&h, half + r, sizeof h);
+        put(out + r, widen_low_halves(__builtin_convertvector(h, q_vu)));
+    }
 }
 
-/* d in the low half, m in the high half. */
-Q_INLINE void widen_pair(const uint32_t *word, float *d, float *m)
+/* d in the low half, m in the high half; m with its sign changed if `negate`. */
+Q_INLINE void widen_pair(const uint32_t *word, bool negate, float *d, float *m)
 {
-    uint32_t high[ML_Q_ROWS];
-    FOR_ROWS(r) high[r] = word[r] >> 16;
-    widen_low_halves(word, d);
-    widen_low_halves(high, m);
+    FOR_VECTORS(r)
+    {
+        q_vu v = get(word + r);
+        put(d + r, widen_low_halves(v));
+        put(m + r, widen_low_halves(v >> 16) ^ (negate ? 0x80000000u : 0));
+    }
 }
 
-Q_INLINE void negate(float *m)
-{
-    FOR_ROWS(r) m[r] = -m[r];
-}
-
-/* Low nibbles of n words to code[0..n), high nibbles to code[distance..distance + n). */
-Q_INLINE void split_nibbles(q_words word, int n, int distance, uint32_t (*code)[ML_Q_ROWS])
+/* Low nibbles of n words to code[0..n), high nibbles to code[distance..distance + n).  What lies `ahead` bytes after
+ * a word is asked for: unpacking is the time in which the next weights come from memory. */
+Q_INLINE void split_nibbles(q_words word, int n, int distance, int64_t ahead, uint32_t (*code)[ML_Q_ROWS])
 {
     for (int i = 0; i < n; i++) {
-        FOR_ROWS(r) code[i][r] = word[i][r] & 0x0f0f0f0fu;
-        FOR_ROWS(r) code[distance + i][r] = word[i][r] >> 4 & 0x0f0f0f0fu;
+        __builtin_prefetch((const char *)word[i] + ahead);
+        FOR_VECTORS(r)
+        {
+            q_vu v = get(word[i] + r);
+            put(code[i] + r, bytes_of(v, 15));
+            put(code[distance + i] + r, bytes_of(v >> 4, 15));
+        }
     }
 }
 
-/* The pairs (v, v) and (a, b) of int16 that `offset` holds. */
-Q_INLINE uint32_t pair_of(int32_t a, int32_t b)
+Q_INLINE void ask_for(q_words word, int n, int64_t ahead)
 {
-    return ((uint32_t)a & 0xffffu) | (uint32_t)b << 16;
+    for (int i = 0; i < n; i++) __builtin_prefetch((const char *)word[i] + ahead);
 }
 
-/* Four scales or minima, one per byte. */
-Q_INLINE void put_scales(const uint32_t *packed, int32_t (*scale)[ML_Q_ROWS])
+/* code |= the masked bits of v, moved up by four. */
+Q_INLINE void add_high_bits(uint32_t *code, q_vu v, uint32_t mask)
 {
-    for (int s = 0; s < 4; s++) {
-        FOR_ROWS(r) scale[s][r] = (int32_t)(packed[r] >> 8 * s & 0xffu);
-    }
+    put(code, get(code) | bytes_of(v, mask) << 4);
 }
 
-Q_INLINE void put_minima(const uint32_t *packed, uint32_t (*offset)[ML_Q_ROWS])
+/* The pair of int16 that `offset` holds. */
+Q_INLINE q_vu pair_of(q_vi a, q_vi b)
 {
-    for (int s = 0; s < 4; s++) {
-        FOR_ROWS(r) offset[s][r] = (packed[r] >> 8 * s & 0xffu) * 0x10001u;
-    }
+    return ((q_vu)a & 0xffffu) | (q_vu)b << 16;
+}
+
+/* Four scales, one per byte. */
+Q_INLINE void put_scales(q_vu packed, int r, int32_t (*scale)[ML_Q_ROWS])
+{
+    for (int s = 0; s < 4; s++) put(scale[s] + r, packed >> 8 * s & 0xffu);
+}
+
+Q_INLINE void put_minima(q_vu packed, int r, uint32_t (*offset)[ML_Q_ROWS])
+{
+    for (int s = 0; s < 4; s++) put(offset[s] + r, (packed >> 8 * s & 0xffu) * 0x10001u);
 }
 
 /* The 12 bytes of q4_k and q5_k: words p[0..2]. */
 Q_INLINE void unpack_pairs(q_words p, ml_q_super *u)
 {
-    uint32_t packed[4][ML_Q_ROWS];
-    FOR_ROWS(r)
+    FOR_VECTORS(r)
     {
-        packed[0][r] = p[0][r] & 0x3f3f3f3fu;
-        packed[1][r] = (p[2][r] & 0x0f0f0f0fu) | (p[0][r] >> 2 & 0x30303030u);
-        packed[2][r] = p[1][r] & 0x3f3f3f3fu;
-        packed[3][r] = (p[2][r] >> 4 & 0x0f0f0f0fu) | (p[1][r] >> 2 & 0x30303030u);
+        q_vu a = get(p[0] + r), b = get(p[1] + r), c = get(p[2] + r);
+        put_scales(bytes_of(a, 63), r, u->scale);
+        put_scales(bytes_of(c, 15) | bytes_of(a >> 2, 48), r, u->scale + 4);
+        put_minima(bytes_of(b, 63), r, u->offset);
+        put_minima(bytes_of(c >> 4, 15) | bytes_of(b >> 2, 48), r, u->offset + 4);
     }
-    put_scales(packed[0], u->scale);
-    put_scales(packed[1], u->scale + 4);
-    put_minima(packed[2], u->offset);
-    put_minima(packed[3], u->offset + 4);
 }
 
-static void unpack_q4_k(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_q4_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     (void)half;
-    widen_pair(w[0], u->d, u->m);
-    negate(u->m);
+    widen_pair(w[0], true, u->d, u->m);
     unpack_pairs(w + 1, u);
-    for (int g = 0; g < 4; g++) split_nibbles(w + 4 + 8 * g, 8, 8, u->code + 16 * g);
+    ask_for(w, 4, ahead);
+    for (int g = 0; g < 4; g++) split_nibbles(w + 4 + 8 * g, 8, 8, ahead, u->code + 16 * g);
 }
 
-static void unpack_q5_k(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_q5_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     (void)half;
-    widen_pair(w[0], u->d, u->m);
-    negate(u->m);
+    widen_pair(w[0], true, u->d, u->m);
     unpack_pairs(w + 1, u);
-    for (int g = 0; g < 4; g++) split_nibbles(w + 12 + 8 * g, 8, 8, u->code + 16 * g);
-    for (int sub = 0; sub < 8; sub++) {
-        for (int i = 0; i < 8; i++) {
-            FOR_ROWS(r) u->code[8 * sub + i][r] |= (w[4 + i][r] >> sub & 0x01010101u) << 4;
+    ask_for(w, 12, ahead);
+    for (int g = 0; g < 4; g++) split_nibbles(w + 12 + 8 * g, 8, 8, ahead, u->code + 16 * g);
+    for (int i = 0; i < 8; i++) {
+        FOR_VECTORS(r)
+        {
+            q_vu high = get(w[4 + i] + r);
+            for (int sub = 0; sub < 8; sub++) add_high_bits(u->code[8 * sub + i] + r, high >> sub, 1);
         }
     }
 }
@@ -124,164 +152,184 @@ static void unpack_q5_k(q_words w, const uint16_t *half, ml_q_super *u)
 Q_INLINE void offset_by_scales(int zero, ml_q_super *u)
 {
     for (int g = 0; g < 8; g++) {
-        FOR_ROWS(r) u->offset[g][r] = pair_of(-zero * u->scale[2 * g][r], -zero * u->scale[2 * g + 1][r]);
+        FOR_VECTORS(r)
+        {
+            q_vi a = (q_vi)get((const uint32_t *)u->scale[2 * g] + r);
+            q_vi b = (q_vi)get((const uint32_t *)u->scale[2 * g + 1] + r);
+            put(u->offset[g] + r, pair_of(a * -zero, b * -zero));
+        }
     }
 }
 
-static void unpack_q6_k(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     widen_halves(half, u->d);
+    ask_for(w + 32, 21, ahead); /* the halves too */
     for (int h = 0; h < 2; h++) {
-        split_nibbles(w + 16 * h, 16, 16, u->code + 32 * h);
-        for (int pair = 0; pair < 4; pair++) {
-            for (int i = 0; i < 8; i++) {
-                FOR_ROWS(r)
-                u->code[32 * h + 8 * pair + i][r] |= (w[32 + 8 * h + i][r] >> 2 * pair & 0x03030303u) << 4;
+        split_nibbles(w + 16 * h, 16, 16, ahead, u->code + 32 * h);
+        for (int i = 0; i < 8; i++) {
+            FOR_VECTORS(r)
+            {
+                q_vu high = get(w[32 + 8 * h + i] + r);
+                for (int j = 0; j < 4; j++) add_high_bits(u->code[32 * h + 8 * j + i] + r, high >> 2 * j, 3);
             }
         }
     }
     for (int s = 0; s < 16; s++) {
-        FOR_ROWS(r) u->scale[s][r] = (int32_t)(w[48 + s / 4][r] << (24 - s % 4 * 8)) >> 24;
+        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
     }
     offset_by_scales(32, u);
 }
 
-static void unpack_q2_k(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_q2_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     (void)half;
-    widen_pair(w[20], u->d, u->m);
-    negate(u->m);
+    widen_pair(w[20], true, u->d, u->m);
+    ask_for(w, 21, ahead);
     for (int i = 0; i < 64; i++) {
-        FOR_ROWS(r) u->code[i][r] = w[4 + i / 32 * 8 + i % 8][r] >> (i / 8 % 4 * 2) & 0x03030303u;
+        FOR_VECTORS(r) put(u->code[i] + r, bytes_of(get(w[4 + i / 32 * 8 + i % 8] + r) >> i / 8 % 4 * 2, 3));
     }
     for (int s = 0; s < 16; s++) {
-        FOR_ROWS(r) u->scale[s][r] = (int32_t)(w[s / 4][r] >> s % 4 * 8 & 15);
+        FOR_VECTORS(r) put(u->scale[s] + r, get(w[s / 4] + r) >> s % 4 * 8 & 15);
     }
     for (int g = 0; g < 8; g++) {
-        FOR_ROWS(r)
+        FOR_VECTORS(r)
         {
-            uint32_t two = w[g / 2][r] >> g % 2 * 16;
-            u->offset[g][r] = (two >> 4 & 15) | (two >> 12 & 15) << 16;
+            q_vu two = get(w[g / 2] + r) >> g % 2 * 16;
+            put(u->offset[g] + r, (two >> 4 & 15) | (two >> 12 & 15) << 16);
         }
     }
 }
 
-static void unpack_q3_k(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_q3_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     widen_halves(half, u->d);
+    ask_for(w, 28, ahead);
     for (int i = 0; i < 64; i++) {
-        FOR_ROWS(r)
-        u->code[i][r] =
-            (w[8 + i / 32 * 8 + i % 8][r] >> (i / 8 % 4 * 2) & 0x03030303u) | (w[i % 8][r] >> i / 8 & 0x01010101u) << 2;
-    }
-    for (int s = 0; s < 16; s++) { /* bytes 4 (s / 4) ... of the words that q3_k_scale would read */
-        FOR_ROWS(r)
+        FOR_VECTORS(r)
         {
-            uint32_t low = w[24 + s / 4 % 2][r] >> (s / 8 * 4 + s % 4 * 8) & 15;
-            uint32_t high = w[26][r] >> (s / 4 * 2 + s % 4 * 8) & 3;
-            u->scale[s][r] = (int32_t)(low | high << 4) - 32;
+            q_vu low = get(w[8 + i / 32 * 8 + i % 8] + r) >> i / 8 % 4 * 2;
+            put(u->code[i] + r, bytes_of(low, 3) | bytes_of(get(w[i % 8] + r) >> i / 8, 1) << 2);
+        }
+    }
+    for (int s = 0; s < 16; s++) {
+        FOR_VECTORS(r)
+        {
+            q_vu low = get(w[24 + s / 4 % 2] + r) >> (s / 8 * 4 + s % 4 * 8) & 15;
+            q_vu high = get(w[26] + r) >> (s / 4 * 2 + s % 4 * 8) & 3;
+            put(u->scale[s] + r, (low | high << 4) - 32);
         }
     }
     offset_by_scales(4, u);
 }
 
-/* A byte of nibbles through the table of iq4, each value raised by 128. */
-Q_INLINE uint32_t look_up(uint32_t nibbles)
+/* Nibbles through the table of iq4, each value raised by 128; sixteen at a time where the machine shuffles bytes. */
+Q_INLINE void look_up(const uint32_t *word, int shift, uint32_t *code)
 {
-    uint32_t out = 0;
-    for (int b = 0; b < 4; b++) out |= (uint32_t)(ml_iq4_values[nibbles >> 8 * b & 15] + 128) << 8 * b;
-    return out;
+    typedef uint8_t q_vb __attribute__((vector_size(16)));
+    q_vb table;
+    memcpy(&table, ml_iq4_values, sizeof table);
+    table ^= 0x80;
+    for (int i = 0; i < ML_Q_ROWS; i += 4) {
+        q_vb v;
+        memcpy(&v, word + i, sizeof v);
+        v = __builtin_shuffle(table, v >> shift & 15);
+        memcpy(code + i, &v, sizeof v);
+    }
 }
 
 Q_INLINE void look_up_words(q_words w, uint32_t (*code)[ML_Q_ROWS])
 {
     for (int i = 0; i < 4; i++) {
-        FOR_ROWS(r) code[i][r] = look_up(w[i][r]);
-        FOR_ROWS(r) code[4 + i][r] = look_up(w[i][r] >> 4);
+        look_up(w[i], 0, code[i]);
+        look_up(w[i], 4, code[4 + i]);
     }
 }
 
-static void unpack_iq4_xs(q_words w, const uint16_t *half, ml_q_super *u)
+static void unpack_iq4_xs(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     (void)half;
-    widen_low_halves(w[0], u->d);
+    ask_for(w, 34, ahead);
     for (int s = 0; s < 8; s++) {
         look_up_words(w + 2 + 4 * s, u->code + 8 * s);
-        FOR_ROWS(r)
+        FOR_VECTORS(r)
         {
-            uint32_t low = w[1][r] >> 4 * s & 15, high = w[0][r] >> (16 + 2 * s) & 3;
-            int32_t scale = (int32_t)(low | high << 4) - 32;
-            u->scale[s][r] = scale;
-            u->offset[s][r] = pair_of(-128 * scale, -128 * scale);
+            q_vu low = get(w[1] + r) >> 4 * s & 15, high = get(w[0] + r) >> (16 + 2 * s) & 3;
+            q_vi scale = (q_vi)(low | high << 4) - 32;
+            put(u->scale[s] + r, (q_vu)scale);
+            put(u->offset[s] + r, pair_of(scale * -128, scale * -128));
         }
     }
+    FOR_VECTORS(r) put(u->d + r, widen_low_halves(get(w[0] + r)));
 }
 
-static void unpack_q8_0(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_q8_0(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
+    ask_for(w, 9, ahead);
     widen_halves(half, u->d);
     for (int i = 0; i < 8; i++) {
-        FOR_ROWS(r) u->code[i][r] = w[i][r] ^ 0x80808080u;
+        FOR_VECTORS(r) put(u->code[i] + r, get(w[i] + r) ^ 0x80808080u);
     }
 }
 
-static void unpack_q4_0(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_q4_0(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
     widen_halves(half, u->d);
-    split_nibbles(w, 4, 4, u->code);
+    split_nibbles(w, 4, 4, ahead, u->code);
 }
 
-static void unpack_q4_1(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_q4_1(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
     (void)half;
-    widen_pair(w[0], u->d, u->m);
-    split_nibbles(w + 1, 4, 4, u->code);
+    widen_pair(w[0], false, u->d, u->m);
+    split_nibbles(w + 1, 4, 4, ahead, u->code);
 }
 
 /* Bits 4 i .. 4 i + 3 of `high` become the fifth bits of word i's four codes. */
 Q_INLINE void add_fifth_bits(const uint32_t *high, uint32_t (*code)[ML_Q_ROWS])
 {
     for (int i = 0; i < 8; i++) {
-        FOR_ROWS(r) code[i][r] |= ((high[r] >> 4 * i & 15) * 0x00204081u & 0x01010101u) << 4;
+        FOR_VECTORS(r) add_high_bits(code[i] + r, (get(high + r) >> 4 * i & 15) * 0x00204081u, 1);
     }
 }
 
-static void unpack_q5_0(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_q5_0(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
     widen_halves(half, u->d);
-    split_nibbles(w + 1, 4, 4, u->code);
+    split_nibbles(w + 1, 4, 4, ahead, u->code);
     add_fifth_bits(w[0], u->code);
 }
 
-static void unpack_q5_1(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_q5_1(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
     (void)half;
-    widen_pair(w[0], u->d, u->m);
-    split_nibbles(w + 2, 4, 4, u->code);
+    widen_pair(w[0], false, u->d, u->m);
+    split_nibbles(w + 2, 4, 4, ahead, u->code);
     add_fifth_bits(w[1], u->code);
 }
 
-static void unpack_iq4_nl(q_words w, const uint16_t *half, ml_q_block *u)
+static void unpack_iq4_nl(q_words w, const uint16_t *half, int64_t ahead, ml_q_block *u)
 {
+    ask_for(w, 5, ahead);
     widen_halves(half, u->d);
     look_up_words(w, u->code);
 }
 
-static void unpack(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, void *unit)
+static void unpack(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, int64_t ahead, void *unit)
 {
     switch (dtype) {
-    case ML_Q8_0: unpack_q8_0(word, half, unit); break;
-    case ML_Q4_0: unpack_q4_0(word, half, unit); break;
-    case ML_Q4_1: unpack_q4_1(word, half, unit); break;
-    case ML_Q5_0: unpack_q5_0(word, half, unit); break;
-    case ML_Q5_1: unpack_q5_1(word, half, unit); break;
-    case ML_Q2_K: unpack_q2_k(word, half, unit); break;
-    case ML_Q3_K: unpack_q3_k(word, half, unit); break;
-    case ML_Q4_K: unpack_q4_k(word, half, unit); break;
-    case ML_Q5_K: unpack_q5_k(word, half, unit); break;
-    case ML_Q6_K: unpack_q6_k(word, half, unit); break;
-    case ML_IQ4_NL: unpack_iq4_nl(word, half, unit); break;
-    case ML_IQ4_XS: unpack_iq4_xs(word, half, unit); break;
+    case ML_Q8_0: unpack_q8_0(word, half, ahead, unit); break;
+    case ML_Q4_0: unpack_q4_0(word, half, ahead, unit); break;
+    case ML_Q4_1: unpack_q4_1(word, half, ahead, unit); break;
+    case ML_Q5_0: unpack_q5_0(word, half, ahead, unit); break;
+    case ML_Q5_1: unpack_q5_1(word, half, ahead, unit); break;
+    case ML_Q2_K: unpack_q2_k(word, half, ahead, unit); break;
+    case ML_Q3_K: unpack_q3_k(word, half, ahead, unit); break;
+    case ML_Q4_K: unpack_q4_k(word, half, ahead, unit); break;
+    case ML_Q5_K: unpack_q5_k(word, half, ahead, unit); break;
+    case ML_Q6_K: unpack_q6_k(word, half, ahead, unit); break;
+    case ML_IQ4_NL: unpack_iq4_nl(word, half, ahead, unit); break;
+    case ML_IQ4_XS: unpack_iq4_xs(word, half, ahead, unit); break;
     default: assert(!"a block type is expected");
     }
 }
