@@ -40,14 +40,20 @@ static ml_status set_up(job *j, ml_error *err)
     return ml_session_make(j->model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"), &j->session, err);
 }
 
+/* What the last token completed, which may be nothing. */
+static void print_pending(const job *j)
+{
+    if (j->pending.n) fwrite(j->pending.data, 1, j->pending.n, stdout);
+    fflush(stdout);
+}
+
 static bool print_token(void *arg, int32_t id, double logprob)
 {
     (void)logprob;
     job *j = arg;
     j->pending.n = 0;
     if (ml_detok_push(&j->detok, j->tokenizer, id, &j->pending, &j->print_error) != ML_OK) return false;
-    fwrite(j->pending.data, 1, j->pending.n, stdout);
-    fflush(stdout);
+    print_pending(j);
     return true;
 }
 
@@ -97,7 +103,7 @@ static ml_status generate(job *j, ml_error *err)
     } else {
         j->pending.n = 0;
         status = ml_detok_flush(&j->detok, &j->pending, err);
-        fwrite(j->pending.data, 1, j->pending.n, stdout);
+        print_pending(j);
         fputc('\n', stdout);
     }
     ml_generation_free(&g);

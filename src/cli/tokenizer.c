@@ -144,7 +144,7 @@ static ml_status print_text(const ml_tokenizer *t, const ml_ids *ids, bool skip_
     if (status == ML_OK && json) {
         status = ml_cli_print_json(json_pack("{s:s%}", "text", text.n ? text.data : "", text.n), err);
     } else if (status == ML_OK && text.n) {
-        fwrite(text.data, 1, text.n, stdout);
+        if (text.n) fwrite(text.data, 1, text.n, stdout);
     }
     ml_chars_free(&text);
     return status;
