@@ -10,7 +10,14 @@
 static ml_isa chosen = (ml_isa)-1;
 
 #if defined(__x86_64__)
-/* Leaf 7, sub-leaf 1, EAX bit 4; the compiler's own query does not know it everywhere. */
+/* The two that not every compiler's own query knows: leaf 1, ECX bit 29, and leaf 7, sub-leaf 1, EAX bit 4.  Both
+ * need the system to keep AVX registers, which "avx2" below asks. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+}
+
 static bool has_avx_vnni(void)
 {
     unsigned a, b, c, d;
@@ -22,7 +29,7 @@ static bool machine_has(ml_isa isa)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     switch (isa) {

@@ -8,6 +8,9 @@
 
 #include <assert.h>
 #include <string.h>
+#if defined(__SSSE3__)
+#include <immintrin.h>
+#endif
 
 typedef const uint32_t (*q_words)[ML_Q_ROWS];
 typedef uint32_t q_vu __attribute__((vector_size(4 * LANES)));
@@ -223,17 +226,30 @@ static void unpack_q3_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_sup
     offset_by_scales(4, u);
 }
 
+typedef uint8_t q_vb __attribute__((vector_size(16)));
+
+/* table[index[i]] for each i; indices are below 16. */
+Q_INLINE q_vb choose_bytes(q_vb table, q_vb index)
+{
+#if defined(__SSSE3__)
+    return (q_vb)_mm_shuffle_epi8((__m128i)table, (__m128i)index);
+#else
+    q_vb v;
+    for (int i = 0; i < 16; i++) v[i] = table[index[i]];
+    return v;
+#endif
+}
+
 /* Nibbles through the table of iq4, each value raised by 128; sixteen at a time where the machine shuffles bytes. */
 Q_INLINE void look_up(const uint32_t *word, int shift, uint32_t *code)
 {
-    typedef uint8_t q_vb __attribute__((vector_size(16)));
     q_vb table;
     memcpy(&table, ml_iq4_values, sizeof table);
     table ^= 0x80;
     for (int i = 0; i < ML_Q_ROWS; i += 4) {
         q_vb v;
         memcpy(&v, word + i, sizeof v);
-        v = __builtin_shuffle(table, v >> shift & 15);
+        v = choose_bytes(table, v >> shift & 15);
         memcpy(code + i, &v, sizeof v);
     }
 }
