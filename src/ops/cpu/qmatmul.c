@@ -147,49 +147,112 @@ static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void 
     q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, 0, out);
 }
 
-/* y of one tile over one chunk; the sums of earlier chunks wait in y. */
-static void run_tile(const product *q, const void *units, int64_t first_unit, int64_t n_unit, int64_t token, int size,
-                     int64_t row)
+/* A tile of tokens: where it reads x, and its sums so far. */
+typedef struct {
+    ml_q_tile x;
+    int size; /* index of the kernel's tile sizes */
+    _Alignas(64) float acc[ML_Q_MAX_TOKEN * ML_Q_MAX_PANEL * ML_Q_ROWS];
+} tile;
+
+/* The largest tile that fits into what is left of the tokens. */
+static void place_tile(const product *q, int64_t token, int64_t first_unit, tile *t)
 {
     const ml_qmatmul *p = q->p;
     const ml_qx *x = p->x;
-    ml_q_tile tile;
-    _Alignas(64) float acc[ML_Q_MAX_TOKEN * ML_Q_MAX_PANEL * ML_Q_ROWS];
-    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
-    int n_token = q->kernel->n_token[size];
-    for (int t = 0; t < n_token; t++) {
-        int64_t from = p->x_row ? p->x_row[token + t] : token + t;
-        tile.q[t] = x->q + from * x->k + first_unit * x->unit;
-        tile.sum[t] = x->sum + (from * x->k + first_unit * x->unit) / 16;
-        tile.d[t] = x->d + from * q->n_unit + first_unit;
-        float *a = acc + t * width;
-        memset(a, 0, (size_t)width * sizeof *a);
-        if (first_unit) memcpy(a, p->y + (token + t) * p->y_stride + row, (size_t)n * sizeof *a);
-    }
-    q->kernel->dot[q->format.super][size](&q->format, units, n_unit, &tile, acc);
-    for (int t = 0; t < n_token; t++) {
-        memcpy(p->y + (token + t) * p->y_stride + row, acc + t * width, (size_t)n * sizeof *acc);
+    t->size = 0;
+    while (q->kernel->n_token[t->size] > p->n_token - token) t->size++;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        int64_t from = p->x_row ? p->x_row[token + i] : token + i;
+        t->x.q[i] = x->q + from * x->k + first_unit * x->unit;
+        t->x.sum[i] = x->sum + (from * x->k + first_unit * x->unit) / 16;
+        t->x.d[i] = x->d + from * q->n_unit + first_unit;
     }
 }
 
-/* The rows of one tile from `row`, for all tokens. */
-static void run_rows(const product *q, int64_t row)
+static void advance_tile(const product *q, int64_t n_unit, tile *t)
+{
+    int64_t n = n_unit * q->p->x->unit;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        t->x.q[i] += n;
+        t->x.sum[i] += n / 16;
+        t->x.d[i] += n_unit;
+    }
+}
+
+/* Sums from y (zero before the first unit), and to y: the rows of a tile that the product has. */
+static void load_sums(const product *q, int64_t token, int64_t row, bool first, tile *t)
+{
+    const ml_qmatmul *p = q->p;
+    memset(t->acc, 0, sizeof t->acc);
+    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    for (int i = 0; i < q->kernel->n_token[t->size] && !first; i++) {
+        memcpy(t->acc + i * width, p->y + (token + i) * p->y_stride + row, (size_t)n * sizeof *t->acc);
+    }
+}
+
+static void store_sums(const product *q, int64_t token, int64_t row, const tile *t)
+{
+    const ml_qmatmul *p = q->p;
+    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        memcpy(p->y + (token + i) * p->y_stride + row, t->acc + i * width, (size_t)n * sizeof *t->acc);
+    }
+}
+
+static void unpack_chunk(const product *q, int64_t row, int64_t first, int64_t n_unit, char *units)
+{
+    for (int64_t u = 0; u < n_unit; u++) {
+        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+            int64_t panel_row = row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
+            unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
+        }
+    }
+}
+
+static void run_dot(const product *q, const char *units, int64_t n_unit, tile *t)
+{
+    q->kernel->dot[q->format.super][t->size](&q->format, units, n_unit, &t->x, t->acc);
+}
+
+/* The rows of one tile from `row`, for all tokens: each chunk is unpacked once, and the sums wait in y. */
+static void run_many(const product *q, int64_t row)
 {
     _Alignas(64) char units[CHUNK_BYTES];
-    const ml_qmatmul *p = q->p;
     for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
         int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
-        for (int64_t u = 0; u < n_unit; u++) {
-            for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-                int64_t panel_row = row + panel * ML_Q_ROWS < p->n ? row + panel * ML_Q_ROWS : row;
-                unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
-            }
+        tile t;
+        unpack_chunk(q, row, first, n_unit, units);
+        for (int64_t token = 0; token < q->p->n_token; token += q->kernel->n_token[t.size]) {
+            place_tile(q, token, first, &t);
+            load_sums(q, token, row, first == 0, &t);
+            run_dot(q, units, n_unit, &t);
+            store_sums(q, token, row, &t);
         }
-        int size = 0;
-        for (int64_t token = 0; token < p->n_token; token += q->kernel->n_token[size]) {
-            while (q->kernel->n_token[size] > p->n_token - token) size++;
-            run_tile(q, units, first, n_unit, token, size, row);
+    }
+}
+
+/* The same for few tokens, whose sums stay here while short chunks pass by. */
+static void run_few(const product *q, int64_t row)
+{
+    _Alignas(64) char units[SMALL_CHUNK_BYTES];
+    tile t[FEW_TOKENS];
+    int n_tile = 0;
+    for (int64_t token = 0; token < q->p->n_token; token += q->kernel->n_token[t[n_tile++].size]) {
+        place_tile(q, token, 0, &t[n_tile]);
+        load_sums(q, token, row, true, &t[n_tile]);
+    }
+    for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
+        int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
+        unpack_chunk(q, row, first, n_unit, units);
+        for (int i = 0; i < n_tile; i++) {
+            run_dot(q, units, n_unit, &t[i]);
+            advance_tile(q, n_unit, &t[i]);
         }
+    }
+    int64_t token = 0;
+    for (int i = 0; i < n_tile; i++) {
+        store_sums(q, token, row, &t[i]);
+        token += q->kernel->n_token[t[i].size];
     }
 }
 
@@ -197,7 +260,9 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const product *q = arg;
-    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) run_rows(q, row);
+    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
+        (q->p->n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+    }
 }
 
 static void clear(const ml_qmatmul *p)
@@ -212,10 +277,10 @@ void ml_qmatmul_run(const ml_qmatmul *p)
         return;
     }
     product q = prepare(p);
-    int64_t tile = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
-    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : tile, share = p->n / (4 * ml_thread_count());
+    int64_t width = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
+    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : width, share = p->n / (4 * ml_thread_count());
     if (grain > share) grain = share;
-    grain = (grain + tile - 1) / tile * tile;
+    grain = (grain + width - 1) / width * width;
     ml_parallel_for(p->n, grain, run_tasks, &q);
 }
 
