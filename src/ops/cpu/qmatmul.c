@@ -124,27 +124,32 @@ static product prepare(const ml_qmatmul *p)
     return q;
 }
 
-/* In panels what comes next is AHEAD further on.  Of rows, the sixteen of the next panel lie after these, and each unit
- * asks for its share of them; beyond the end of w that is harmless. */
-static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void *out)
+/* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
+ * last row that one is read again and dropped at the end.  In panels what comes next is *ahead further on.  Of rows,
+ * those of the next panels lie after these, and each unit asks for its share of them; beyond the end of w that is
+ * harmless. */
+static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
+                             int64_t *ahead)
 {
     const ml_qmatmul *p = q->p;
     size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
     const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
     size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
     if (p->w_layout == ML_Q_LAYOUT_PANELS) {
-        const uint32_t(*word)[ML_Q_ROWS] = (const void *)(panel + share);
-        q->kernel->unpack(p->w_dtype, word, (const uint16_t *)(const void *)word[q->format.n_word], AHEAD, out);
-        return;
+        ml_q_words word = (const void *)(panel + share);
+        *half = (const uint16_t *)(const void *)word[q->format.n_word];
+        *ahead = AHEAD;
+        return word;
     }
-    gathered g;
     const uint8_t *row[ML_Q_ROWS];
-    for (int r = 0; r < ML_Q_ROWS; r++) { /* beyond the last row: that again, dropped at the end */
+    for (int r = 0; r < ML_Q_ROWS; r++) {
         int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
         row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
     }
-    q->kernel->gather(&q->format, row, panel + (size_t)q->kernel->n_panel * panel_bytes + share, g.word, g.half);
-    q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, 0, out);
+    q->kernel->gather(&q->format, row, panel + (size_t)q->kernel->n_panel * panel_bytes + share, g->word, g->half);
+    *half = g->half;
+    *ahead = 0;
+    return (ml_q_words)g->word;
 }
 
 /* A tile of tokens: where it reads x, and its sums so far. */
@@ -199,12 +204,22 @@ static void store_sums(const product *q, int64_t token, int64_t row, const tile 
     }
 }
 
+/* The first row of a panel of the tile of rows at `row`; beyond the product the first panel again. */
+static int64_t panel_row(const product *q, int64_t row, int panel)
+{
+    return row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
+}
+
 static void unpack_chunk(const product *q, int64_t row, int64_t first, int64_t n_unit, char *units)
 {
+    gathered g;
     for (int64_t u = 0; u < n_unit; u++) {
         for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-            int64_t panel_row = row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
-            unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
+            const uint16_t *half;
+            int64_t ahead;
+            ml_q_words word = find_words(q, panel_row(q, row, panel), first + u, &g, &half, &ahead);
+            char *out = units + (size_t)(panel * n_unit + u) * q->format.unit_size;
+            q->kernel->unpack(q->p->w_dtype, word, half, ahead, out);
         }
     }
 }
@@ -256,12 +271,38 @@ static void run_few(const product *q, int64_t row)
     }
 }
 
+/* One tile of tokens, straight from the stored words. */
+static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
+{
+    gathered g[ML_Q_MAX_PANEL];
+    tile t;
+    place_tile(q, 0, 0, &t);
+    load_sums(q, 0, row, true, &t);
+    for (int64_t u = 0; u < q->n_unit; u++) {
+        ml_q_words word[ML_Q_MAX_PANEL];
+        const uint16_t *half[ML_Q_MAX_PANEL];
+        int64_t ahead = 0;
+        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+            word[panel] = find_words(q, panel_row(q, row, panel), u, &g[panel], &half[panel], &ahead);
+        }
+        direct(word, half, ahead, &t.x, t.acc);
+        advance_tile(q, 1, &t);
+    }
+    store_sums(q, 0, row, &t);
+}
+
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const product *q = arg;
+    int64_t n_token = q->p->n_token;
+    ml_q_direct_fn direct = n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
     for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
-        (q->p->n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+        if (direct) {
+            run_direct(q, direct, row);
+        } else {
+            (n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 #include <assert.h>
 #include <string.h>
 
-typedef const uint32_t (*q_words)[ML_Q_ROWS];
+typedef ml_q_words q_words;
 typedef uint32_t q_vu __attribute__((vector_size(4 * LANES)));
 typedef int32_t q_vi __attribute__((vector_size(4 * LANES)));
 typedef float q_vf __attribute__((vector_size(4 * LANES)));
@@ -161,6 +161,14 @@ Q_INLINE void offset_by_scales(int zero, ml_q_super *u)
     }
 }
 
+Q_INLINE void unpack_q6_k_scales(q_words w, ml_q_super *u)
+{
+    for (int s = 0; s < 16; s++) {
+        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
+    }
+    offset_by_scales(32, u);
+}
+
 static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     widen_halves(half, u->d);
@@ -175,10 +183,7 @@ static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_sup
             }
         }
     }
-    for (int s = 0; s < 16; s++) {
-        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
-    }
-    offset_by_scales(32, u);
+    unpack_q6_k_scales(w, u);
 }
 
 static void unpack_q2_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
@@ -315,7 +320,7 @@ static void unpack_iq4_nl(q_words w, const uint16_t *half, int64_t ahead, ml_q_b
     look_up_words(w, u->code);
 }
 
-static void unpack(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, int64_t ahead, void *unit)
+static void unpack(ml_dtype dtype, q_words word, const uint16_t *half, int64_t ahead, void *unit)
 {
     switch (dtype) {
     case ML_Q8_0: unpack_q8_0(word, half, ahead, unit); break;
