@@ -10,13 +10,14 @@
 #include <string.h>
 
 enum {
-    FEW_TOKENS = 4,            /* up to which a product is limited by reading the weights */
-    CHUNK_BYTES = 92160,       /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
-    SMALL_CHUNK_BYTES = 11520, /* for few: 256 elements of 32 rows, part of L1 */
-    MIN_PARALLEL = 200000,     /* multiply-adds below which starting the threads costs more than it saves */
-    TASK_BYTES = 512 * 1024,   /* of stored weights, for few tokens */
-    QUANTIZE_PER_TASK = 32768, /* elements of x */
-    AHEAD = 4096,              /* bytes of a panel that are on their way from memory */
+    FEW_TOKENS = 4,              /* up to which a product is limited by reading the weights */
+    CHUNK_BYTES = 92160,         /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
+    SMALL_CHUNK_BYTES = 11520,   /* for few: 256 elements of 32 rows, part of L1 */
+    MIN_PARALLEL = 200000,       /* multiply-adds below which starting the threads costs more than it saves */
+    TASK_BYTES = 512 * 1024,     /* of stored weights, for few tokens */
+    QUANTIZE_PER_TASK = 32768,   /* elements of x */
+    MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
+    AHEAD = 4096,
     CACHE_LINE = 64,
 };
 
@@ -125,20 +126,21 @@ static product prepare(const ml_qmatmul *p)
 }
 
 /* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
- * last row that one is read again and dropped at the end.  In panels what comes next is *ahead further on.  Of rows,
- * those of the next panels lie after these, and each unit asks for its share of them; beyond the end of w that is
- * harmless. */
+ * last row that one is read again and dropped at the end.  Memory is asked for a tile of rows ahead: the panels of a
+ * tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for what is near.)
+ * Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
 static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
                              int64_t *ahead)
 {
     const ml_qmatmul *p = q->p;
     size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
+    size_t tile_bytes = (size_t)q->kernel->n_panel * panel_bytes;
     const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
     size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
     if (p->w_layout == ML_Q_LAYOUT_PANELS) {
         ml_q_words word = (const void *)(panel + share);
         *half = (const uint16_t *)(const void *)word[q->format.n_word];
-        *ahead = AHEAD;
+        *ahead = tile_bytes <= MAX_TILE_AHEAD ? (int64_t)tile_bytes : AHEAD;
         return word;
     }
     const uint8_t *row[ML_Q_ROWS];
@@ -146,7 +148,7 @@ static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, 
         int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
         row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
     }
-    q->kernel->gather(&q->format, row, panel + (size_t)q->kernel->n_panel * panel_bytes + share, g->word, g->half);
+    q->kernel->gather(&q->format, row, panel + tile_bytes + share, g->word, g->half);
     *half = g->half;
     *ahead = 0;
     return (ml_q_words)g->word;

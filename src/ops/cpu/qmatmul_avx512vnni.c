@@ -125,8 +125,7 @@ static void gather(const ml_q_format *f, const uint8_t *const *row, const char *
         for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
         transpose_4(row, f->word_at + 4 * first, word + first);
     }
-    if (f->half_at < 0) return;
-    FOR_ROWS(r) memcpy(&half[r], row[r] + f->half_at, sizeof *half);
+    if (f->half_at >= 0) gather_halves(row, f->half_at, half);
 }
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,

@@ -56,6 +56,17 @@ Q_INLINE void widen_halves(const uint16_t *half, float *out)
     }
 }
 
+/* The halves at byte `at` of sixteen rows' blocks, made into one vector: it is read as one next, which would have to
+ * wait for sixteen small stores. */
+Q_INLINE void gather_halves(const uint8_t *const *row, int at, uint16_t *half)
+{
+    typedef uint16_t vector __attribute__((vector_size(2 * ML_Q_ROWS)));
+    uint16_t h[ML_Q_ROWS];
+    FOR_ROWS(r) memcpy(&h[r], row[r] + at, sizeof h[r]);
+    vector v = { h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15] };
+    memcpy(half, &v, sizeof v);
+}
+
 /* d in the low half, m in the high half; m with its sign changed if `negate`. */
 Q_INLINE void widen_pair(const uint32_t *word, bool negate, float *d, float *m)
 {
