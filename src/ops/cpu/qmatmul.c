@@ -101,7 +101,7 @@ ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_r
 
 /* Words and halves of unit `unit` of the panel's 16 rows, where they are or gathered into `scratch`. */
 typedef struct {
-    uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
+    _Alignas(64) uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
     uint16_t half[ML_Q_ROWS];
 } gathered;
 
