@@ -10,13 +10,14 @@
 #include <string.h>
 
 enum {
-    FEW_TOKENS = 4,            /* up to which a product is limited by reading the weights */
-    CHUNK_BYTES = 92160,       /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
-    SMALL_CHUNK_BYTES = 11520, /* for few: 256 elements of 32 rows, part of L1 */
-    MIN_PARALLEL = 200000,     /* multiply-adds below which starting the threads costs more than it saves */
-    TASK_BYTES = 512 * 1024,   /* of stored weights, for few tokens */
-    QUANTIZE_PER_TASK = 32768, /* elements of x */
-    AHEAD = 4096,              /* bytes of a panel that are on their way from memory */
+    FEW_TOKENS = 4,              /* up to which a product is limited by reading the weights */
+    CHUNK_BYTES = 92160,         /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
+    SMALL_CHUNK_BYTES = 11520,   /* for few: 256 elements of 32 rows, part of L1 */
+    MIN_PARALLEL = 200000,       /* multiply-adds below which starting the threads costs more than it saves */
+    TASK_BYTES = 512 * 1024,     /* of stored weights, for few tokens */
+    QUANTIZE_PER_TASK = 32768,   /* elements of x */
+    MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
+    AHEAD = 4096,
     CACHE_LINE = 64,
 };
 
@@ -100,7 +101,7 @@ ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_r
 
 /* Words and halves of unit `unit` of the panel's 16 rows, where they are or gathered into `scratch`. */
 typedef struct {
-    uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
+    _Alignas(64) uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
     uint16_t half[ML_Q_ROWS];
 } gathered;
 
@@ -124,80 +125,187 @@ static product prepare(const ml_qmatmul *p)
     return q;
 }
 
-/* In panels what comes next is AHEAD further on.  Of rows, the sixteen of the next panel lie after these, and each unit
- * asks for its share of them; beyond the end of w that is harmless. */
-static void unpack_unit(const product *q, int64_t first_row, int64_t unit, void *out)
+/* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
+ * last row that one is read again and dropped at the end.  Memory is asked for a tile of rows ahead: the panels of a
+ * tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for what is near.)
+ * Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
+static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
+                             int64_t *ahead)
 {
     const ml_qmatmul *p = q->p;
     size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
+    size_t tile_bytes = (size_t)q->kernel->n_panel * panel_bytes;
     const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
     size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
     if (p->w_layout == ML_Q_LAYOUT_PANELS) {
-        const uint32_t(*word)[ML_Q_ROWS] = (const void *)(panel + share);
-        q->kernel->unpack(p->w_dtype, word, (const uint16_t *)(const void *)word[q->format.n_word], AHEAD, out);
-        return;
+        ml_q_words word = (const void *)(panel + share);
+        *half = (const uint16_t *)(const void *)word[q->format.n_word];
+        *ahead = tile_bytes <= MAX_TILE_AHEAD ? (int64_t)tile_bytes : AHEAD;
+        return word;
     }
-    gathered g;
     const uint8_t *row[ML_Q_ROWS];
-    for (int r = 0; r < ML_Q_ROWS; r++) { /* beyond the last row: that again, dropped at the end */
+    for (int r = 0; r < ML_Q_ROWS; r++) {
         int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
         row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
     }
-    q->kernel->gather(&q->format, row, panel + (size_t)q->kernel->n_panel * panel_bytes + share, g.word, g.half);
-    q->kernel->unpack(p->w_dtype, (const uint32_t(*)[ML_Q_ROWS])g.word, g.half, 0, out);
+    q->kernel->gather(&q->format, row, panel + tile_bytes + share, g->word, g->half);
+    *half = g->half;
+    *ahead = 0;
+    return (ml_q_words)g->word;
 }
 
-/* y of one tile over one chunk; the sums of earlier chunks wait in y. */
-static void run_tile(const product *q, const void *units, int64_t first_unit, int64_t n_unit, int64_t token, int size,
-                     int64_t row)
+/* A tile of tokens: where it reads x, and its sums so far. */
+typedef struct {
+    ml_q_tile x;
+    int size; /* index of the kernel's tile sizes */
+    _Alignas(64) float acc[ML_Q_MAX_TOKEN * ML_Q_MAX_PANEL * ML_Q_ROWS];
+} tile;
+
+/* The largest tile that fits into what is left of the tokens. */
+static void place_tile(const product *q, int64_t token, int64_t first_unit, tile *t)
 {
     const ml_qmatmul *p = q->p;
     const ml_qx *x = p->x;
-    ml_q_tile tile;
-    _Alignas(64) float acc[ML_Q_MAX_TOKEN * ML_Q_MAX_PANEL * ML_Q_ROWS];
-    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
-    int n_token = q->kernel->n_token[size];
-    for (int t = 0; t < n_token; t++) {
-        int64_t from = p->x_row ? p->x_row[token + t] : token + t;
-        tile.q[t] = x->q + from * x->k + first_unit * x->unit;
-        tile.sum[t] = x->sum + (from * x->k + first_unit * x->unit) / 16;
-        tile.d[t] = x->d + from * q->n_unit + first_unit;
-        float *a = acc + t * width;
-        memset(a, 0, (size_t)width * sizeof *a);
-        if (first_unit) memcpy(a, p->y + (token + t) * p->y_stride + row, (size_t)n * sizeof *a);
-    }
-    q->kernel->dot[q->format.super][size](&q->format, units, n_unit, &tile, acc);
-    for (int t = 0; t < n_token; t++) {
-        memcpy(p->y + (token + t) * p->y_stride + row, acc + t * width, (size_t)n * sizeof *acc);
+    t->size = 0;
+    while (q->kernel->n_token[t->size] > p->n_token - token) t->size++;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        int64_t from = p->x_row ? p->x_row[token + i] : token + i;
+        t->x.q[i] = x->q + from * x->k + first_unit * x->unit;
+        t->x.sum[i] = x->sum + (from * x->k + first_unit * x->unit) / 16;
+        t->x.d[i] = x->d + from * q->n_unit + first_unit;
     }
 }
 
-/* The rows of one tile from `row`, for all tokens. */
-static void run_rows(const product *q, int64_t row)
+static void advance_tile(const product *q, int64_t n_unit, tile *t)
 {
-    _Alignas(64) char units[CHUNK_BYTES];
+    int64_t n = n_unit * q->p->x->unit;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        t->x.q[i] += n;
+        t->x.sum[i] += n / 16;
+        t->x.d[i] += n_unit;
+    }
+}
+
+/* Sums from y (zero before the first unit), and to y: the rows of a tile that the product has. */
+static void load_sums(const product *q, int64_t token, int64_t row, bool first, tile *t)
+{
     const ml_qmatmul *p = q->p;
-    for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
-        int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
-        for (int64_t u = 0; u < n_unit; u++) {
-            for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-                int64_t panel_row = row + panel * ML_Q_ROWS < p->n ? row + panel * ML_Q_ROWS : row;
-                unpack_unit(q, panel_row, first + u, units + (size_t)(panel * n_unit + u) * q->format.unit_size);
-            }
-        }
-        int size = 0;
-        for (int64_t token = 0; token < p->n_token; token += q->kernel->n_token[size]) {
-            while (q->kernel->n_token[size] > p->n_token - token) size++;
-            run_tile(q, units, first, n_unit, token, size, row);
+    memset(t->acc, 0, sizeof t->acc);
+    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    for (int i = 0; i < q->kernel->n_token[t->size] && !first; i++) {
+        memcpy(t->acc + i * width, p->y + (token + i) * p->y_stride + row, (size_t)n * sizeof *t->acc);
+    }
+}
+
+static void store_sums(const product *q, int64_t token, int64_t row, const tile *t)
+{
+    const ml_qmatmul *p = q->p;
+    int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
+        memcpy(p->y + (token + i) * p->y_stride + row, t->acc + i * width, (size_t)n * sizeof *t->acc);
+    }
+}
+
+/* The first row of a panel of the tile of rows at `row`; beyond the product the first panel again. */
+static int64_t panel_row(const product *q, int64_t row, int panel)
+{
+    return row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
+}
+
+static void unpack_chunk(const product *q, int64_t row, int64_t first, int64_t n_unit, char *units)
+{
+    gathered g;
+    for (int64_t u = 0; u < n_unit; u++) {
+        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+            const uint16_t *half;
+            int64_t ahead;
+            ml_q_words word = find_words(q, panel_row(q, row, panel), first + u, &g, &half, &ahead);
+            char *out = units + (size_t)(panel * n_unit + u) * q->format.unit_size;
+            q->kernel->unpack(q->p->w_dtype, word, half, ahead, out);
         }
     }
+}
+
+static void run_dot(const product *q, const char *units, int64_t n_unit, tile *t)
+{
+    q->kernel->dot[q->format.super][t->size](&q->format, units, n_unit, &t->x, t->acc);
+}
+
+/* The rows of one tile from `row`, for all tokens: each chunk is unpacked once, and the sums wait in y. */
+static void run_many(const product *q, int64_t row)
+{
+    _Alignas(64) char units[CHUNK_BYTES];
+    for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
+        int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
+        tile t;
+        unpack_chunk(q, row, first, n_unit, units);
+        for (int64_t token = 0; token < q->p->n_token; token += q->kernel->n_token[t.size]) {
+            place_tile(q, token, first, &t);
+            load_sums(q, token, row, first == 0, &t);
+            run_dot(q, units, n_unit, &t);
+            store_sums(q, token, row, &t);
+        }
+    }
+}
+
+/* The same for few tokens, whose sums stay here while short chunks pass by. */
+static void run_few(const product *q, int64_t row)
+{
+    _Alignas(64) char units[SMALL_CHUNK_BYTES];
+    tile t[FEW_TOKENS];
+    int n_tile = 0;
+    for (int64_t token = 0; token < q->p->n_token; token += q->kernel->n_token[t[n_tile++].size]) {
+        place_tile(q, token, 0, &t[n_tile]);
+        load_sums(q, token, row, true, &t[n_tile]);
+    }
+    for (int64_t first = 0; first < q->n_unit; first += q->chunk) {
+        int64_t n_unit = q->n_unit - first < q->chunk ? q->n_unit - first : q->chunk;
+        unpack_chunk(q, row, first, n_unit, units);
+        for (int i = 0; i < n_tile; i++) {
+            run_dot(q, units, n_unit, &t[i]);
+            advance_tile(q, n_unit, &t[i]);
+        }
+    }
+    int64_t token = 0;
+    for (int i = 0; i < n_tile; i++) {
+        store_sums(q, token, row, &t[i]);
+        token += q->kernel->n_token[t[i].size];
+    }
+}
+
+/* One tile of tokens, straight from the stored words. */
+static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
+{
+    gathered g[ML_Q_MAX_PANEL];
+    tile t;
+    place_tile(q, 0, 0, &t);
+    load_sums(q, 0, row, true, &t);
+    for (int64_t u = 0; u < q->n_unit; u++) {
+        ml_q_words word[ML_Q_MAX_PANEL];
+        const uint16_t *half[ML_Q_MAX_PANEL];
+        int64_t ahead = 0;
+        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+            word[panel] = find_words(q, panel_row(q, row, panel), u, &g[panel], &half[panel], &ahead);
+        }
+        direct(word, half, ahead, &t.x, t.acc);
+        advance_tile(q, 1, &t);
+    }
+    store_sums(q, 0, row, &t);
 }
 
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const product *q = arg;
-    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) run_rows(q, row);
+    int64_t n_token = q->p->n_token;
+    ml_q_direct_fn direct = n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
+    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
+        if (direct) {
+            run_direct(q, direct, row);
+        } else {
+            (n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+        }
+    }
 }
 
 static void clear(const ml_qmatmul *p)
@@ -212,10 +320,10 @@ void ml_qmatmul_run(const ml_qmatmul *p)
         return;
     }
     product q = prepare(p);
-    int64_t tile = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
-    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : tile, share = p->n / (4 * ml_thread_count());
+    int64_t width = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
+    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : width, share = p->n / (4 * ml_thread_count());
     if (grain > share) grain = share;
-    grain = (grain + tile - 1) / tile * tile;
+    grain = (grain + width - 1) / width * width;
     ml_parallel_for(p->n, grain, run_tasks, &q);
 }
 

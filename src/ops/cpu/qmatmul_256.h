@@ -79,6 +79,5 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[16
             transpose_4(row, f->word_at + 4 * first, word + first, 0);                                                 \
             transpose_4(row, f->word_at + 4 * first, word + first, 8);                                                 \
         }                                                                                                              \
-        if (f->half_at < 0) return;                                                                                    \
-        FOR_ROWS(r) memcpy(&half[r], row[r] + f->half_at, sizeof *half);                                               \
+        if (f->half_at >= 0) gather_halves(row, f->half_at, half);                                                     \
     }

@@ -53,6 +53,15 @@ V_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+V_INLINE vi v_dot(vi sum, vi code, vi x)
+{
+    return _mm512_dpbusd_epi32(sum, code, x);
+}
+V_INLINE vi v_mul(vi a, vi b)
+{
+    return _mm512_mullo_epi32(a, b);
+}
+
 V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code, size_t stride, const int8_t *const *q,
                         int at, const vi *scale, vi (*tot)[2])
 {
@@ -71,19 +80,19 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
             int32_t four;
             __builtin_memcpy(&four, q[t] + at + 4 * i, sizeof four);
             vi x = v_set1(four);
-            sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, x);
-            sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, x);
+            sum[t][0] = v_dot(sum[t][0], w0, x);
+            sum[t][1] = v_dot(sum[t][1], w1, x);
         }
     }
 #pragma GCC unroll 4
     for (int t = 0; t < n_token; t++) {
         for (int v = 0; v < 2; v++) {
-            tot[t][v] = scale ? v_add(tot[t][v], _mm512_mullo_epi32(sum[t][v], scale[v])) : sum[t][v];
+            tot[t][v] = scale ? v_add(tot[t][v], v_mul(sum[t][v], scale[v])) : sum[t][v];
         }
     }
 }
 
-#include "ops/cpu/qmatmul_body.h"
+#include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
@@ -116,13 +125,13 @@ static void gather(const ml_q_format *f, const uint8_t *const *row, const char *
         for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
         transpose_4(row, f->word_at + 4 * first, word + first);
     }
-    if (f->half_at < 0) return;
-    FOR_ROWS(r) memcpy(&half[r], row[r] + f->half_at, sizeof *half);
+    if (f->half_at >= 0) gather_halves(row, f->half_at, half);
 }
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,
                                              .n_token = { 4, 2, 1 },
                                              .dot = { { block_4, block_2, block_1 }, { super_4, super_2, super_1 } },
+                                             .direct = DIRECT_TABLE,
                                              .gather = gather,
                                              .unpack = unpack,
                                              .quantize = quantize };

@@ -3,6 +3,15 @@
 
 #define SIGNED_WIDE 0
 
+V_INLINE vi v_dot(vi sum, vi code, vi x)
+{
+    return _mm256_dpbusd_avx_epi32(sum, code, x);
+}
+V_INLINE vi v_mul(vi a, vi b)
+{
+    return _mm256_mullo_epi32(a, b);
+}
+
 V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code, size_t stride, const int8_t *const *q,
                         int at, const vi *scale, vi (*tot)[2])
 {
@@ -22,19 +31,19 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
             int32_t four;
             __builtin_memcpy(&four, q[t] + at + 4 * i, sizeof four);
             vi x = v_set1(four);
-            sum[t][0] = _mm256_dpbusd_avx_epi32(sum[t][0], w0, x);
-            sum[t][1] = _mm256_dpbusd_avx_epi32(sum[t][1], w1, x);
+            sum[t][0] = v_dot(sum[t][0], w0, x);
+            sum[t][1] = v_dot(sum[t][1], w1, x);
         }
     }
 #pragma GCC unroll 4
     for (int t = 0; t < n_token; t++) {
         for (int v = 0; v < 2; v++) {
-            tot[t][v] = scale ? v_add(tot[t][v], _mm256_mullo_epi32(sum[t][v], scale[v])) : sum[t][v];
+            tot[t][v] = scale ? v_add(tot[t][v], v_mul(sum[t][v], scale[v])) : sum[t][v];
         }
     }
 }
 
-#include "ops/cpu/qmatmul_body.h"
+#include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
@@ -44,6 +53,7 @@ GATHER_256
 const ml_q_kernel ml_q_kernel_avxvnni = { .n_panel = N_PANEL,
                                           .n_token = { 4, 2, 1 },
                                           .dot = { { block_4, block_2, block_1 }, { super_4, super_2, super_1 } },
+                                          .direct = DIRECT_TABLE,
                                           .gather = gather,
                                           .unpack = unpack,
                                           .quantize = quantize };

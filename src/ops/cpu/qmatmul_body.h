@@ -25,11 +25,43 @@ Q_INLINE int32_t pair_at(const int16_t *p)
     return pair;
 }
 
+/* The end of unit i: its exact sums join y.  tot is the sum of scale * code * q; `folded` says that it includes what
+ * the offsets stand for. */
+Q_INLINE void finish_super(int n_token, bool has_min, bool folded, const ml_q_super *u, size_t stride,
+                           const ml_q_tile *x, int64_t i, vi (*tot)[N_VEC], float *acc)
+{
+    vi low[ML_Q_MAX_TOKEN][N_VEC];
+    for (int t = 0; t < n_token; t++) {
+        for (int v = 0; v < N_VEC; v++) low[t][v] = v_zero();
+    }
+    for (int g = 0; g < 8 && !folded; g++) {
+        for (int v = 0; v < N_VEC; v++) {
+            vi offset = v_load(vector_at(u->offset[g], v, stride));
+            for (int t = 0; t < n_token; t++) {
+                low[t][v] = v_add_pairs(low[t][v], offset, v_set1(pair_at(x->sum[t] + 16 * i + 2 * g)));
+            }
+        }
+    }
+    for (int v = 0; v < N_VEC; v++) {
+        vf d = vf_load(vector_at(u->d, v, stride)), m = vf_load(vector_at(u->m, v, stride));
+        for (int t = 0; t < n_token; t++) {
+            float *y = acc + (t * N_VEC + v) * LANES;
+            vf dx = vf_set1(x->d[t][i]), sum = vf_load(y);
+            if (has_min) {
+                sum = vf_fma(vf_mul(d, dx), v_to_float(tot[t][v]), sum);
+                sum = vf_fma(vf_mul(m, dx), v_to_float(low[t][v]), sum);
+            } else {
+                sum = vf_fma(vf_mul(d, dx), v_to_float(v_add(tot[t][v], low[t][v])), sum);
+            }
+            vf_store(y, sum);
+        }
+    }
+}
+
 /* n_token, sub_words and bits are constants at every call. */
 Q_INLINE void run_super(int n_token, int sub_words, int bits, const ml_q_format *f, const void *w, int64_t n_unit,
                         const ml_q_tile *x, float *acc)
 {
-    const bool folded = SIGNED_WIDE && bits == 8;
     const size_t stride = (size_t)n_unit * sizeof(ml_q_super);
     const ml_q_super *u = w;
     for (int64_t i = 0; i < n_unit; i++, u++) {
@@ -44,32 +76,7 @@ Q_INLINE void run_super(int n_token, int sub_words, int bits, const ml_q_format 
             for (int v = 0; v < N_VEC; v++) scale[v] = v_load(vector_at(u->scale[s], v, stride));
             sub_block(n_token, sub_words, bits, u->code[s * sub_words], stride, q, s * sub_words * 4, scale, tot);
         }
-        vi low[ML_Q_MAX_TOKEN][N_VEC];
-        for (int t = 0; t < n_token; t++) {
-            for (int v = 0; v < N_VEC; v++) low[t][v] = v_zero();
-        }
-        for (int g = 0; g < 8 && !folded; g++) {
-            for (int v = 0; v < N_VEC; v++) {
-                vi offset = v_load(vector_at(u->offset[g], v, stride));
-                for (int t = 0; t < n_token; t++) {
-                    low[t][v] = v_add_pairs(low[t][v], offset, v_set1(pair_at(x->sum[t] + 16 * i + 2 * g)));
-                }
-            }
-        }
-        for (int v = 0; v < N_VEC; v++) {
-            vf d = vf_load(vector_at(u->d, v, stride)), m = vf_load(vector_at(u->m, v, stride));
-            for (int t = 0; t < n_token; t++) {
-                float *y = acc + (t * N_VEC + v) * LANES;
-                vf dx = vf_set1(x->d[t][i]), sum = vf_load(y);
-                if (f->has_min) {
-                    sum = vf_fma(vf_mul(d, dx), v_to_float(tot[t][v]), sum);
-                    sum = vf_fma(vf_mul(m, dx), v_to_float(low[t][v]), sum);
-                } else {
-                    sum = vf_fma(vf_mul(d, dx), v_to_float(v_add(tot[t][v], low[t][v])), sum);
-                }
-                vf_store(y, sum);
-            }
-        }
+        finish_super(n_token, f->has_min, SIGNED_WIDE && bits == 8, u, stride, x, i, tot, acc);
     }
 }
 

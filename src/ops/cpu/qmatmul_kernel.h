@@ -40,7 +40,7 @@ typedef struct {
 } ml_q_format;
 
 /* Tokens of a tile, at the first unit of the product's chunk. */
-enum { ML_Q_MAX_TOKEN = 4, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52 };
+enum { ML_Q_MAX_TOKEN = 4, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52, ML_Q_MAX_DIRECT = 2 };
 typedef struct {
     const int8_t *q[ML_Q_MAX_TOKEN];
     const int16_t *sum[ML_Q_MAX_TOKEN];
@@ -50,17 +50,25 @@ typedef struct {
 /* acc[t * n_panel * 16 + panel * 16 + row] goes on over n_unit units; w holds n_unit units for each panel. */
 typedef void (*ml_q_dot_fn)(const ml_q_format *f, const void *w, int64_t n_unit, const ml_q_tile *x, float *acc);
 
+/* The stored words of a block of 16 rows. */
+typedef const uint32_t (*ml_q_words)[ML_Q_ROWS];
+/* One unit of n_panel panels, from the words. */
+typedef void (*ml_q_direct_fn)(const ml_q_words *word, const uint16_t *const *half, int64_t ahead, const ml_q_tile *x,
+                               float *acc);
+
 typedef struct {
     int n_panel;    /* panels that a tile spans, <= ML_Q_MAX_PANEL */
     int n_token[3]; /* tile sizes, descending, ending with 1 */
     /* By format (0: blocks, 1: super-blocks) and index in n_token. */
     ml_q_dot_fn dot[2][3];
+    /* Without unpacking first, for one and two tokens; NULL where there is none. */
+    ml_q_direct_fn direct[ML_N_DTYPE][ML_Q_MAX_DIRECT];
     /* Sixteen rows' blocks at `row` -> words side by side, and halves; asks for 16 bytes of the memory at `ahead` for
      * every 16 that it reads. */
     void (*gather)(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
                    uint16_t *half);
     /* Words and halves -> ml_q_super or ml_q_block; asks for the memory `ahead` bytes after the words it reads. */
-    void (*unpack)(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, int64_t ahead, void *unit);
+    void (*unpack)(ml_dtype dtype, ml_q_words word, const uint16_t *half, int64_t ahead, void *unit);
     /* One row of x: k elements in units. */
     void (*quantize)(int unit, int64_t k, const float *x, int8_t *q, int16_t *sum, float *d);
 } ml_q_kernel;

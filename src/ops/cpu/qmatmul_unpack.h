@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-typedef const uint32_t (*q_words)[ML_Q_ROWS];
+typedef ml_q_words q_words;
 typedef uint32_t q_vu __attribute__((vector_size(4 * LANES)));
 typedef int32_t q_vi __attribute__((vector_size(4 * LANES)));
 typedef float q_vf __attribute__((vector_size(4 * LANES)));
@@ -57,6 +57,17 @@ Q_INLINE void widen_halves(const uint16_t *half, float *out)
         memcpy(&h, half + r, sizeof h);
         put(out + r, widen_low_halves(__builtin_convertvector(h, q_vu)));
     }
+}
+
+/* The halves at byte `at` of sixteen rows' blocks, made into one vector: it is read as one next, which would have to
+ * wait for sixteen small stores. */
+Q_INLINE void gather_halves(const uint8_t *const *row, int at, uint16_t *half)
+{
+    typedef uint16_t vector __attribute__((vector_size(2 * ML_Q_ROWS)));
+    uint16_t h[ML_Q_ROWS];
+    FOR_ROWS(r) memcpy(&h[r], row[r] + at, sizeof h[r]);
+    vector v = { h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15] };
+    memcpy(half, &v, sizeof v);
 }
 
 /* d in the low half, m in the high half; m with its sign changed if `negate`. */
@@ -164,6 +175,14 @@ Q_INLINE void offset_by_scales(int zero, ml_q_super *u)
     }
 }
 
+Q_INLINE void unpack_q6_k_scales(q_words w, ml_q_super *u)
+{
+    for (int s = 0; s < 16; s++) {
+        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
+    }
+    offset_by_scales(32, u);
+}
+
 static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     widen_halves(half, u->d);
@@ -178,10 +197,7 @@ static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_sup
             }
         }
     }
-    for (int s = 0; s < 16; s++) {
-        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
-    }
-    offset_by_scales(32, u);
+    unpack_q6_k_scales(w, u);
 }
 
 static void unpack_q2_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
@@ -331,7 +347,7 @@ static void unpack_iq4_nl(q_words w, const uint16_t *half, int64_t ahead, ml_q_b
     look_up_words(w, u->code);
 }
 
-static void unpack(ml_dtype dtype, const uint32_t (*word)[ML_Q_ROWS], const uint16_t *half, int64_t ahead, void *unit)
+static void unpack(ml_dtype dtype, q_words word, const uint16_t *half, int64_t ahead, void *unit)
 {
     switch (dtype) {
     case ML_Q8_0: unpack_q8_0(word, half, ahead, unit); break;
