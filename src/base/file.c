@@ -42,6 +42,14 @@ void ml_map_close(ml_map *map)
     *map = (ml_map){ 0 };
 }
 
+void ml_map_drop(const void *data, size_t n_bytes)
+{
+    /* Whole pages only: the ends are shared with neighbours. */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)data + n_bytes) / page * page;
+    if (begin < end) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 ml_status ml_file_read(const char *path, char **text, size_t *size, ml_error *err)
 {
     ml_map map;

@@ -20,6 +20,8 @@ typedef struct {
 
 ml_status ml_map_open(const char *path, ml_map *map, ml_error *err);
 void ml_map_close(ml_map *map);
+/* Part of a mapped file is not needed for now: its memory is given back.  It stays readable. */
+void ml_map_drop(const void *data, size_t n_bytes);
 
 /* Read a whole file into ml_alloc'd memory with a 0 byte behind it (not counted in *size, which may be
  * NULL).  Free with ml_free. */

@@ -1,114 +1,12 @@
 #include "format/hf.h"
 
+#include "format/hf_names.h"
 #include "format/safetensors.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static const uint64_t MAX_SHARD_BYTES = (uint64_t)5 << 30;
-
-/* ---- names: ours are DeepSeek's; one class calls the router's bias differently ---- */
-
-typedef struct {
-    char name[ML_WEIGHT_NAME_MAX + 16];
-    int n_dim;
-    int64_t dim[2];
-} stored_tensor;
-
-static stored_tensor stored_as(const char *class_name, const ml_weight *w)
-{
-    stored_tensor s = { .n_dim = w->n_dim, .dim = { w->dim[0], w->dim[1] } };
-    const char *bias = strstr(w->name, ".gate.e_score_correction_bias");
-    if (bias && !strcmp(class_name, "Ernie4_5_MoeForCausalLM")) {
-        snprintf(s.name, sizeof s.name, "%.*s.moe_statics.e_score_correction_bias", (int)(bias - w->name), w->name);
-        s.n_dim = 2;
-        s.dim[1] = s.dim[0];
-        s.dim[0] = 1;
-    } else {
-        snprintf(s.name, sizeof s.name, "%s", w->name);
-    }
-    return s;
-}
-
-/* Published classes with a router bias want the tensor even where ours is not used: zeros then. */
-static bool class_has_bias(const char *class_name)
-{
-    return !strcmp(class_name, "DeepseekV3ForCausalLM") || !strcmp(class_name, "Ernie4_5_MoeForCausalLM") ||
-           !strcmp(class_name, "Glm4MoeForCausalLM");
-}
-
-/* ---- reading ---- */
-
-static ml_status read_weight(const ml_st_tensor *t, ml_weight *w, ml_error *err)
-{
-    if (w->dtype == ML_F32) return ml_st_read_all_f32(t, w->data, err);
-    ml_dtype stored;
-    int64_t n = ml_weight_count(w);
-    if (ml_st_dtype_to_tensor(t->dtype, &stored) && stored == w->dtype) {
-        memcpy(w->data, t->data, t->n_bytes);
-        return ML_OK;
-    }
-    enum { ROWS = 64 };
-    int64_t cols = n / w->dim[0];
-    float *buffer = ml_alloc((size_t)(ROWS * cols) * sizeof *buffer);
-    if (!buffer) return ml_fail_memory(err, (size_t)(ROWS * cols) * sizeof *buffer, w->name);
-    ml_status status = ML_OK;
-    for (int64_t row = 0; row < w->dim[0] && status == ML_OK; row += ROWS) {
-        int64_t n_row = w->dim[0] - row < ROWS ? w->dim[0] - row : ROWS;
-        status = ml_st_read_f32(t, row, n_row, buffer, err);
-        char *dst = (char *)w->data + (size_t)(row * cols) * ml_dtype_size(w->dtype);
-        if (status == ML_OK) ml_convert_from_f32(w->dtype, buffer, dst, n_row * cols);
-    }
-    ml_free(buffer);
-    return status;
-}
-
-static ml_status read_weights(const ml_safetensors *file, ml_model *m, ml_error *err)
-{
-    const char *class_name = ml_config_class_name(&m->config);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ml_weight *w = &m->weight[i];
-        stored_tensor s = stored_as(class_name, w);
-        const ml_st_tensor *t;
-        ML_TRY(ml_safetensors_get(file, s.name, s.n_dim, s.dim, &t, err));
-        ML_TRY(read_weight(t, w, err));
-    }
-    return ML_OK;
-}
-
-ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err)
-{
-    char path[ML_PATH_MAX];
-    ml_config config;
-    *out = NULL;
-    ML_TRY(ml_path_join(path, folder, "config.json", err));
-    ML_TRY(ml_config_load(path, &config, err));
-    ml_safetensors *file = NULL;
-    ml_model *m = NULL;
-    ml_status status = ml_safetensors_open(&file, folder, err);
-    if (status == ML_OK) status = ml_model_make(&config, dtype, trainable, &m, err);
-    if (status == ML_OK) status = read_weights(file, m, err);
-    ml_safetensors_close(file);
-    if (status != ML_OK) {
-        ml_model_free(m);
-        return status;
-    }
-    *out = m;
-    return ML_OK;
-}
-
-ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err)
-{
-    ml_safetensors *file;
-    ML_TRY(ml_safetensors_open(&file, folder, err));
-    const ml_st_tensor *t = ml_safetensors_find(file, "model.embed_tokens.weight");
-    *out = ML_F32;
-    if (t && (t->dtype == ML_ST_BF16 || t->dtype == ML_ST_F16)) (void)ml_st_dtype_to_tensor(t->dtype, out);
-    ml_safetensors_close(file);
-    return ML_OK;
-}
-
-/* ---- writing ---- */
 
 /* Norms, biases and the router stay fp32 whatever the matrices are rounded to. */
 static ml_dtype saved_dtype(const ml_weight *w, ml_dtype dtype)
@@ -146,12 +44,12 @@ static ml_status put_weight(ml_st_writer *writer, const ml_weight *w, ml_dtype d
 static ml_status declare_zero_biases(ml_st_writer *writer, const ml_config *c, const char *class_name, bool declare,
                                      ml_error *err)
 {
-    if (c->correction_bias || !class_has_bias(class_name)) return ML_OK;
+    if (c->correction_bias || !ml_hf_class_has_bias(class_name)) return ML_OK;
     for (int64_t i = 0; i < c->num_hidden_layers; i++) {
         if (!ml_config_layer_is_moe(c, i)) continue;
         ml_weight w = { .n_dim = 1, .dim = { c->n_routed_experts, 1 } };
         snprintf(w.name, sizeof w.name, "model.layers.%lld.mlp.gate.e_score_correction_bias", (long long)i);
-        stored_tensor s = stored_as(class_name, &w);
+        ml_hf_tensor s = ml_hf_stored_as(class_name, w.name, w.n_dim, w.dim);
         if (declare) {
             ML_TRY(ml_st_writer_declare(writer, s.name, ML_ST_F32, s.n_dim, s.dim, err));
             continue;
@@ -166,7 +64,7 @@ static ml_status save_weights(const ml_model *m, ml_dtype dtype, ml_st_writer *w
 {
     const char *class_name = ml_config_class_name(&m->config);
     for (size_t i = 0; i < m->n_weight; i++) {
-        stored_tensor s = stored_as(class_name, &m->weight[i]);
+        ml_hf_tensor s = ml_hf_stored_as(class_name, m->weight[i].name, m->weight[i].n_dim, m->weight[i].dim);
         ml_dtype saved = saved_dtype(&m->weight[i], dtype);
         ML_TRY(ml_st_writer_declare(writer, s.name, ml_st_dtype_of(saved), s.n_dim, s.dim, err));
     }

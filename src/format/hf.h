@@ -6,13 +6,9 @@
 #include "format/manifest.h"
 #include "model/model.h"
 
-/* Read config.json and every weight.  `trainable` asks for fp32 with gradients; otherwise matrices are kept as
- * `dtype` (f32, bf16 or f16).  ML_EFORMAT names the tensor that is missing or has another shape than config.json
- * says. */
-ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
-
-/* The type its matrices are stored in (f32, bf16 or f16; f32 for any other). */
-ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err);
+/* The weights of a folder, mapped, and its config.json; vocab_size becomes the rows of the embedding where those are
+ * more.  FP8 with its scales, unaligned and unusual types are read through read_f32. */
+ml_status ml_hf_source_open(const char *folder, ml_config *config, ml_weight_source **out, ml_error *err);
 
 /* Write everything but the tokenizer into the folder of `manifest` (not committed).  Matrices are rounded to
  * `dtype`, the rest is fp32.  `summary` (may be NULL) is a paragraph for the model card. */

@@ -21,11 +21,14 @@ ml_status ml_model_find(const char *path, char folder[ML_PATH_MAX], ml_error *er
 ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
 {
     char folder[ML_PATH_MAX];
-    ml_dtype dtype;
+    ml_config config;
+    ml_weight_source *source;
     *out = NULL;
     ML_TRY(ml_model_find(path, folder, err));
-    ML_TRY(ml_hf_stored_dtype(folder, &dtype, err));
-    return ml_hf_load(folder, dtype, false, out, err);
+    ML_TRY(ml_hf_source_open(folder, &config, &source, err));
+    ml_status status = ml_model_bind(&config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
 }
 
 ml_model_info ml_model_get_info(const ml_model *m)

@@ -103,21 +103,19 @@ ml_status ml_trainer_save(ml_trainer *t, ml_error *err)
     return ml_run_prune(t->run, t->config.keep, t->config.milestone, err);
 }
 
-static ml_status copy_weights(ml_trainer *t, const char *folder, ml_error *err)
+static ml_status read_weights(ml_trainer *t, const char *folder, ml_error *err)
 {
-    ml_model *saved;
-    ML_TRY(ml_hf_load(folder, ML_F32, false, &saved, err));
+    ml_config saved;
+    ml_weight_source *source;
+    ML_TRY(ml_hf_source_open(folder, &saved, &source, err));
     const char *field = NULL;
     ml_status status = ML_OK;
-    if (!ml_config_same_model(&saved->config, &t->model->config, &field)) {
+    if (!ml_config_same_model(&saved, &t->model->config, &field)) {
         status =
             ml_fail(err, ML_EINVAL, "%s: the checkpoint has another %s than the model being trained", folder, field);
     }
-    for (size_t i = 0; status == ML_OK && i < saved->n_weight; i++) {
-        ml_weight *to = &t->model->weight[i];
-        memcpy(to->data, saved->weight[i].data, (size_t)ml_weight_count(to) * sizeof(float));
-    }
-    ml_model_free(saved);
+    if (status == ML_OK) status = ml_model_fill(t->model, source, err);
+    source->free(source);
     return status;
 }
 
@@ -148,7 +146,7 @@ ml_status ml_trainer_restore(ml_trainer *t, bool keep_position, ml_error *err)
     int64_t step;
     ML_TRY(ml_run_find(ml_run_folder(t->run), ML_RUN_LATEST, folder, &step, err));
     ML_TRY(ml_manifest_verify(folder, ML_VERIFY_HASHES, err));
-    ML_TRY(copy_weights(t, folder, err));
+    ML_TRY(read_weights(t, folder, err));
     ML_TRY(load_buffers(t, folder, false, err));
     if (t->config.save_dtype != ML_F32) ML_TRY(load_buffers(t, folder, true, err));
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
