@@ -99,8 +99,9 @@ typedef struct {
     int32_t n_expert, top_k;  /* routed experts of a layer, and how many a token meets; 0: a dense model */
 } ml_model_info;
 
-/* Read a model for inference from a model folder (config.json and *.safetensors, as Hugging Face has them) or a run
- * folder (its best checkpoint).  Matrices stay in the type they are stored in (fp32, bf16 or fp16). */
+/* Read a model for inference from a model folder (config.json and *.safetensors, as Hugging Face has them), a GGUF
+ * file (any of a split set), a safetensors file beside its config.json, or a run folder (its best checkpoint).  Files
+ * are mapped; matrices stay in the type they are stored in. */
 ML_API ml_status ml_model_open(const char *path, ml_model **out, ml_error *err);
 ML_API void ml_model_free(ml_model *m);
 ML_API ml_model_info ml_model_get_info(const ml_model *m);

@@ -53,7 +53,8 @@ const ml_option_row ml_cli_rows[] = {
            "which of equally frequent pairs merges: lowest ids (Hugging Face), or last in byte order"),
     FLAG("tokenizer:train", "", "allow-fewer", "off", "accept a smaller vocabulary from a small corpus"),
 
-    TEXT("generate chat", "", "model", NULL, "M", "model folder, or run folder (its best checkpoint)"),
+    TEXT("generate chat", "", "model", NULL, "M",
+         "model folder, GGUF or safetensors file, or run folder (its best checkpoint)"),
     TEXT("generate", "", "prompt", NULL, "TEXT", "text to continue"),
     INT("generate", "", "max-tokens", 1, 1e9, "200", "tokens to generate at most"),
     REAL("generate chat", "", "temperature", 0, 100, "0.7", "0 takes the likeliest token each time"),
