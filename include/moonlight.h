@@ -99,10 +99,14 @@ typedef struct {
     int32_t n_expert, top_k;  /* routed experts of a layer, and how many a token meets; 0: a dense model */
 } ml_model_info;
 
-/* Read a model for inference from a model folder (config.json and *.safetensors, as Hugging Face has them), a GGUF
- * file (any of a split set), a safetensors file beside its config.json, or a run folder (its best checkpoint).  Files
- * are mapped; matrices stay in the type they are stored in. */
+/* Open a model for inference: a model folder (config.json and *.safetensors, as Hugging Face has them), a GGUF file
+ * (any of a split set), a safetensors file beside its config.json, or a run folder (its best checkpoint).  Matrices
+ * stay in the mapped file, in the type they have there. */
 ML_API ml_status ml_model_open(const char *path, ml_model **out, ml_error *err);
+/* Rearrange quantised weights in memory, where products are faster: takes as many bytes as they have in the file, whose
+ * mapping is given back meanwhile.  Answers stay the same, bit for bit.  Before the first session is made.
+ * ML_ENOMEM when there is no room; the model is then as it was. */
+ML_API ml_status ml_model_repack(ml_model *m, ml_error *err);
 ML_API void ml_model_free(ml_model *m);
 ML_API ml_model_info ml_model_get_info(const ml_model *m);
 

@@ -32,7 +32,7 @@ static ml_status set_up(job *j, ml_error *err)
 {
     const char *path;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
-    ML_TRY(ml_cli_load_model(path, &j->model, &j->tokenizer, err));
+    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->model, &j->tokenizer, err));
     ML_TRY(make_prompt(j, err));
     const ml_config *c = &j->model->config;
     ml_sampling sampling = ml_cli_sampling(j->o);

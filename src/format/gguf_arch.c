@@ -7,12 +7,12 @@
 #include <string.h>
 
 static const ml_gguf_arch archs[] = {
-    { "deepseek2", "DeepseekV3ForCausalLM", true, true, 1, ML_SCORE_SOFTMAX, 0 },
-    { "ernie4_5-moe", "Ernie4_5_MoeForCausalLM", false, true, 1, ML_SCORE_SOFTMAX, 1 },
-    { "glm4moe", "Glm4MoeForCausalLM", false, true, 0, ML_SCORE_SIGMOID, 0 },
-    { "llama", "LlamaForCausalLM", false, false, 1, 0, 0 },
-    { "qwen2", "Qwen2ForCausalLM", false, false, 0, 0, 0 },
-    { "qwen3", "Qwen3ForCausalLM", false, false, 0, 0, 0 },
+    { "deepseek2", "DeepseekV3ForCausalLM", true, true, 1, ML_SCORE_SOFTMAX, 0, false },
+    { "ernie4_5-moe", "Ernie4_5_MoeForCausalLM", false, true, 1, ML_SCORE_SOFTMAX, 1, false },
+    { "glm4moe", "Glm4MoeForCausalLM", false, true, 0, ML_SCORE_SIGMOID, 0, true },
+    { "llama", "LlamaForCausalLM", false, false, 1, 0, 0, false },
+    { "qwen2", "Qwen2ForCausalLM", false, false, 0, 0, 0, false },
+    { "qwen3", "Qwen3ForCausalLM", false, false, 0, 0, 0, false },
 };
 enum { N_ARCH = sizeof archs / sizeof *archs };
 
@@ -51,8 +51,6 @@ const ml_gguf_key ml_gguf_expert_keys[] = {
     { "expert_feed_forward_length", "moe_intermediate_size", false },
     { "expert_weights_scale", "routed_scaling_factor", true },
     { "expert_weights_norm", "norm_topk_prob", true },
-    { "expert_group_count", "n_group", true },
-    { "expert_group_used_count", "topk_group", true },
     { NULL, NULL, false },
 };
 

@@ -12,6 +12,7 @@ typedef struct {
     bool mla, experts;
     int64_t rope_interleaved;
     int64_t scoring, norm_topk_prob; /* where no key says it */
+    bool needs_correction_bias;      /* llama.cpp demands the tensor */
 } ml_gguf_arch;
 
 /* NULL when there is none of that name. */

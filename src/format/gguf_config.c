@@ -216,9 +216,10 @@ static ml_status read_experts(const reader *r, ml_error *err)
     c->first_k_dense_replace = 0;
     ML_TRY(read_keys(r, ml_gguf_expert_keys, err));
     ML_TRY(read_scoring(r, err));
+    ML_TRY(get_int_or(r, "expert_group_count", 1, &c->n_group, err));
+    ML_TRY(get_int_or(r, "expert_group_used_count", 1, &c->topk_group, err));
+    if (c->n_group == 0) c->n_group = c->topk_group = 1;
     if (c->routed_scaling_factor == 0) c->routed_scaling_factor = 1; // both mean none there
-    if (c->n_group == 0) c->n_group = 1;
-    if (c->topk_group == 0) c->topk_group = 1;
     ML_TRY(get_int_or(r, "interleave_moe_layer_step", 1, &every, err));
     if (every != 1) {
         return ml_fail(err, ML_EINVAL,

@@ -13,6 +13,7 @@
 #define ML_FORMAT_GGUF_CONFIG_H
 
 #include "format/gguf.h"
+#include "format/gguf_arch.h"
 #include "model/config.h"
 
 #define ML_GGUF_LATENT_EPSILON_KEY "moonlight.latent_norm_epsilon"
@@ -20,5 +21,11 @@
 /* ML_EFORMAT for keys that are missing or damaged, ML_EINVAL naming an architecture or key value that this program
  * does not run. */
 ml_status ml_gguf_config(const ml_gguf *g, ml_config *out, ml_error *err);
+
+/* The architecture that expresses a model; ML_EINVAL with the reason when none does.  *pair_rows: it has the rows of q
+ * and k interleaved, while this configuration rotates halves. */
+ml_status ml_gguf_arch_for(const ml_config *c, const ml_gguf_arch **arch, bool *pair_rows, ml_error *err);
+/* Set the keys that llama.cpp and ml_gguf_config read, all of them also where they say what a reader would assume. */
+ml_status ml_gguf_put_config(ml_gguf_writer *w, const ml_config *c, const ml_gguf_arch *arch, ml_error *err);
 
 #endif

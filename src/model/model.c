@@ -87,6 +87,7 @@ void ml_model_free(ml_model *m)
     if (!m) return;
     ml_arena_free(&m->values);
     ml_arena_free(&m->grads);
+    ml_arena_free(&m->panels);
     ml_free(m->layer);
     ml_free(m->weight);
     ml_free(m->part);

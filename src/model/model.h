@@ -59,6 +59,7 @@ struct ml_model {
     ml_arena values, grads;
     ml_tensor *part;          /* of the tensors above that a source has in parts */
     ml_weight_source *source; /* NULL, or where the weights lie; owned */
+    ml_arena panels;          /* repacked weights */
 };
 
 /* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
@@ -67,10 +68,15 @@ ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable,
 /* A model for inference whose matrices stay where `source` has them, in the types they have there; norms, biases and
  * the router are copied as fp32.  On success the model owns the source. */
 ml_status ml_model_bind(const ml_config *config, ml_weight_source *source, ml_model **out, ml_error *err);
+/* Bytes that ml_model_repack (moonlight.h) will take. */
+size_t ml_model_repack_bytes(const ml_model *m);
 /* Read every weight of an fp32 model of its own memory from `source`. */
 ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err);
 /* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */
 void ml_model_init(ml_model *m, uint64_t seed);
+/* The standard deviation of a fresh matrix with rows of fan_in (before normals beyond 2 are drawn again, for
+ * config.init truncated). */
+double ml_model_init_std(const ml_config *c, ml_param_kind kind, int64_t fan_in);
 void ml_model_zero_grads(ml_model *m);
 /* NULL when there is none of that name. */
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
