@@ -28,7 +28,7 @@ ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **m
 static ml_status open_tokenizer(const char *model, ml_tokenizer **tokenizer, ml_error *err)
 {
     char folder[ML_PATH_MAX];
-    if (ml_weight_source_is_gguf(model)) return ml_gguf_tokenizer_open(model, tokenizer, err);
+    if (ml_weight_source_kind(model) == ML_SOURCE_GGUF) return ml_gguf_tokenizer_open(model, tokenizer, err);
     if (ml_path_is_dir(model)) return ml_tokenizer_open(model, tokenizer, err);
     ML_TRY(ml_path_parent(folder, model, err));
     return ml_tokenizer_open(folder, tokenizer, err);

@@ -85,6 +85,13 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("init", "", "quant", NULL, "MIX",
          "of a GGUF file, instead: q8_0, q6_k, q5_k, q5_k_m, q4_k, q4_k_m, q5_1, q5_0 or q4_0"),
     TEXT("init", "", "tokenizer", NULL, "T", "of a GGUF file: tokenizer folder or file to put into it"),
+    CHOICE("convert", "", "to", "auto|hf|gguf", "auto", "what to write; auto: a GGUF file when DST ends in .gguf"),
+    CHOICE("convert", "", "dtype", "as-stored|f32|bf16|f16", "as-stored", "type of the matrices in the result"),
+    TEXT("convert", "", "quant", NULL, "MIX",
+         "quantise: q8_0, q6_k, q5_k, q5_k_m, q4_k, q4_k_m, q5_1, q5_0 or q4_0 (GGUF only)"),
+    LIST("convert", "", "rule", NULL, "GLOB=TYPE",
+         "type of the tensors whose name or class matches, such as ffn_down=q6_k; may be repeated, the last counts"),
+    TEXT("convert", "", "tokenizer", NULL, "T", "tokenizer folder or file to write with it; none: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),

@@ -54,16 +54,16 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
 }
 
 /* Multiply rows [row, row + n_row) of an FP8 matrix by the scales stored beside it, if they are. */
-static ml_status apply_scales(const hf_source *s, const ml_st_tensor *t, int64_t row, int64_t n_row, float *x,
+static ml_status apply_scales(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *x,
                               ml_error *err)
 {
     char name[ML_WEIGHT_NAME_MAX + 32];
     snprintf(name, sizeof name, "%s_scale_inv", t->name);
-    const ml_st_tensor *scales = ml_safetensors_find(s->file, name);
+    const ml_st_tensor *scales = ml_safetensors_find(file, name);
     if (!scales || t->n_dim != 2) return ML_OK;
     int64_t cols = t->shape[1], n_block = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
     int64_t shape[2] = { (t->shape[0] + FP8_BLOCK - 1) / FP8_BLOCK, n_block };
-    ML_TRY(ml_safetensors_get(s->file, name, 2, shape, &scales, err));
+    ML_TRY(ml_safetensors_get(file, name, 2, shape, &scales, err));
     float *scale = ml_alloc((size_t)n_block * sizeof *scale);
     if (!scale) return ml_fail_memory(err, (size_t)n_block * sizeof *scale, name);
     ml_status status = ML_OK;
@@ -77,6 +77,14 @@ static ml_status apply_scales(const hf_source *s, const ml_st_tensor *t, int64_t
     return status;
 }
 
+ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *out,
+                         ml_error *err)
+{
+    ML_TRY(ml_st_read_f32(t, row, n_row, out, err));
+    bool narrow = t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2;
+    return narrow ? apply_scales(file, t, row, n_row, out, err) : ML_OK;
+}
+
 static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight *w, int64_t row, int64_t n_row,
                           float *out, ml_error *err)
 {
@@ -84,15 +92,18 @@ static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight
     const ml_st_tensor *t = w->entry;
     /* Ernie's bias is one row of all experts. */
     if (t->n_dim == 2 && w->n_dim == 1) return ml_st_read_all_f32(t, out, err);
-    ML_TRY(ml_st_read_f32(t, row, n_row, out, err));
-    if (t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2) return apply_scales(s, t, row, n_row, out, err);
-    return ML_OK;
+    return ml_hf_read_f32(s->file, t, row, n_row, out, err);
 }
 
 static void drop(const ml_weight_source *source, const void *data, size_t n_bytes)
 {
     (void)source;
     ml_map_drop(data, n_bytes);
+}
+
+const ml_safetensors *ml_hf_source_file(const ml_weight_source *source)
+{
+    return source->find == find ? ((const hf_source *)source)->file : NULL;
 }
 
 static void free_source(ml_weight_source *source)

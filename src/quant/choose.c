@@ -163,7 +163,7 @@ ml_status ml_quant_choose(const ml_quant_plan *plan, const ml_quant_tensor *t, m
     /* A glob such as * means what can be chosen; naming a norm does not make it choosable. */
     if (fixed) return ML_OK;
     if (!rule) {
-        *out = fall_back(choose_in_mix(plan->mix, class, t), t->n_col);
+        *out = fall_back(plan->mix ? choose_in_mix(plan->mix, class, t) : t->stored, t->n_col);
         return ML_OK;
     }
     *out = rule->dtype;

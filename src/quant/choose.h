@@ -54,8 +54,8 @@ typedef struct ml_quant_rule {
 } ml_quant_rule;
 
 typedef struct {
-    const struct ml_quant_mix *mix;
-    const ml_quant_rule *rule; /* [n_rule] */
+    const struct ml_quant_mix *mix; /* NULL: tensors keep the type they have */
+    const ml_quant_rule *rule;      /* [n_rule] */
     size_t n_rule;
 } ml_quant_plan;
 
@@ -65,6 +65,7 @@ typedef struct {
     int64_t layer, n_layer;    /* layer -1: none */
     int64_t n_col;             /* length of a row */
     bool is_head;              /* the embedding of a model whose output is tied to it */
+    ml_dtype stored;           /* the type it has, for a plan without a mix */
 } ml_quant_tensor;
 
 /* The names of the mixes, NULL-terminated: f32, bf16, f16, q8_0, q6_k, ..., q4_k_m. */

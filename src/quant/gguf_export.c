@@ -42,6 +42,7 @@ static ml_status choose_types(job *j, ml_error *err)
                               .n_layer = j->x->config->num_hidden_layers,
                               .n_col = e->cols,
                               .is_head = is_head };
+        if (!j->x->plan.mix) ML_TRY(j->x->type_of(j->x->arg, e, &t.stored, err));
         ML_TRY(ml_quant_choose(&j->x->plan, &t, &j->dtype[i], err));
         j->total += (uint64_t)(e->n_part * e->rows) * ml_dtype_row_bytes(j->dtype[i], e->cols);
     }
@@ -62,7 +63,9 @@ static ml_status put_metadata(const job *j, ml_gguf_writer *w, ml_error *err)
     const ml_gguf_export *x = j->x;
     ML_TRY(ml_gguf_put_config(w, x->config, x->arch, err));
     if (x->name) ML_TRY(ml_gguf_writer_set_text(w, "general.name", x->name, err));
-    ML_TRY(ml_gguf_writer_set_u32(w, "general.file_type", ml_quant_mix_file_type(x->plan.mix), err));
+    if (x->plan.mix) {
+        ML_TRY(ml_gguf_writer_set_u32(w, "general.file_type", ml_quant_mix_file_type(x->plan.mix), err));
+    }
     ML_TRY(ml_gguf_writer_set_u32(w, "general.quantization_version", 2, err));
     if (x->tokenizer) return ml_gguf_put_tokenizer(w, x->tokenizer, x->config->vocab_size, err);
     return ml_gguf_writer_set_text(w, "tokenizer.ggml.model", "no_vocab", err);
@@ -94,9 +97,16 @@ typedef struct {
 static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, uint8_t *to, int thread, ml_error *err)
 {
     const ml_gguf_entry *e = p->e;
+    size_t row_bytes = ml_dtype_row_bytes(p->dtype, e->cols);
+    const ml_gguf_export *x = p->j->x;
+    const uint8_t *bytes = x->bytes_of ? x->bytes_of(x->arg, e, part, p->dtype) : NULL;
+    if (bytes) {
+        memcpy(to, bytes + (size_t)row * row_bytes, (size_t)n_row * row_bytes);
+        return ML_OK;
+    }
     float *values = p->j->values + (size_t)thread * (size_t)(p->task_rows * e->cols);
     if (p->dtype == ML_F32) values = (float *)(void *)to;
-    ML_TRY(p->j->x->fill(p->j->x->arg, e, part, row, n_row, values, err));
+    ML_TRY(x->fill(x->arg, e, part, row, n_row, values, err));
     if (p->dtype == ML_F32) return ML_OK;
     if (!ml_dtype_is_block(p->dtype)) {
         ml_convert_from_f32(p->dtype, values, to, n_row * e->cols);

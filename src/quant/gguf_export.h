@@ -16,6 +16,10 @@ typedef struct {
     ml_quant_plan plan;
     const ml_tokenizer *tokenizer; /* NULL: none is written, and llama.cpp takes ids only */
     const char *name;              /* general.name; NULL: none */
+    /* Without a mix: the type of a tensor, unless a rule says otherwise; rows that do not fit it are f16. */
+    ml_status (*type_of)(void *arg, const ml_gguf_entry *e, ml_dtype *out, ml_error *err);
+    /* The bytes of one part where they are known in `dtype`, or NULL; may be NULL itself. */
+    const void *(*bytes_of)(void *arg, const ml_gguf_entry *e, int64_t part, ml_dtype dtype);
     /* Rows [row, row + n_row) of one part of a tensor as fp32, [n_row, e->cols]; called from several threads. */
     ml_status (*fill)(void *arg, const ml_gguf_entry *e, int64_t part, int64_t row, int64_t n_row, float *out,
                       ml_error *err);
