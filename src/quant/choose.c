@@ -103,6 +103,14 @@ uint32_t ml_quant_mix_file_type(const struct ml_quant_mix *mix)
     return mix->file_type;
 }
 
+uint32_t ml_quant_file_type(ml_dtype dtype)
+{
+    for (int i = 0; i < N_MIX; i++) {
+        if (mixes[i].base == dtype && !mixes[i].medium) return mixes[i].file_type;
+    }
+    return 0;
+}
+
 static bool can_write(ml_dtype dtype)
 {
     return dtype == ML_F32 || dtype == ML_BF16 || dtype == ML_F16 || (dtype != ML_I32 && ml_can_quantize(dtype));

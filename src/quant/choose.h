@@ -73,8 +73,9 @@ const char *const *ml_quant_mix_names(void);
 /* ML_EINVAL naming the mixes there are. */
 ml_status ml_quant_mix_find(const char *name, const struct ml_quant_mix **out, ml_error *err);
 const char *ml_quant_mix_name(const struct ml_quant_mix *mix);
-/* general.file_type of GGUF. */
+/* general.file_type of GGUF: of a mix, and of a file that is mostly of one type (f32's when it has no number). */
 uint32_t ml_quant_mix_file_type(const struct ml_quant_mix *mix);
+uint32_t ml_quant_file_type(ml_dtype dtype);
 /* From "GLOB=TYPE"; ML_EINVAL says what is wrong with it. */
 ml_status ml_quant_rule_parse(const char *text, ml_quant_rule *out, ml_error *err);
 

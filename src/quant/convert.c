@@ -138,6 +138,16 @@ static void show(void *arg, uint64_t done, uint64_t total)
     if (j->x->progress) j->x->progress(j->x->arg, done, total);
 }
 
+/* What a GGUF file says of its types stays true when none is changed. */
+static int64_t stored_file_type(const job *j)
+{
+    const ml_gguf *g = ml_gguf_source_file(j->source);
+    int64_t type;
+    ml_error ignored;
+    if (!g || j->x->plan.n_rule) return -1;
+    return ml_gguf_get_integer(g, "general.file_type", 0, INT32_MAX, &type, &ignored) == ML_OK ? type : -1;
+}
+
 static ml_status write_gguf(job *j, ml_error *err)
 {
     bool pair_rows;
@@ -147,6 +157,7 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .layout = &layout,
                          .plan = j->x->plan,
                          .tokenizer = j->tokenizer,
+                         .file_type = stored_file_type(j),
                          .fill = fill,
                          .type_of = type_of,
                          .bytes_of = bytes_of,

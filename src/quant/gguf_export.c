@@ -58,14 +58,30 @@ ml_status ml_gguf_export_bytes(const ml_gguf_export *x, uint64_t *out, ml_error 
     return status;
 }
 
+/* Without a mix and a number from elsewhere, that of the type most of the file is in. */
+static uint32_t file_type(const job *j)
+{
+    uint64_t n_bytes[ML_N_DTYPE] = { 0 };
+    const ml_gguf_layout *layout = j->x->layout;
+    if (j->x->plan.mix) return ml_quant_mix_file_type(j->x->plan.mix);
+    if (j->x->file_type >= 0) return (uint32_t)j->x->file_type;
+    for (size_t i = 0; i < layout->n; i++) {
+        const ml_gguf_entry *e = &layout->entry[i];
+        n_bytes[j->dtype[i]] += (uint64_t)(e->n_part * e->rows) * ml_dtype_row_bytes(j->dtype[i], e->cols);
+    }
+    ml_dtype most = ML_F32;
+    for (int i = 0; i < ML_N_DTYPE; i++) {
+        if (n_bytes[i] > n_bytes[most]) most = (ml_dtype)i;
+    }
+    return ml_quant_file_type(most);
+}
+
 static ml_status put_metadata(const job *j, ml_gguf_writer *w, ml_error *err)
 {
     const ml_gguf_export *x = j->x;
     ML_TRY(ml_gguf_put_config(w, x->config, x->arch, err));
     if (x->name) ML_TRY(ml_gguf_writer_set_text(w, "general.name", x->name, err));
-    if (x->plan.mix) {
-        ML_TRY(ml_gguf_writer_set_u32(w, "general.file_type", ml_quant_mix_file_type(x->plan.mix), err));
-    }
+    ML_TRY(ml_gguf_writer_set_u32(w, "general.file_type", file_type(j), err));
     ML_TRY(ml_gguf_writer_set_u32(w, "general.quantization_version", 2, err));
     if (x->tokenizer) return ml_gguf_put_tokenizer(w, x->tokenizer, x->config->vocab_size, err);
     return ml_gguf_writer_set_text(w, "tokenizer.ggml.model", "no_vocab", err);

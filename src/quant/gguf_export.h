@@ -16,6 +16,7 @@ typedef struct {
     ml_quant_plan plan;
     const ml_tokenizer *tokenizer; /* NULL: none is written, and llama.cpp takes ids only */
     const char *name;              /* general.name; NULL: none */
+    int64_t file_type;             /* general.file_type of a plan without a mix; -1: that of most bytes */
     /* Without a mix: the type of a tensor, unless a rule says otherwise; rows that do not fit it are f16. */
     ml_status (*type_of)(void *arg, const ml_gguf_entry *e, ml_dtype *out, ml_error *err);
     /* The bytes of one part where they are known in `dtype`, or NULL; may be NULL itself. */
