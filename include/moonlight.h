@@ -118,8 +118,11 @@ typedef struct ml_session ml_session;
 ML_API ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err);
 ML_API void ml_session_free(ml_session *s);
 
-/* Run the model over n more tokens.  ML_EINVAL when they do not fit or an id is outside the vocabulary. */
+/* Run the model over n more tokens of a prompt.  ML_EINVAL when they do not fit or an id is outside the vocabulary. */
 ML_API ml_status ml_session_append(ml_session *s, const int32_t *id, int64_t n, ml_error *err);
+/* The same for a token that was generated, one at a time: another way through attention, quick for one token where the
+ * other is quick for many.  Which of the two a token took decides the last bits of what follows. */
+ML_API ml_status ml_session_append_generated(ml_session *s, int32_t id, ml_error *err);
 /* Logits [n_vocab] after the last token; valid until the next append.  NULL before the first. */
 ML_API const float *ml_session_logits(const ml_session *s);
 /* Forget all but the first n tokens; logits are gone until the next append. */
