@@ -99,8 +99,9 @@ typedef struct {
     int32_t n_expert, top_k;  /* routed experts of a layer, and how many a token meets; 0: a dense model */
 } ml_model_info;
 
-/* Open a model for inference: a model folder (config.json and *.safetensors, as Hugging Face has them) or a run folder
- * (its best checkpoint).  Matrices stay in the mapped file, in the type they have there. */
+/* Open a model for inference: a model folder (config.json and *.safetensors, as Hugging Face has them), a GGUF file
+ * (any of a split set), a safetensors file beside its config.json, or a run folder (its best checkpoint).  Matrices
+ * stay in the mapped file, in the type they have there. */
 ML_API ml_status ml_model_open(const char *path, ml_model **out, ml_error *err);
 /* Rearrange quantised weights in memory, where products are faster: takes as many bytes as they have in the file, whose
  * mapping is given back meanwhile.  Answers stay the same, bit for bit.  Before the first session is made.

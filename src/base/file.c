@@ -155,6 +155,17 @@ ml_status ml_path_join(char *out, const char *folder, const char *name, ml_error
     return ML_OK;
 }
 
+ml_status ml_path_parent(char *out, const char *path, ml_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 0;
+    if (n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
+    memcpy(out, slash ? path : ".", slash ? n : 1);
+    out[slash ? n : 1] = 0;
+    if (slash && n == 0) memcpy(out, "/", 2);
+    return ML_OK;
+}
+
 bool ml_path_exists(const char *path)
 {
     return access(path, F_OK) == 0;

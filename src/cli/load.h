@@ -1,4 +1,4 @@
-/* --model M: a model folder, or a run folder, of which the best checkpoint is meant. */
+/* --model M: a model folder or file, or a run folder, of which the best checkpoint is meant. */
 #ifndef ML_CLI_LOAD_H
 #define ML_CLI_LOAD_H
 

@@ -53,7 +53,8 @@ const ml_option_row ml_cli_rows[] = {
            "which of equally frequent pairs merges: lowest ids (Hugging Face), or last in byte order"),
     FLAG("tokenizer:train", "", "allow-fewer", "off", "accept a smaller vocabulary from a small corpus"),
 
-    TEXT("generate chat bench eval", "", "model", NULL, "M", "model folder, or run folder (its best checkpoint)"),
+    TEXT("generate chat bench eval", "", "model", NULL, "M",
+         "model folder, GGUF or safetensors file, or run folder (its best checkpoint)"),
     CHOICE("generate chat bench eval", "", "repack", "auto|on|off", "auto",
            "rearrange quantised weights in memory for speed; auto: when there is room for them"),
     INT("bench", "", "prompt", 0, 1e7, "512", "tokens of a prefill; 0: not measured"),
@@ -91,6 +92,9 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("inspect", "", "svg", NULL, "FILE", "draw the architecture"),
     FLAG("inspect", "", "json", "off", "print one JSON object: n_params, n_params_active, memory, ..."),
     CHOICE("init", "", "dtype", "f32|bf16|f16", "f32", "type of the matrices in the file"),
+    TEXT("init", "", "quant", NULL, "MIX",
+         "of a GGUF file, instead: q8_0, q6_k, q5_k, q5_k_m, q4_k, q4_k_m, q5_1, q5_0 or q4_0"),
+    TEXT("init", "", "tokenizer", NULL, "T", "of a GGUF file: tokenizer folder or file to put into it"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),

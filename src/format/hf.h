@@ -6,9 +6,10 @@
 #include "format/manifest.h"
 #include "model/model.h"
 
-/* The weights of a folder, mapped, and its config.json; vocab_size becomes the rows of the embedding where those are
- * more.  FP8 with its scales, unaligned and unusual types are read through read_f32. */
-ml_status ml_hf_source_open(const char *folder, ml_config *config, ml_weight_source **out, ml_error *err);
+/* The weights of a folder (or of one .safetensors file in it), mapped, and its config.json; vocab_size becomes the rows
+ * of the embedding where those are more.  FP8 with its scales, unaligned and unusual types are read through read_f32.
+ */
+ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err);
 
 /* Write everything but the tokenizer into the folder of `manifest` (not committed).  Matrices are rounded to
  * `dtype`, the rest is fp32.  `summary` (may be NULL) is a paragraph for the model card. */

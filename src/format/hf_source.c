@@ -112,20 +112,22 @@ static ml_status take_vocab_size(const hf_source *s, ml_config *c, ml_error *err
     return ml_config_check(c, s->where, err);
 }
 
-ml_status ml_hf_source_open(const char *folder, ml_config *config, ml_weight_source **out, ml_error *err)
+ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
 {
-    char path[ML_PATH_MAX];
+    char folder[ML_PATH_MAX], config_path[ML_PATH_MAX];
+    bool is_folder = ml_path_is_dir(path);
     *out = NULL;
-    ML_TRY(ml_path_join(path, folder, "config.json", err));
-    ML_TRY(ml_config_load(path, config, err));
+    if (!is_folder) ML_TRY(ml_path_parent(folder, path, err));
+    ML_TRY(ml_path_join(config_path, is_folder ? path : folder, "config.json", err));
+    ML_TRY(ml_config_load(config_path, config, err));
     hf_source *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
     s->base = (ml_weight_source){
         .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
     };
     s->class_name = ml_config_class_name(config);
-    snprintf(s->where, sizeof s->where, "%s", folder);
-    ml_status status = ml_safetensors_open(&s->file, folder, err);
+    snprintf(s->where, sizeof s->where, "%s", path);
+    ml_status status = ml_safetensors_open(&s->file, path, err);
     if (status == ML_OK) status = take_vocab_size(s, config, err);
     if (status != ML_OK) {
         free_source(&s->base);

@@ -11,13 +11,12 @@ typedef struct {
     uint64_t seed;
 } init_work;
 
-static double init_std(const ml_config *c, const ml_weight *w)
+double ml_model_init_std(const ml_config *c, ml_param_kind kind, int64_t fan_in)
 {
-    double fan_in = (double)w->dim[1];
     switch ((ml_init_kind)c->init) {
-    case ML_INIT_TRUNCATED: return sqrt(0.1 / fan_in);
+    case ML_INIT_TRUNCATED: return sqrt(0.1 / (double)fan_in);
     case ML_INIT_HE:
-        if (w->kind != ML_PARAM_EMBEDDING && w->kind != ML_PARAM_ROUTER) return sqrt(2.0 / fan_in);
+        if (kind != ML_PARAM_EMBEDDING && kind != ML_PARAM_ROUTER) return sqrt(2.0 / (double)fan_in);
         break;
     case ML_INIT_NORMAL: break;
     }
@@ -33,7 +32,7 @@ static void init_weight(const ml_config *c, ml_weight *w, ml_rng rng)
         for (int64_t i = 0; i < n; i++) x[i] = value;
         return;
     }
-    double std = init_std(c, w);
+    double std = ml_model_init_std(c, w->kind, w->dim[1]);
     for (int64_t i = 0; i < n; i++) {
         double z = ml_rng_normal(&rng);
         while (c->init == ML_INIT_TRUNCATED && fabs(z) > 2) z = ml_rng_normal(&rng);

@@ -74,6 +74,9 @@ size_t ml_model_repack_bytes(const ml_model *m);
 ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err);
 /* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */
 void ml_model_init(ml_model *m, uint64_t seed);
+/* The standard deviation of a fresh matrix with rows of fan_in (before normals beyond 2 are drawn again, for
+ * config.init truncated). */
+double ml_model_init_std(const ml_config *c, ml_param_kind kind, int64_t fan_in);
 void ml_model_zero_grads(ml_model *m);
 /* NULL when there is none of that name. */
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
