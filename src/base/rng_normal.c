@@ -48,7 +48,7 @@ static void make_block(uint64_t key, uint64_t block, float *out)
     for (int i = 0; i < N_PAIR; i++) {
         /* In (0, 1]: the largest radius is 6.66. */
         float uniform = ((float)radius[i] + 0.5f) * 0x1p-31f, sine, cosine;
-        float r = sqrtf(fmaxf(-2 * logarithm(uniform), 0));
+        float square = -2 * logarithm(uniform), r = sqrtf(square > 0 ? square : 0);
         turn(angle[i], &sine, &cosine);
         out[i] = r * cosine;
         out[N_PAIR + i] = r * sine;

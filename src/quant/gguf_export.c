@@ -78,63 +78,67 @@ static ml_status declare(const job *j, ml_gguf_writer *w, ml_error *err)
     return ML_OK;
 }
 
-/* Rows of a part, made and quantised. */
+/* Some rows of a tensor, counted through all its parts, made and quantised. */
 typedef struct {
     const job *j;
     const ml_gguf_entry *e;
     ml_dtype dtype;
-    int64_t part, first; /* first row of the piece */
+    int64_t first; /* first row of the piece */
     int64_t task_rows;
     atomic_flag failing;
     _Atomic(ml_status) status;
     ml_error error;
 } piece;
 
-static ml_status make_rows(piece *p, int64_t begin, int64_t end, int thread, ml_error *err)
+/* Rows of one part: [row, row + n_row) of it, to `to`. */
+static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, uint8_t *to, int thread, ml_error *err)
 {
     const ml_gguf_entry *e = p->e;
-    int64_t n_row = end - begin;
-    size_t row_bytes = ml_dtype_row_bytes(p->dtype, e->cols);
-    uint8_t *to = p->j->bytes + (size_t)begin * row_bytes;
     float *values = p->j->values + (size_t)thread * (size_t)(p->task_rows * e->cols);
     if (p->dtype == ML_F32) values = (float *)(void *)to;
-    ML_TRY(p->j->x->fill(p->j->x->arg, e, p->part, p->first + begin, n_row, values, err));
+    ML_TRY(p->j->x->fill(p->j->x->arg, e, part, row, n_row, values, err));
     if (p->dtype == ML_F32) return ML_OK;
     if (!ml_dtype_is_block(p->dtype)) {
         ml_convert_from_f32(p->dtype, values, to, n_row * e->cols);
         return ML_OK;
     }
     if (ml_quantize_rows(p->dtype, values, n_row, e->cols, NULL, to, err) == ML_OK) return ML_OK;
-    return ml_fail_prefix(err, "tensor %s, from row %lld of part %lld", e->name, (long long)(p->first + begin),
-                          (long long)p->part);
+    return ml_fail_prefix(err, "tensor %s, from row %lld of part %lld", e->name, (long long)row, (long long)part);
 }
 
 static void run_task(void *arg, int64_t begin, int64_t end, int thread)
 {
     piece *p = arg;
     ml_error error;
-    if (atomic_load(&p->status) != ML_OK) return;
-    if (make_rows(p, begin, end, thread, &error) == ML_OK || atomic_flag_test_and_set(&p->failing)) return;
+    ml_status status = ML_OK;
+    uint8_t *to = p->j->bytes + (size_t)begin * ml_dtype_row_bytes(p->dtype, p->e->cols);
+    while (begin < end && status == ML_OK) {
+        if (atomic_load(&p->status) != ML_OK) return;
+        int64_t part = (p->first + begin) / p->e->rows, row = (p->first + begin) % p->e->rows;
+        int64_t n_row = p->e->rows - row < end - begin ? p->e->rows - row : end - begin;
+        status = make_rows(p, part, row, n_row, to, thread, &error);
+        to += (size_t)n_row * ml_dtype_row_bytes(p->dtype, p->e->cols);
+        begin += n_row;
+    }
+    if (status == ML_OK || atomic_flag_test_and_set(&p->failing)) return;
     p->error = error;
     atomic_store(&p->status, error.code);
 }
 
-static ml_status write_part(job *j, ml_gguf_writer *w, size_t entry, int64_t part, ml_error *err)
+static ml_status write_tensor(job *j, ml_gguf_writer *w, const ml_gguf_entry *e, ml_dtype dtype, ml_error *err)
 {
-    const ml_gguf_entry *e = &j->x->layout->entry[entry];
-    size_t row_bytes = ml_dtype_row_bytes(j->dtype[entry], e->cols);
-    int64_t step = PIECE_ELEMENTS / e->cols + 1, task_rows = TASK_ELEMENTS / e->cols + 1;
-    for (int64_t row = 0; row < e->rows; row += step) {
-        int64_t n_row = e->rows - row < step ? e->rows - row : step;
+    size_t row_bytes = ml_dtype_row_bytes(dtype, e->cols);
+    int64_t step = PIECE_ELEMENTS / e->cols + 1, n = e->n_part * e->rows;
+    for (int64_t row = 0; row < n; row += step) {
+        int64_t n_row = n - row < step ? n - row : step;
         if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
         piece p = { .j = j,
                     .e = e,
-                    .dtype = j->dtype[entry],
-                    .part = part,
+                    .dtype = dtype,
                     .first = row,
-                    .task_rows = task_rows,
+                    .task_rows = TASK_ELEMENTS / e->cols + 1,
                     .failing = ATOMIC_FLAG_INIT };
-        ml_parallel_for(n_row, task_rows, run_task, &p);
+        ml_parallel_for(n_row, p.task_rows, run_task, &p);
         if (p.status != ML_OK) {
             *err = p.error;
             return p.status;
@@ -152,7 +156,7 @@ static ml_status allocate(job *j, ml_error *err)
     for (size_t i = 0; i < j->x->layout->n; i++) {
         const ml_gguf_entry *e = &j->x->layout->entry[i];
         int64_t step = PIECE_ELEMENTS / e->cols + 1, task_rows = TASK_ELEMENTS / e->cols + 1;
-        if (step > e->rows) step = e->rows;
+        if (step > e->n_part * e->rows) step = e->n_part * e->rows;
         size_t bytes = (size_t)step * ml_dtype_row_bytes(j->dtype[i], e->cols);
         size_t values = (size_t)ml_thread_count() * (size_t)(task_rows * e->cols) * sizeof(float);
         if (bytes > j->bytes_size) j->bytes_size = bytes;
@@ -180,9 +184,7 @@ static ml_status write_all(job *j, ml_gguf_writer *w, ml_error *err)
     ML_TRY(declare(j, w, err));
     ML_TRY(allocate(j, err));
     ML_TRY(ml_gguf_writer_start(w, err));
-    for (size_t i = 0; i < j->x->layout->n; i++) {
-        for (int64_t part = 0; part < j->x->layout->entry[i].n_part; part++) ML_TRY(write_part(j, w, i, part, err));
-    }
+    for (size_t i = 0; i < j->x->layout->n; i++) ML_TRY(write_tensor(j, w, &j->x->layout->entry[i], j->dtype[i], err));
     return ml_gguf_writer_end(w, err);
 }
 
