@@ -20,7 +20,7 @@ typedef struct {
     ml_model *model;
     ml_pretrain *stage;
     ml_train_hooks hooks;
-    ml_trainer *trainer;
+    ml_loop *trainer;
 } job;
 
 static void say(void *arg, const char *text)
@@ -32,11 +32,11 @@ static void say(void *arg, const char *text)
 /* A run that cannot be is refused before hours of data preparation. */
 static ml_status check_first(job *j, ml_error *err)
 {
-    ML_TRY(ml_trainer_check_folder(j->run, j->resume, err));
+    ML_TRY(ml_loop_check_folder(j->run, j->resume, err));
     if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
     ML_TRY(ml_cli_train_config(j->o, &j->train, err));
     ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
-    ML_TRY(ml_trainer_check_config(&j->train, &j->config, err));
+    ML_TRY(ml_loop_check_config(&j->train, &j->config, err));
     return ml_cli_check_memory(&j->train, &j->config, err);
 }
 
@@ -72,24 +72,24 @@ static ml_status set_up(job *j, ml_error *err)
     ML_TRY(ml_model_make(&j->config, ML_F32, true, &j->model, err));
     if (!j->resume) ml_model_init(j->model, j->train.seed);
     j->hooks = (ml_train_hooks){ .line = say };
-    ML_TRY(ml_trainer_make(&j->train, j->run, j->resume, j->model, ml_pretrain_stage(j->stage), j->tokenizer, &j->hooks,
-                           &j->trainer, err));
-    ml_cli_print_groups(ml_trainer_optimizer(j->trainer));
+    ML_TRY(ml_loop_make(&j->train, j->run, j->resume, j->model, ml_pretrain_stage(j->stage), j->tokenizer, &j->hooks,
+                        &j->trainer, err));
+    ml_cli_print_groups(ml_loop_optimizer(j->trainer));
     return write_options(j, err);
 }
 
 static ml_status train(job *j, ml_error *err)
 {
     ml_progress *progress = ml_progress_begin("train", "steps", (double)j->train.schedule.steps);
-    ml_trainer_set_progress(j->trainer, progress);
-    ml_status status = ml_trainer_run(j->trainer, err);
+    ml_loop_set_progress(j->trainer, progress);
+    ml_status status = ml_loop_run(j->trainer, err);
     ml_progress_end(progress);
     return status;
 }
 
 static void free_job(job *j)
 {
-    ml_trainer_free(j->trainer);
+    ml_loop_free(j->trainer);
     ml_model_free(j->model);
     ml_pretrain_free(j->stage);
     ml_dataset_free(j->data);
@@ -101,7 +101,7 @@ ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume,
     job j = { .o = o, .run = run, .resume = resume };
     ml_status status = set_up(&j, err);
     if (status == ML_OK) status = train(&j, err);
-    if (status == ML_OK && best_loss) *best_loss = ml_trainer_best_loss(j.trainer);
+    if (status == ML_OK && best_loss) *best_loss = ml_loop_best_loss(j.trainer);
     free_job(&j);
     return status;
 }

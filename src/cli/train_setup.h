@@ -3,7 +3,7 @@
 #define ML_CLI_TRAIN_SETUP_H
 
 #include "base/options.h"
-#include "train/trainer.h"
+#include "train/loop.h"
 
 /* Fill *out from the sections train, optim, guard, eval, checkpoint and sample. Texts point into `o`. */
 ml_status ml_cli_train_config(const ml_options *o, ml_train_config *out, ml_error *err);

@@ -1,5 +1,5 @@
-/* One optimizer step, and evaluation: the computing part of the trainer. */
-#include "train/trainer_internal.h"
+/* One optimizer step, and evaluation: the computing part of the loop. */
+#include "train/loop_internal.h"
 
 #include "base/clock.h"
 #include "optim/clip.h"
@@ -13,7 +13,7 @@ typedef struct {
 } prepared;
 
 /* Describe a batch's arrays as tensors. */
-static prepared prepare(ml_trainer *t, const ml_batch *b)
+static prepared prepare(ml_loop *t, const ml_batch *b)
 {
     ml_ctx *ctx = &t->ctx;
     int64_t n = b->n_token, n_offset = b->n_seq + 1;
@@ -26,7 +26,7 @@ static prepared prepare(ml_trainer *t, const ml_batch *b)
 }
 
 /* Forward and backward of one micro-batch; adds -sum(log p) to *nll. */
-static ml_status micro_step(ml_trainer *t, const ml_batch *b, double weight, double *nll, ml_error *err)
+static ml_status micro_step(ml_loop *t, const ml_batch *b, double weight, double *nll, ml_error *err)
 {
     ml_ctx *ctx = &t->ctx;
     ml_ctx_reset(ctx);
@@ -48,7 +48,7 @@ static ml_status micro_step(ml_trainer *t, const ml_batch *b, double weight, dou
     return ml_tape_backward(ctx, err);
 }
 
-static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error *err)
+static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
 {
     int64_t n_target = 0;
     for (int64_t i = 0; i < t->config.accumulate; i++) {
@@ -72,7 +72,7 @@ static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error
 }
 
 /* Apply the gradients unless the guard objects. */
-static ml_status update(ml_trainer *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
+static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
 {
     ml_error not_finite = { 0 };
     if (ml_clip_compute_norm(t->model->param, (int64_t)t->model->n_param, &result->grad_norm, &not_finite) != ML_OK) {
@@ -93,7 +93,7 @@ static ml_status update(ml_trainer *t, ml_train_step *result, ml_guard_verdict *
     return ML_OK;
 }
 
-ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
+ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
 {
     double start = ml_clock_seconds();
     *result = (ml_train_step){ 0 };
@@ -104,8 +104,8 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
     ml_alloc_forbid(false);
     ML_TRY(status);
     if (result->skipped) {
-        ml_trainer_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
-                       result->grad_norm);
+        ml_loop_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
+                    result->grad_norm);
     }
     if (verdict == ML_GUARD_ROLL_BACK) {
         if (t->saved_step < 0 || t->n_roll_back++ >= 2) {
@@ -115,8 +115,8 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
                            (long long)t->step + 1, result->grad_norm,
                            t->saved_step < 0 ? "there is no checkpoint to go back to" : "going back did not help");
         }
-        ML_TRY(ml_trainer_restore(t, true, err));
-        ml_trainer_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
+        ML_TRY(ml_loop_restore(t, true, err));
+        ml_loop_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
         result->step = t->step;
         result->tokens = t->tokens;
         result->seconds = ml_clock_seconds() - start;
@@ -129,7 +129,7 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err)
+ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
 {
     double nll = 0;
     int64_t n_target = 0;

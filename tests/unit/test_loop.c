@@ -211,8 +211,8 @@ static void test_evaluation_changes_nothing(void **state)
         ml_train_step x = test_run_step(&a), y = test_run_step(&b);
         assert_true(x.ce == y.ce && x.grad_norm == y.grad_norm && x.aux == y.aux);
         double loss, again;
-        assert_ok(ml_trainer_evaluate(b.trainer, &loss, &err));
-        assert_ok(ml_trainer_evaluate(b.trainer, &again, &err));
+        assert_ok(ml_loop_evaluate(b.loop, &loss, &err));
+        assert_ok(ml_loop_evaluate(b.loop, &again, &err));
         assert_true(loss == again);
     }
     test_assert_same_run(&a, &b);
@@ -228,7 +228,7 @@ static void test_evaluation_changes_nothing(void **state)
         n_target += n;
     }
     ml_batch_free(&batch);
-    assert_ok(ml_trainer_evaluate(b.trainer, &loss, &err));
+    assert_ok(ml_loop_evaluate(b.loop, &loss, &err));
     assert_true(fabs(loss - nll / (double)n_target) < 1e-5);
     test_run_end(&a, false);
     test_run_end(&b, false);
@@ -268,7 +268,7 @@ static void test_bias_moves_by_the_equation(void **state)
     for (int step = 0; step < 4; step++) {
         for (int i = 0; i < 2; i++) memcpy(before[i], r.model->layer[i].router_bias.data, sizeof before[i]);
         test_run_step(&r);
-        const ml_router_stats *s = &r.trainer->stats;
+        const ml_router_stats *s = &r.loop->stats;
         for (int i = 0; i < 2; i++) {
             const int64_t *count = s->count + i * 4;
             int64_t total = count[0] + count[1] + count[2] + count[3];
@@ -298,16 +298,16 @@ static void test_refuses_what_cannot_train(void **state)
     (void)state;
     ml_config model = test_model_config(TEST_DENSE);
     ml_train_config config = test_train_config();
-    ml_trainer *t;
+    ml_loop *t;
     ml_model *m;
     test_stage self = { .batch = 4, .seq = 24 };
     ml_stage stage = test_stage_make(&self);
     assert_ok(ml_model_make(&model, ML_F32, true, &m, &err));
     config.seq = 129;
-    assert_fails(ml_trainer_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL, "129");
+    assert_fails(ml_loop_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL, "129");
     config.seq = 24;
     config.accumulate = 0;
-    assert_fails(ml_trainer_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "train.accumulate");
     assert_null(t);
     ml_model_free(m);

@@ -1,12 +1,12 @@
-/* The training loop that every stage shares.  A stage says where batches come from; the trainer does the rest:
+/* The training loop that every stage shares.  A stage says where batches come from; the loop does the rest:
  * micro-steps, clipping, the guard against divergence, the optimizer, the router bias, logs, checkpoints,
  * evaluation, samples, resuming.
  *
  * The loss of a step is the sum over its target tokens of -log p, divided by their number in the whole step
  * whatever the micro-batches; auxiliary losses are per micro-batch and averaged.  Same seed, build and data: the
  * same bits, also across an interruption (--resume continues as if nothing had happened). */
-#ifndef ML_TRAIN_TRAINER_H
-#define ML_TRAIN_TRAINER_H
+#ifndef ML_TRAIN_LOOP_H
+#define ML_TRAIN_LOOP_H
 
 #include "base/log.h"
 #include "data/batch.h"
@@ -48,32 +48,32 @@ typedef struct {
     ml_status (*restore)(void *self, const json_t *position, const char *where, ml_error *err);
 } ml_stage;
 
-/* How the trainer speaks to whoever started it; `line` may be NULL. */
+/* How the loop speaks to whoever started it; `line` may be NULL. */
 typedef struct {
     void *arg;
     void (*line)(void *arg, const char *text); /* something a person should read */
 } ml_train_hooks;
 
-typedef struct ml_trainer ml_trainer;
+typedef struct ml_loop ml_loop;
 
-/* What ml_trainer_make refuses, told before data are prepared and a model is made: numbers that do not fit together,
+/* What ml_loop_make refuses, told before data are prepared and a model is made: numbers that do not fit together,
  * and a run folder that holds a run (without `resume`) or none (with it).  Changes nothing. */
-ml_status ml_trainer_check_config(const ml_train_config *config, const ml_config *model, ml_error *err);
-ml_status ml_trainer_check_folder(const char *run_folder, bool resume, ml_error *err);
+ml_status ml_loop_check_config(const ml_train_config *config, const ml_config *model, ml_error *err);
+ml_status ml_loop_check_folder(const char *run_folder, bool resume, ml_error *err);
 
-/* Open the run folder (locked until ml_trainer_free).  When `resume`, continue from its latest checkpoint; otherwise
+/* Open the run folder (locked until ml_loop_free).  When `resume`, continue from its latest checkpoint; otherwise
  * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; it, the stage, the tokenizer
- * (may be NULL: samples are then off) and the texts of config must outlive the trainer. */
-ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
-                          const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks,
-                          ml_trainer **out, ml_error *err);
-void ml_trainer_free(ml_trainer *t);
+ * (may be NULL: samples are then off) and the texts of config must outlive the loop. */
+ml_status ml_loop_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
+                       const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks, ml_loop **out,
+                       ml_error *err);
+void ml_loop_free(ml_loop *t);
 /* Show steps on this bar from now on (NULL: none). */
-void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress);
+void ml_loop_set_progress(ml_loop *t, ml_progress *progress);
 
 /* Train to the end, or until ml_stop_requested(): then the step is finished, a checkpoint saved, and ML_ECANCEL
  * returned.  ML_ENUMERIC when training diverges again after rolling back. */
-ml_status ml_trainer_run(ml_trainer *t, ml_error *err);
+ml_status ml_loop_run(ml_loop *t, ml_error *err);
 
 typedef struct {
     int64_t step, tokens;
@@ -82,12 +82,12 @@ typedef struct {
     bool skipped; /* by the guard */
 } ml_train_step;
 
-/* One optimizer step without logging or checkpoints: what ml_trainer_run repeats, for tests and benchmarks. */
-ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err);
+/* One optimizer step without logging or checkpoints: what ml_loop_run repeats, for tests and benchmarks. */
+ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err);
 /* Mean -log p per target over the stage's evaluation set. */
-ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err);
-int64_t ml_trainer_steps_done(const ml_trainer *t);
-double ml_trainer_best_loss(const ml_trainer *t);
-const ml_optimizer *ml_trainer_optimizer(const ml_trainer *t);
+ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err);
+int64_t ml_loop_steps_done(const ml_loop *t);
+double ml_loop_best_loss(const ml_loop *t);
+const ml_optimizer *ml_loop_optimizer(const ml_loop *t);
 
 #endif
