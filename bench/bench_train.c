@@ -94,7 +94,12 @@ static ml_status run(int argc, char **argv, ml_error *err)
     ML_TRY(ml_model_make(&config, ML_F32, true, &model, err));
     ml_model_init(model, 1);
     random_stage self = { ml_rng_make(1, 1), batch, seq, config.vocab_size };
-    ml_stage stage = { .name = "bench", .self = &self, .next = next, .position = position, .restore = restore };
+    ml_stage stage = { .name = "bench",
+                       .self = &self,
+                       .next = next,
+                       .loss = ml_loss_cross_entropy,
+                       .position = position,
+                       .restore = restore };
     ml_train_config train = { .batch = batch,
                               .accumulate = 1,
                               .seq = seq,

@@ -209,6 +209,7 @@ static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
     ML_TRY(ml_metrics_write_step(t->metrics, &s, err));
     char note[96];
     snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r->ce, tps);
+    if (t->hooks.step) t->hooks.step(t->hooks.arg, r, tps);
     ml_progress_update(t->progress, (double)t->step, note);
     return ML_OK;
 }
@@ -228,6 +229,7 @@ static ml_status evaluate_and_rank(ml_loop *t, bool log, ml_error *err)
         ML_TRY(ml_metrics_write_eval(t->metrics, t->step, loss, NULL, 0, err));
         ml_loop_say(t, "step %lld: validation loss %.4f%s", (long long)t->step, loss,
                     loss < t->best_loss ? " (best so far)" : "");
+        if (t->hooks.eval) t->hooks.eval(t->hooks.arg, t->step, loss);
     }
     if (!(loss < t->best_loss)) return ML_OK;
     t->best_loss = loss;
@@ -253,14 +255,21 @@ static ml_status reopen_log(ml_loop *t, ml_error *err)
     return ml_metrics_open(&t->metrics, ml_run_folder(t->run), t->step, err);
 }
 
+/* The checkpoint that a run goes on from was written before the evaluation that belongs to it: that of a multiple of
+ * eval.every, or of what was or is the last step. */
+static ml_status evaluate_resumed(ml_loop *t, ml_error *err)
+{
+    bool is_logged = ml_metrics_has_eval(t->metrics);
+    bool last = t->step >= t->config.schedule.steps;
+    if (t->step == 0 || t->stage->n_eval == 0) return ML_OK;
+    if (!is_logged && !last && !is_due(t->config.eval_every, t->step)) return ML_OK;
+    return evaluate_and_rank(t, !is_logged, err);
+}
+
 ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
     t->peak_flops = measure_peak();
-    bool resumed = t->step > 0;
-    if (resumed && t->stage->n_eval > 0 && is_due(t->config.eval_every, t->step)) {
-        /* The checkpoint was written before the evaluation that belongs to it. */
-        ML_TRY(evaluate_and_rank(t, !ml_metrics_has_eval(t->metrics), err));
-    }
+    ML_TRY(evaluate_resumed(t, err));
     while (t->step < t->config.schedule.steps) {
         ml_train_step r;
         int64_t before = t->step;
@@ -270,7 +279,7 @@ ml_status ml_loop_run(ml_loop *t, ml_error *err)
             continue;
         }
         ML_TRY(log_step(t, &r, err));
-        bool stopping = ml_stop_requested() && t->step < t->config.schedule.steps;
+        bool stopping = ml_progress_stopped(t->progress) && t->step < t->config.schedule.steps;
         ML_TRY(after_step(t, stopping, err));
         if (stopping) return ml_fail(err, ML_ECANCEL, "stopped after step %lld", (long long)t->step);
     }
@@ -280,6 +289,11 @@ ml_status ml_loop_run(ml_loop *t, ml_error *err)
 int64_t ml_loop_steps_done(const ml_loop *t)
 {
     return t->step;
+}
+
+int64_t ml_loop_tokens_done(const ml_loop *t)
+{
+    return t->tokens;
 }
 
 double ml_loop_best_loss(const ml_loop *t)

@@ -105,6 +105,7 @@ ml_stage test_stage_make(test_stage *self)
     return (ml_stage){ .name = "test",
                        .self = self,
                        .next = next,
+                       .loss = ml_loss_cross_entropy,
                        .eval = eval,
                        .n_eval = self->n_eval,
                        .position = position,
@@ -147,7 +148,7 @@ static void begin(test_run *r, const char *folder, bool resume, const ml_config 
     }
     r->self = (test_stage){ .seed = 3, .batch = config->batch, .seq = config->seq, .n_eval = 2, .model = r->model };
     r->stage = test_stage_make(&r->self);
-    ml_train_hooks hooks = { r, remember_line };
+    ml_train_hooks hooks = { .arg = r, .line = remember_line };
     assert_ok(ml_loop_make(&r->config, r->folder, resume, r->model, &r->stage, NULL, &hooks, &r->loop, &err));
 }
 

@@ -234,6 +234,35 @@ static void test_evaluation_changes_nothing(void **state)
     test_run_end(&b, false);
 }
 
+static void twice_cross_entropy(void *self, const ml_batch *batch, const float *logp, double weight, float *seed,
+                                double *sum)
+{
+    double half = 0;
+    ml_loss_cross_entropy(self, batch, logp, 2 * weight, seed, &half);
+    *sum += 2 * half;
+}
+
+/* The loss is the stage's: twice the loss is twice the gradient, to the bit since doubling is exact. */
+static void test_the_stage_makes_the_loss(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.accumulate = 2;
+    test_run a, b;
+    double loss_a, loss_b;
+    test_run_start(&a, &model, &config);
+    test_run_start(&b, &model, &config);
+    b.stage.loss = twice_cross_entropy;
+    assert_ok(ml_loop_evaluate(a.loop, &loss_a, &err));
+    assert_ok(ml_loop_evaluate(b.loop, &loss_b, &err));
+    assert_true(loss_a > 1 && loss_b == 2 * loss_a);
+    ml_train_step x = test_run_step(&a), y = test_run_step(&b);
+    assert_true(x.grad_norm > 0 && y.ce == 2 * x.ce && y.grad_norm == 2 * x.grad_norm);
+    test_run_end(&a, false);
+    test_run_end(&b, false);
+}
+
 /* Whatever is needed is there before the first step. */
 static void test_a_step_allocates_nothing(void **state)
 {
@@ -342,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_recompute_changes_no_bit),
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_evaluation_changes_nothing),
+        cmocka_unit_test(test_the_stage_makes_the_loss),
         cmocka_unit_test(test_a_step_allocates_nothing),
         cmocka_unit_test(test_bias_moves_by_the_equation),
         cmocka_unit_test(test_refuses_what_cannot_train),

@@ -355,6 +355,69 @@ static void test_stop_and_resume(void **state)
     test_run_end(&r, false);
 }
 
+/* ---- the last evaluation ---- */
+
+static ml_status fail_to_evaluate(void *self, int64_t i, ml_batch *out, ml_error *error)
+{
+    (void)self, (void)i, (void)out;
+    return ml_fail(error, ML_EIO, "as if killed here");
+}
+
+static int64_t best_step(const test_run *r)
+{
+    char path[ML_PATH_MAX];
+    int64_t step;
+    assert_ok(ml_run_find(r->folder, ML_RUN_BEST, path, &step, &err));
+    return step;
+}
+
+/* Killed between the last checkpoint and its evaluation: resuming makes up for it, also where eval.every is 0. */
+static void test_last_evaluation_is_made_up_for(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.schedule.steps = 4;
+    test_run straight, r;
+    test_run_start(&straight, &model, &config);
+    assert_ok(ml_loop_run(straight.loop, &err));
+    assert_log_has_steps(straight.folder, 4, 4);
+    test_run_start(&r, &model, &config);
+    r.stage.eval = fail_to_evaluate;
+    assert_fails(ml_loop_run(r.loop, &err), ML_EIO, "as if killed here");
+    for (int i = 0; i < 2; i++) { /* once more changes nothing */
+        test_run_end(&r, true);
+        test_run_resume(&r, r.folder, &model, &config);
+        assert_ok(ml_loop_run(r.loop, &err));
+        assert_log_has_steps(r.folder, 4, 4);
+        assert_true(ml_loop_best_loss(r.loop) == ml_loop_best_loss(straight.loop));
+        assert_int_equal(best_step(&r), 4);
+    }
+    test_run_end(&straight, false);
+    test_run_end(&r, false);
+}
+
+/* A finished run that is given more steps still knows how good it was: worse steps do not become the best. */
+static void test_best_survives_more_steps(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.schedule.steps = 8;
+    test_run r;
+    test_run_start(&r, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    double best = ml_loop_best_loss(r.loop);
+    test_run_end(&r, true);
+    config.schedule.steps = 10;
+    config.schedule.lr = 1; /* ruins it */
+    test_run_resume(&r, r.folder, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_true(ml_loop_best_loss(r.loop) == best);
+    assert_int_equal(best_step(&r), 8);
+    test_run_end(&r, false);
+}
+
 int main(void)
 {
     ml_thread_set_count(1); /* as fast for such models, also on a busy machine */
@@ -368,6 +431,8 @@ int main(void)
         cmocka_unit_test(test_divergence_that_returns_is_an_error),
         cmocka_unit_test(test_log_has_every_step_once),
         cmocka_unit_test(test_stop_and_resume),
+        cmocka_unit_test(test_last_evaluation_is_made_up_for),
+        cmocka_unit_test(test_best_survives_more_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
