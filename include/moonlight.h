@@ -265,7 +265,7 @@ ML_API ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t);
  * What has failed while training is gone on with by a new trainer that resumes. */
 ML_API ml_status ml_trainer_run(ml_trainer *t, ml_error *err);
 /* Ask ml_trainer_run to stop: it finishes the step, saves and returns ML_ECANCEL.  Any thread may call it, a callback
- * and a signal handler too.  Before ml_trainer_run it stops the next one, after its first step. */
+ * and a signal handler too.  Before ml_trainer_run it stops the next one, after its first step at the latest. */
 ML_API void ml_trainer_stop(ml_trainer *t);
 
 typedef struct {
