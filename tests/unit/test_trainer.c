@@ -1,4 +1,5 @@
-/* The library's trainer as another program uses it: moonlight.h and nothing else of it. */
+/* The library's trainer as another program uses it, through moonlight.h alone. */
+#include "base/alloc.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -353,6 +354,42 @@ static void test_divergence(void **state)
     ml_trainer_free(l.trainer);
 }
 
+/* Memory that runs out anywhere while a trainer is opened or run is an error, and the run can be had once there is
+ * enough: also data half made are gone on with. */
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    char dir[ML_PATH_MAX + 16], folder[ML_PATH_MAX];
+    const char *set[] = { dir, "train.steps=1", "optim.warmup=0", "eval.windows=0", "data.bytes=20k" };
+    listener l;
+    snprintf(dir, sizeof dir, "data.dir=%.4000s/scarce", work);
+    assert_ok(ml_path_join(folder, work, "out-of-memory", &err));
+    int64_t live = ml_alloc_get_stats().n_live;
+    for (int64_t n = 0;; n++) {
+        ml_alloc_fail_after(n);
+        ml_status status = open_trainer(&l, folder, false, set, 5);
+        ml_alloc_fail_after(-1);
+        ml_trainer_free(l.trainer);
+        if (status == ML_OK) break;
+        assert_int_equal(status, ML_ENOMEM);
+    }
+    assert_ok(open_trainer(&l, folder, false, set, 5));
+    for (int64_t n = 0;; n = n * 5 / 4 + 1) {
+        ml_alloc_fail_after(n);
+        ml_status status = ml_trainer_run(l.trainer, &err);
+        ml_alloc_fail_after(-1);
+        if (status == ML_OK) break;
+        if (status == ML_ENOMEM) continue;
+        if (!strstr(err.message, "this run has failed")) fail_msg("after %lld: %s", (long long)n, err.message);
+        bool saved = ml_trainer_get_result(l.trainer).latest != NULL;
+        ml_trainer_free(l.trainer);
+        assert_ok(open_trainer(&l, folder, saved, set, 5));
+    }
+    assert_int_equal(ml_trainer_get_result(l.trainer).step, 1);
+    ml_trainer_free(l.trainer);
+    assert_int_equal(ml_alloc_get_stats().n_live, live);
+}
+
 int main(void)
 {
     ml_thread_set_count(1); /* as fast for such models, also on a busy machine */
@@ -363,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_stop_from_a_signal),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
