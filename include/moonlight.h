@@ -194,7 +194,7 @@ typedef struct {
     int64_t tokens;           /* trained on since the run began */
     double loss;              /* nats per target token, without auxiliary losses */
     double grad_norm;         /* before clipping */
-    double lr;                /* largest of the step */
+    double lr;                /* learning rate */
     double tokens_per_second; /* of this step */
     double seconds;           /* it took */
     bool skipped;             /* its gradient was out of line: the weights are as before */
