@@ -34,7 +34,7 @@ static ml_status measure_once(run *r, double *prefill, double *decode, ml_error 
     ML_TRY(check_stop(err));
     ml_session_truncate(r->session, c->depth);
     double start = ml_clock_seconds();
-    for (int64_t i = 0; i < c->n_gen; i++) ML_TRY(ml_session_append(r->session, next + c->n_prompt + i, 1, err));
+    for (int64_t i = 0; i < c->n_gen; i++) ML_TRY(ml_session_append_generated(r->session, next[c->n_prompt + i], err));
     *decode = ml_clock_seconds() - start;
     return check_stop(err);
 }
