@@ -86,7 +86,9 @@ static ml_status count_unused(job *j, const ml_safetensors *file, const ml_model
         const char *name = ml_safetensors_at(file, i)->name;
         size_t index, n = strlen(name), n_end = strlen("_scale_inv");
         bool scale = n > n_end && !strcmp(name + n - n_end, "_scale_inv");
-        if (scale || ml_name_table_find(&known, name, &index)) continue;
+        /* A class that needs a bias has zeros for a model without one. */
+        bool zeros = !m->config.correction_bias && strstr(name, "e_score_correction_bias");
+        if (scale || zeros || ml_name_table_find(&known, name, &index)) continue;
         if (!j->report->n_unused++) snprintf(j->report->unused, sizeof j->report->unused, "%s", name);
     }
     ml_name_table_free(&known);
