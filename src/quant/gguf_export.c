@@ -109,6 +109,14 @@ typedef struct {
     ml_error error;
 } piece;
 
+/* What no weight is behind; all of it is one row. */
+static void fill_from_config(const ml_config *c, const ml_gguf_entry *e, float *out)
+{
+    for (int64_t i = 0; i < e->cols; i++) {
+        out[i] = e->form == ML_GGUF_ZEROS ? 0 : (float)ml_config_llama3_divisor(c, i);
+    }
+}
+
 /* Rows of one part: [row, row + n_row) of it, to `to`. */
 static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, uint8_t *to, int thread, ml_error *err)
 {
@@ -122,7 +130,10 @@ static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, u
     }
     float *values = p->j->values + (size_t)thread * (size_t)(p->task_rows * e->cols);
     if (p->dtype == ML_F32) values = (float *)(void *)to;
-    ML_TRY(x->fill(x->arg, e, part, row, n_row, values, err));
+    if (e->form == ML_GGUF_ZEROS || e->form == ML_GGUF_ROPE_DIVISORS)
+        fill_from_config(x->config, e, values);
+    else
+        ML_TRY(x->fill(x->arg, e, part, row, n_row, values, err));
     if (p->dtype == ML_F32) return ML_OK;
     if (!ml_dtype_is_block(p->dtype)) {
         ml_convert_from_f32(p->dtype, values, to, n_row * e->cols);

@@ -21,7 +21,8 @@ typedef struct {
     ml_status (*type_of)(void *arg, const ml_gguf_entry *e, ml_dtype *out, ml_error *err);
     /* The bytes of one part where they are known in `dtype`, or NULL; may be NULL itself. */
     const void *(*bytes_of)(void *arg, const ml_gguf_entry *e, int64_t part, ml_dtype dtype);
-    /* Rows [row, row + n_row) of one part of a tensor as fp32, [n_row, e->cols]; called from several threads. */
+    /* Rows [row, row + n_row) of one part of a tensor as fp32, [n_row, e->cols]; called from several threads.  Not for
+     * ML_GGUF_ZEROS and ML_GGUF_ROPE_DIVISORS, which the configuration gives. */
     ml_status (*fill)(void *arg, const ml_gguf_entry *e, int64_t part, int64_t row, int64_t n_row, float *out,
                       ml_error *err);
     void *arg;

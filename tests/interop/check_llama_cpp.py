@@ -44,6 +44,8 @@ MODELS = [
     ("deepseek-yarn", "moonlight-tiny", {**MLA, **YARN, "yarn_mscale": 1, "yarn_mscale_all_dim": 1}, []),
     ("deepseek-yarn-same-mscale", "moonlight-tiny",
      {**MLA, **YARN, "yarn_mscale": 0.7, "yarn_mscale_all_dim": 0.7}, []),
+    ("deepseek-softmax", "moonlight-tiny", {**MLA, "scoring": "softmax", "norm_topk_prob": "off",
+                                            "routed_scaling_factor": 1, "correction_bias": "off"}, []),
     ("ernie", "nano-moe", {**COMMON, **GQA, **EXPERTS}, []),
     ("ernie-dense-first", "nano-moe", {**COMMON, **GQA, **EXPERTS, "first_k_dense_replace": 1, "n_shared_experts": 2,
                                        "tie_word_embeddings": "off"}, []),
@@ -56,6 +58,7 @@ MODELS = [
     ("qwen3", "qwen-toy", {**DENSE, "qk_norm": "on", "attention_bias": "off"}, []),
     ("llama", "qwen-toy", {**DENSE, "attention_bias": "off", "tie_word_embeddings": "off"}, []),
     ("llama-tied", "qwen-toy", {**DENSE, "attention_bias": "off", "head_dim": 24, "rotary_dim": 24}, []),
+    ("llama3", "qwen-toy", {**DENSE, "attention_bias": "off", "llama3_factor": 8, "llama3_original_positions": 16}, []),
     ("llama-f16", "qwen-toy", {**DENSE, "attention_bias": "off", "tie_word_embeddings": "off"}, ["--dtype", "f16"]),
 ]
 

@@ -43,6 +43,12 @@ static const variant variants[] = {
     { "qwen-toy", DENSE_SMALL, "qwen2", true },
     { "qwen-toy", DENSE_SMALL "qk_norm=1 attention_bias=0 yarn_factor=2 yarn_original_positions=32", "qwen3", true },
     { "qwen-toy", DENSE_SMALL "attention_bias=0 tie_word_embeddings=0", "llama", true },
+    { "qwen-toy",
+      DENSE_SMALL "attention_bias=0 llama3_factor=8 llama3_low_freq_factor=1 llama3_high_freq_factor=4 "
+                  "llama3_original_positions=32 rope_theta=500",
+      "llama", true },
+    { "moonlight-tiny", MLA_SMALL "scoring=softmax norm_topk_prob=0 routed_scaling_factor=1 correction_bias=0",
+      "deepseek2", false },
 };
 enum { N_VARIANT = sizeof variants / sizeof *variants };
 
