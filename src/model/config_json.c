@@ -613,6 +613,7 @@ static ml_status read_own(const json_t *j, const char *where, ml_config *c, ml_e
         const ml_config_field *f = &ml_config_fields[i];
         if (!f->architecture) continue;
         const json_t *value = json_object_get(j, f->name);
+        if (!value && !strncmp(f->name, "llama3_", 7)) continue; /* younger than the class: absent is none */
         if (!value)
             return ml_fail(err, ML_EFORMAT, "%s: key \"%s\" is missing; %s needs it", where, f->name, own_class);
         ML_TRY(field_from_json(value, f, f->name, where, c, err));

@@ -199,24 +199,13 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
     return ML_OK;
 }
 
-/* GGUF files of DeepSeek's class have its epsilon for the latent norms nowhere (format/gguf_config.h). */
-static void assume_epsilon(job *j)
-{
-    const ml_gguf *g = ml_gguf_source_file(j->source);
-    if (!g || j->config.attention != ML_ATTENTION_MLA || ml_gguf_find_key(g, ML_GGUF_LATENT_EPSILON_KEY)) return;
-    ml_config usual = j->config;
-    usual.latent_norm_eps = 1e-6;
-    if (j->config.latent_norm_eps == usual.latent_norm_eps) return;
-    j->config.latent_norm_eps = usual.latent_norm_eps;
-    j->report->epsilon_assumed = true;
-}
-
 static ml_status write_folder(job *j, ml_error *err)
 {
     ml_manifest *manifest = NULL;
     ml_weight_source *view;
-    assume_epsilon(j);
+    const ml_gguf *g = ml_gguf_source_file(j->source);
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
+    j->report->epsilon_assumed = ml_hf_view_config(g, &j->config);
     j->source = view;
     j->report->kind = ml_config_class_name(&j->config);
     ml_status status = ml_manifest_begin(&manifest, j->x->to, 0, err);

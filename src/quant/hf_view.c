@@ -1,6 +1,7 @@
 #include "quant/hf_view.h"
 
 #include "base/alloc.h"
+#include "format/gguf_config.h"
 #include "model/model.h"
 
 #include <stdio.h>
@@ -159,6 +160,15 @@ static bool has_paired_rows(const ml_config *c)
     half.rope_interleaved = 0;
     return c->attention == ML_ATTENTION_GQA && c->rope_interleaved &&
            !strcmp(ml_config_class_name(&half), "LlamaForCausalLM");
+}
+
+bool ml_hf_view_config(const ml_gguf *g, ml_config *c)
+{
+    if (has_paired_rows(c)) c->rope_interleaved = 0;
+    if (!g || c->attention != ML_ATTENTION_MLA || ml_gguf_find_key(g, ML_GGUF_LATENT_EPSILON_KEY)) return false;
+    if (c->latent_norm_eps == 1e-6) return false;
+    c->latent_norm_eps = 1e-6;
+    return true;
 }
 
 ml_status ml_hf_view_make(ml_weight_source *inner, ml_config *config, ml_weight_source **out, ml_error *err)
