@@ -85,6 +85,8 @@ typedef struct {
     ml_tensor *pos; /* [tokens] i32 */
     ml_tensor *seq; /* [n_seq + 1] i32 offsets (training); with a cache: [tokens] i32, the sequence of each token */
     struct ml_kv_cache *cache; /* NULL: attend within the batch only */
+    int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others are prompt
+                                  (ops/cached.h) */
     bool training;             /* capacity and auxiliary losses are in force */
     bool recompute;            /* keep only layer inputs; run layers again going backward */
     float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
