@@ -273,22 +273,23 @@ static void run_few(const product *q, int64_t row)
     }
 }
 
-/* One tile of tokens, straight from the stored words. */
+/* One tile of tokens, straight from the stored words: of panels all units at once, of rows one after the other. */
 static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
 {
     gathered g[ML_Q_MAX_PANEL];
     tile t;
     place_tile(q, 0, 0, &t);
     load_sums(q, 0, row, true, &t);
-    for (int64_t u = 0; u < q->n_unit; u++) {
+    int64_t step = q->p->w_layout == ML_LAYOUT_PANELS ? q->n_unit : 1;
+    for (int64_t u = 0; u < q->n_unit; u += step) {
         ml_q_words word[ML_Q_MAX_PANEL];
         const uint16_t *half[ML_Q_MAX_PANEL];
         int64_t ahead = 0;
         for (int panel = 0; panel < q->kernel->n_panel; panel++) {
             word[panel] = find_words(q, panel_row(q, row, panel), u, &g[panel], &half[panel], &ahead);
         }
-        direct(word, half, ahead, &t.x, t.acc);
-        advance_tile(q, 1, &t);
+        direct(word, half, step, ML_Q_ROWS * q->block_bytes, ahead, &t.x, t.acc);
+        advance_tile(q, step, &t);
     }
     store_sums(q, 0, row, &t);
 }
