@@ -51,10 +51,26 @@ static ml_status open_tokenizer(job *j, ml_error *err)
     return ML_OK;
 }
 
+/* The last layer and its last expert are there, before lists of as many as the configuration says are made. */
+static ml_status check_extent(const job *j, ml_error *err)
+{
+    const ml_config *c = &j->config;
+    ml_stored_weight w;
+    char name[ML_WEIGHT_NAME_MAX];
+    int64_t last = c->num_hidden_layers - 1, dim[2] = { c->hidden_size, c->moe_intermediate_size };
+    snprintf(name, sizeof name, "model.layers.%lld.input_layernorm.weight", (long long)last);
+    ML_TRY(j->source->find(j->source, name, 1, dim, &w, err));
+    if (!ml_config_layer_is_moe(c, last)) return ML_OK;
+    snprintf(name, sizeof name, "model.layers.%lld.mlp.experts.%lld.down_proj.weight", (long long)last,
+             (long long)(c->n_routed_experts - 1));
+    return j->source->find(j->source, name, 2, dim, &w, err);
+}
+
 static ml_status open_source(job *j, ml_error *err)
 {
     j->kind = ml_weight_source_kind(j->x->from);
     ML_TRY(ml_weight_source_open(j->x->from, &j->config, &j->source, err));
+    ML_TRY(check_extent(j, err));
     ML_TRY(open_tokenizer(j, err));
     j->report->has_tokenizer = j->tokenizer != NULL;
     if (!j->tokenizer || ml_tokenizer_vocab_size(j->tokenizer) <= j->config.vocab_size) return ML_OK;
