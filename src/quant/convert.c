@@ -11,6 +11,7 @@
 #include "format/source.h"
 #include "model/model.h"
 #include "quant/gguf_export.h"
+#include "quant/calibrate.h"
 #include "quant/gguf_from_source.h"
 #include "quant/hf_copy.h"
 #include "quant/hf_view.h"
@@ -25,6 +26,7 @@ typedef struct {
     ml_config config;
     ml_weight_source *source;
     ml_tokenizer *tokenizer; /* NULL: there is none */
+    ml_importance importance;
 } job;
 
 /* ---- the source ---- */
@@ -166,6 +168,53 @@ static int64_t stored_file_type(const job *j)
     return ml_gguf_get_integer(g, "general.file_type", 0, INT32_MAX, &type, &ignored) == ML_OK ? type : -1;
 }
 
+/* ---- importance ---- */
+
+enum { WINDOW = 512 };
+
+static void show_reading(void *arg, int64_t n_done, int64_t n_id)
+{
+    const job *j = arg;
+    if (j->x->reading) j->x->reading(j->x->arg, n_done, n_id);
+}
+
+static ml_status calibrate(job *j, const ml_gguf_layout *layout, ml_model *m, ml_error *err)
+{
+    char *text;
+    size_t n_bytes;
+    ml_ids ids = { 0 };
+    ML_TRY(ml_file_read(j->x->calibrate, &text, &n_bytes, err));
+    ml_status status = ml_tokenizer_encode(j->tokenizer, text, n_bytes, false, &ids, err);
+    ml_free(text);
+    int64_t n_id = (int64_t)ids.n, most = m->config.max_position_embeddings;
+    if (j->x->calibrate_tokens && n_id > j->x->calibrate_tokens) n_id = j->x->calibrate_tokens;
+    ml_calibration c = { .id = ids.id,
+                         .n_id = n_id,
+                         .window = most < WINDOW ? most : WINDOW,
+                         .bos = ml_tokenizer_bos(j->tokenizer),
+                         .progress = show_reading,
+                         .arg = j };
+    if (status == ML_OK) status = ml_calibrate(m, layout, &c, &j->importance, err);
+    ml_ids_free(&ids);
+    if (status == ML_OK && j->x->importance) status = ml_importance_save(&j->importance, j->x->importance, err);
+    return status;
+}
+
+static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error *err)
+{
+    ml_model *m;
+    if (j->x->importance && !j->x->calibrate) return ml_importance_load(j->x->importance, &j->importance, err);
+    if (!j->x->calibrate) return ML_OK;
+    if (!j->tokenizer) {
+        return ml_fail(err, ML_EINVAL, "%s: there is no tokenizer to read %s with: name one with --tokenizer",
+                       j->x->from, j->x->calibrate);
+    }
+    ML_TRY(ml_model_open(j->x->from, &m, err));
+    ml_status status = calibrate(j, layout, m, err);
+    ml_model_free(m);
+    return status;
+}
+
 static ml_status write_gguf(job *j, ml_error *err)
 {
     bool pair_rows;
@@ -175,6 +224,7 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .layout = &layout,
                          .plan = j->x->plan,
                          .tokenizer = j->tokenizer,
+                         .errors = &j->report->errors,
                          .file_type = stored_file_type(j),
                          .fill = fill,
                          .type_of = type_of,
@@ -186,6 +236,8 @@ static ml_status write_gguf(job *j, ml_error *err)
     ML_TRY(ml_gguf_layout_make(&j->config, x.arch, pair_rows, split, &layout, err));
     j->report->kind = x.arch->name;
     ml_status status = note_unused(j, err);
+    if (status == ML_OK) status = find_importance(j, &layout, err);
+    if (j->importance.n) x.importance = &j->importance;
     if (status == ML_OK) status = ml_gguf_export_write(&x, j->x->to, err);
     ml_gguf_layout_free(&layout);
     return status;
@@ -249,6 +301,7 @@ ml_status ml_convert_model(const ml_convert *x, ml_convert_report *report, ml_er
     ml_status status = open_source(&j, err);
     if (status == ML_OK) status = x->gguf ? write_gguf(&j, err) : write_folder(&j, err);
     if (status == ML_OK) report->n_params = ml_model_count(&j.config).total;
+    ml_importance_free(&j.importance);
     ml_tokenizer_free(j.tokenizer);
     if (j.source) j.source->free(j.source);
     return status;

@@ -8,6 +8,7 @@
 #include "infer/session.h"
 #include "model/model.h"
 #include "quant/hf_view.h"
+#include "support/byte_tokenizer.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -371,6 +372,76 @@ static void test_rules(void **state)
     assert_fails(ml_quant_mix_find("q9", &plan.mix, &err), ML_EINVAL, "q4_k_m");
 }
 
+/* Importance of a MoE model from a text: from its file the same file again; what counts is lost less. */
+static void test_calibration(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *text = join(work, "text"), *plain = join(work, "plain.gguf");
+    char *weighted = join(work, "weighted.gguf"), *again = join(work, "again.gguf"), *file = join(work, "im.gguf");
+    static const char words[] = "a calibration text, of which every byte is a token; it is short, but long enough.";
+    ml_config config;
+    ml_convert_report report;
+    const variant v = { "nano-moe", MOE_SMALL "vocab_size=258 hidden_size=64 moe_intermediate_size=32", NULL, true };
+    write_folder(&v, ML_F32, folder, &config);
+    ml_tokenizer_free(test_byte_tokenizer(folder, true, 0));
+    assert_ok(ml_file_replace(text, words, strlen(words), &err));
+    convert(folder, plain, "q4_0", true);
+    ml_convert x = { .from = folder, .to = weighted, .gguf = true, .calibrate = text, .importance = file };
+    assert_ok(ml_quant_mix_find("q4_0", &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    const ml_quant_error *e = &report.errors.by[ML_CLASS_EXPERT_UP][ML_Q4_0];
+    assert_int_equal(e->n_tensor, 3);
+    assert_int_equal(e->n_element, 3 * 4 * 32 * 64);
+    assert_true(e->error > 0 && e->error < 0.02 * e->square); /* 4 bits of normal numbers: 0.09 squared is 0.008 */
+    x.to = again;
+    x.calibrate = NULL;
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_same_file(weighted, again);
+
+    ml_importance im;
+    const float *mean;
+    assert_ok(ml_importance_load(file, &im, &err));
+    ml_gguf_entry up = { .name = "blk.0.ffn_up_exps.weight", .n_part = 4, .rows = 32, .cols = 64 };
+    double n_seen = 0, plain_error = 0, weighted_error = 0;
+    ml_config ignored;
+    ml_weight_source *exact, *a, *b;
+    assert_ok(ml_weight_source_open(folder, &ignored, &exact, &err));
+    assert_ok(ml_weight_source_open(plain, &ignored, &a, &err));
+    assert_ok(ml_weight_source_open(weighted, &ignored, &b, &err));
+    for (int64_t expert = 0; expert < 4; expert++) {
+        float want[32 * 64], p[32 * 64], q[32 * 64];
+        ml_weight_source *source[3] = { exact, a, b };
+        float *to[3] = { want, p, q };
+        char name[64];
+        assert_ok(ml_importance_find(&im, &up, expert, &mean, &err));
+        if (!mean) continue; /* no token went there */
+        snprintf(name, sizeof name, "model.layers.0.mlp.experts.%lld.up_proj.weight", (long long)expert);
+        for (int k = 0; k < 3; k++) {
+            ml_stored_weight w;
+            assert_ok(source[k]->find(source[k], name, 2, (int64_t[]){ 32, 64 }, &w, &err));
+            assert_ok(source[k]->read_f32(source[k], &w, 0, 32, to[k], &err));
+        }
+        for (int k = 0; k < 32 * 64; k++) {
+            plain_error += (double)mean[k % 64] * pow((double)p[k] - (double)want[k], 2);
+            weighted_error += (double)mean[k % 64] * pow((double)q[k] - (double)want[k], 2);
+        }
+        for (size_t k = 0; k < im.n; k++) {
+            if (!strcmp(im.entry[k].name, up.name)) n_seen += (double)im.entry[k].count[expert];
+        }
+    }
+    assert_true(n_seen ==
+                2.0 * (double)(strlen(words) + 2)); /* two experts a token, and a BOS before each window of 64 */
+    assert_true(weighted_error < 0.9 * plain_error);
+    up.cols = 32;
+    assert_fails(ml_importance_find(&im, &up, 0, &mean, &err), ML_EINVAL, "another model");
+    exact->free(exact);
+    a->free(a);
+    b->free(b);
+    ml_importance_free(&im);
+    test_remove_folder(work);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -395,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_folder_to_folder),
         cmocka_unit_test(test_unused_tensors_are_told),
         cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_calibration),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
