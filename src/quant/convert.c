@@ -151,6 +151,21 @@ static const void *bytes_of(void *arg, const ml_gguf_entry *e, int64_t part, ml_
     return w.dtype == dtype ? w.data : NULL;
 }
 
+/* Pages of a mapped source count as this process's memory until they are given back. */
+static void finished(void *arg, const ml_gguf_entry *e)
+{
+    const job *j = arg;
+    ml_stored_weight w;
+    ml_error ignored;
+    bool made = e->form == ML_GGUF_ZEROS || e->form == ML_GGUF_ROPE_DIVISORS;
+    bool split = e->form == ML_GGUF_KEYS_OF_KV_B || e->form == ML_GGUF_VALUES_OF_KV_B;
+    if (!j->source->drop || made || split) return;
+    for (int64_t part = 0; part < e->n_part; part++) {
+        if (ml_gguf_find_in_source(j->source, e, part, &w, &ignored) != ML_OK || !w.data) continue;
+        j->source->drop(j->source, w.data, (size_t)e->rows * ml_dtype_row_bytes(w.dtype, e->cols));
+    }
+}
+
 static void show(void *arg, uint64_t done, uint64_t total)
 {
     const job *j = arg;
@@ -229,6 +244,7 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .fill = fill,
                          .type_of = type_of,
                          .bytes_of = bytes_of,
+                         .finished = finished,
                          .arg = j,
                          .progress = show };
     ML_TRY(ml_gguf_arch_for(&j->config, &x.arch, &pair_rows, err));

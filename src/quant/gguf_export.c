@@ -270,7 +270,11 @@ static ml_status write_all(job *j, ml_gguf_writer *w, ml_error *err)
     ML_TRY(declare(j, w, err));
     ML_TRY(allocate(j, err));
     ML_TRY(ml_gguf_writer_start(w, err));
-    for (size_t i = 0; i < j->x->layout->n; i++) ML_TRY(write_tensor(j, w, &j->x->layout->entry[i], j->dtype[i], err));
+    for (size_t i = 0; i < j->x->layout->n; i++) {
+        const ml_gguf_entry *e = &j->x->layout->entry[i];
+        ML_TRY(write_tensor(j, w, e, j->dtype[i], err));
+        if (j->x->finished) j->x->finished(j->x->arg, e);
+    }
     return ml_gguf_writer_end(w, err);
 }
 

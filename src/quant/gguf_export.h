@@ -38,6 +38,8 @@ typedef struct {
      * ML_GGUF_ZEROS and ML_GGUF_ROPE_DIVISORS, which the configuration gives. */
     ml_status (*fill)(void *arg, const ml_gguf_entry *e, int64_t part, int64_t row, int64_t n_row, float *out,
                       ml_error *err);
+    /* A tensor was written: what it came from is not needed again.  May be NULL. */
+    void (*finished)(void *arg, const ml_gguf_entry *e);
     void *arg;
     /* Told after every piece, with the bytes of tensors written so far; may be NULL. */
     void (*progress)(void *arg, uint64_t done, uint64_t total);
