@@ -342,9 +342,8 @@ ml_status ml_pt_source_make(ml_pt *file, const char *where, ml_config *config, m
     if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
     snprintf(s->where, sizeof s->where, "%s", where);
     s->file = file;
-    s->base = (ml_weight_source){
-        .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
-    };
+    s->base =
+        (ml_weight_source){ .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .free = free_source };
     ml_status status = recognise(s, where, err);
     if (status != ML_OK) {
         ml_free(s);
@@ -361,6 +360,9 @@ ml_status ml_pt_source_open(const char *path, ml_config *config, ml_weight_sourc
     *out = NULL;
     ML_TRY(ml_pt_open(&file, path, err));
     ml_status status = ml_pt_source_make(file, path, config, out, err);
-    if (status != ML_OK) ml_pt_close(file);
+    if (status == ML_OK)
+        (*out)->drop = drop; // the pages are a file's: dropped ones are read again
+    else
+        ml_pt_close(file);
     return status;
 }
