@@ -113,7 +113,7 @@ static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight
 static void drop(const ml_weight_source *source, const void *data, size_t n_bytes)
 {
     const view *v = (const view *)source;
-    if (v->inner->drop) v->inner->drop(v->inner, data, n_bytes);
+    v->inner->drop(v->inner, data, n_bytes);
 }
 
 static void free_view(ml_weight_source *source)
@@ -176,10 +176,10 @@ ml_status ml_hf_view_make(ml_weight_source *inner, ml_config *config, ml_weight_
     *out = NULL;
     view *v = ml_calloc(1, sizeof *v);
     if (!v) return ml_fail_memory(err, sizeof *v, "a model's file");
-    v->base = (ml_weight_source){
-        .where = inner->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_view
-    };
+    v->base =
+        (ml_weight_source){ .where = inner->where, .has = has, .find = find, .read_f32 = read_f32, .free = free_view };
     v->inner = inner;
+    if (inner->drop) v->base.drop = drop;
     bool mla = config->attention == ML_ATTENTION_MLA;
     v->joins = mla && !inner->has(inner, "model.layers.0.self_attn.kv_b_proj.weight");
     v->halves = has_paired_rows(config);

@@ -80,6 +80,17 @@ static void add_down(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* The inputs of every expert's products: its rows of x for gate and up, those of `a` for down. */
+static void show_inputs(const ml_observer *o, const ml_experts_layer *l)
+{
+    for (int64_t e = 0; e < l->n_expert; e++) {
+        int64_t begin = l->offset[e], n = l->offset[e + 1] - begin;
+        if (!n) continue;
+        o->see(o->arg, l->gate, e, ml_f32(l->x), l->token + begin, n, l->d, l->x->stride);
+        o->see(o->arg, l->down, e, l->a + begin * l->f, NULL, n, l->f, l->f);
+    }
+}
+
 ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
 {
     int64_t n_tile = l->first_tile[l->n_expert];
@@ -89,6 +100,7 @@ ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
     ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->gate));
     if (l->up) ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->up));
     ml_parallel_for(n_tile * w.n_part, 1, make_hidden, &w);
+    if (ctx->observer) show_inputs(ctx->observer, l);
     w.a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
     ML_TRY(ml_weight_input_prepare(ctx, &w.a, l->down));
     ml_parallel_for(l->d, w.columns, add_down, &w);
