@@ -27,9 +27,13 @@ struct ml_tokenizer {
     ml_merge *merges;                 /* by rank */
     size_t n_merges, merges_capacity;
     ml_pair_table pairs;
-    ml_piece_table whole; /* pieces of text that are one token at once */
-    int32_t byte_id[256]; /* -1: none */
-    ml_pattern *split;    /* NULL: text is one piece */
+    uint64_t *pair_filter;    /* a bit for each hash of a pair in the table; NULL before finish */
+    size_t pair_filter_mask;  /* bits - 1 */
+    uint32_t *byte_pair_rank; /* [256 * 256] */
+    int32_t *char_id;         /* [65536] of characters of two and three bytes, where merging may begin with them; -1 */
+    ml_piece_table whole;     /* pieces of text that are one token at once */
+    int32_t byte_id[256];     /* -1: none */
+    ml_pattern *split;        /* NULL: text is one piece */
     int32_t role[ML_N_ROLES];
     bool whole_piece, fuse_unk, add_bos;
     bool scored, space_prefix; /* SentencePiece: see ml_tokenizer_use_scores */
@@ -43,6 +47,11 @@ struct ml_tokenizer {
     size_t n_added_lengths, added_lengths_capacity;
     char fingerprint[ML_SHA256_HEX];
 };
+
+static inline bool ml_tokenizer_has(const ml_tokenizer *t, int64_t id)
+{
+    return id >= 0 && (uint64_t)id < t->n_pieces && (t->pieces[id].flags & PIECE_PRESENT);
+}
 
 static inline const uint8_t *ml_piece_bytes(const ml_tokenizer *t, int32_t id)
 {
@@ -67,7 +76,8 @@ typedef struct {
 } ml_merge_scratch;
 
 void ml_merge_scratch_free(ml_merge_scratch *s);
-/* Merge n >= 1 bytes, all of which have a token, to scratch->id[0 .. *n_ids). */
+/* Merge n >= 1 bytes, all of which have a token, to scratch->id[0 .. *n_ids).  Once the tokenizer is finished they must
+ * be UTF-8. */
 ml_status ml_merge_bytes(const ml_tokenizer *t, ml_merge_scratch *s, const uint8_t *p, size_t n, size_t *n_ids,
                          ml_error *err);
 
