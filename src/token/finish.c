@@ -87,7 +87,7 @@ static ml_status take_fingerprint(ml_tokenizer *t, ml_error *err)
 /* What merging looks at before it looks at the table of pairs, which is larger than the caches. */
 static ml_status index_pairs(ml_tokenizer *t, ml_error *err)
 {
-    if (!t->n_merges) return ML_OK;
+    if (!t->n_merges || t->sentencepiece) return ML_OK;
     size_t n_bits = 1024;
     while (n_bits < 12 * t->n_merges) n_bits *= 2;
     t->pair_filter = ml_calloc(n_bits / 64, sizeof *t->pair_filter);
@@ -195,7 +195,7 @@ static bool all_bytes_known(const ml_tokenizer *t)
 
 static ml_status index_chars(ml_tokenizer *t, ml_error *err)
 {
-    if (!t->n_merges || !all_bytes_known(t)) return ML_OK;
+    if (!t->n_merges || t->sentencepiece || !all_bytes_known(t)) return ML_OK;
     size_t n_slots = 2 * (N_PAIR + 256) + t->n_pieces;
     uint32_t *slots = ml_alloc(n_slots * sizeof *slots);
     t->char_id = ml_alloc(N_PAIR * sizeof *t->char_id);
@@ -212,6 +212,33 @@ static ml_status index_chars(ml_tokenizer *t, ml_error *err)
     return ML_OK;
 }
 
+static ml_status check_roles(const ml_tokenizer *t, ml_error *err)
+{
+    static const char *const names[ML_N_ROLES] = { "bos", "eos", "unk", "pad" };
+    for (size_t i = 0; i < ML_N_ROLES; i++) {
+        if (t->role[i] < 0 || ml_tokenizer_has(t, t->role[i])) continue;
+        return ml_fail(err, ML_EFORMAT, "the %s token has id %d, which is not in the vocabulary", names[i], t->role[i]);
+    }
+    const ml_ids *const lists[] = { &t->prefix, &t->suffix, &t->ends };
+    for (size_t k = 0; k < sizeof lists / sizeof lists[0]; k++) {
+        for (size_t i = 0; i < lists[k]->n; i++) {
+            if (ml_tokenizer_has(t, lists[k]->id[i])) continue;
+            return ml_fail(err, ML_EFORMAT,
+                           "a token with id %d stands around texts or ends them, but is not in the "
+                           "vocabulary",
+                           lists[k]->id[i]);
+        }
+    }
+    return ML_OK;
+}
+
+static ml_status put_around(ml_tokenizer *t, ml_error *err)
+{
+    int32_t bos = t->role[ML_ROLE_BOS], eos = t->role[ML_ROLE_EOS];
+    if (t->add_bos && bos >= 0) ML_TRY(ml_ids_append(&t->prefix, &bos, 1, err));
+    return t->add_eos && eos >= 0 ? ml_ids_append(&t->suffix, &eos, 1, err) : ML_OK;
+}
+
 ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err)
 {
     if (!t->n_pieces) return ml_fail(err, ML_EFORMAT, "the vocabulary is empty");
@@ -226,12 +253,8 @@ ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err)
     if (status == ML_OK) status = index_chars(t, err);
     if (status != ML_OK) return status;
     if (t->n_added_lengths) qsort(t->added_lengths, t->n_added_lengths, sizeof *t->added_lengths, falling);
-    for (size_t i = 0; i < ML_N_ROLES; i++) {
-        if (t->role[i] >= 0 && !ml_tokenizer_has(t, t->role[i])) {
-            static const char *const names[] = { "bos", "eos", "unk", "pad" };
-            return ml_fail(err, ML_EFORMAT, "the %s token has id %d, which is not in the vocabulary", names[i],
-                           t->role[i]);
-        }
-    }
+    ML_TRY(check_roles(t, err));
+    ML_TRY(put_around(t, err));
+    if (t->sentencepiece && t->n_merges) ML_TRY(ml_pieces_find_scores(t, err));
     return take_fingerprint(t, err);
 }

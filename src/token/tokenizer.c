@@ -55,6 +55,10 @@ void ml_tokenizer_free(ml_tokenizer *t)
     ml_piece_table_free(&t->added);
     ml_pattern_free(t->split);
     ml_free(t->chat_template);
+    ml_free(t->chat_format);
+    ml_ids_free(&t->prefix);
+    ml_ids_free(&t->suffix);
+    ml_ids_free(&t->ends);
     ml_free(t->added_lengths);
     ml_free(t);
 }
@@ -85,7 +89,7 @@ ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes,
     ML_TRY(ml_chars_append(&t->blob, bytes, n_bytes, err));
     while (t->n_pieces < need) t->pieces[t->n_pieces++] = (ml_piece){ 0 };
     t->pieces[id] = (ml_piece){ (uint32_t)at, (uint32_t)n_bytes, (uint32_t)(flags | PIECE_PRESENT), 0 };
-    if (n_bytes == 1 && !flags && !t->scored) {
+    if (n_bytes == 1 && !flags && !t->sentencepiece) {
         uint8_t byte = *(const uint8_t *)bytes;
         if (t->byte_id[byte] < 0) t->byte_id[byte] = (int32_t)id;
     }
@@ -154,15 +158,32 @@ void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse)
     t->fuse_unk = fuse;
 }
 
-void ml_tokenizer_set_add_bos(ml_tokenizer *t, bool add)
+void ml_tokenizer_set_around(ml_tokenizer *t, bool bos, bool eos)
 {
-    t->add_bos = add;
+    t->add_bos = bos;
+    t->add_eos = eos;
+    t->prefix.n = t->suffix.n = 0;
 }
 
-void ml_tokenizer_use_scores(ml_tokenizer *t, bool space_prefix)
+ml_status ml_tokenizer_put_around(ml_tokenizer *t, bool behind, int32_t id, ml_error *err)
 {
-    t->scored = true;
-    t->space_prefix = space_prefix;
+    return ml_ids_append(behind ? &t->suffix : &t->prefix, &id, 1, err);
+}
+
+ml_status ml_tokenizer_put_end(ml_tokenizer *t, int32_t id, ml_error *err)
+{
+    return ml_ids_append(&t->ends, &id, 1, err);
+}
+
+void ml_tokenizer_set_nfc(ml_tokenizer *t, bool nfc)
+{
+    t->nfc = nfc;
+}
+
+void ml_tokenizer_use_pieces(ml_tokenizer *t, ml_space_rule space)
+{
+    t->sentencepiece = true;
+    t->space = space;
     t->whole_piece = true;
 }
 
@@ -170,6 +191,7 @@ ml_status ml_tokenizer_set_score(ml_tokenizer *t, int32_t id, float score, ml_er
 {
     if (!ml_tokenizer_has(t, id)) return ml_fail(err, ML_EFORMAT, "score of token %d, which does not exist", id);
     if (score != score) return ml_fail(err, ML_EFORMAT, "token id %d: its score is not a number", id);
+    t->scored = true;
     t->pieces[id].score = score;
     return ML_OK;
 }
@@ -190,13 +212,23 @@ void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id)
     t->role[role] = id;
 }
 
-ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err)
+static ml_status set_text(char **to, const char *text, const char *what, ml_error *err)
 {
     char *copy = ml_strdup(text);
-    if (!copy) return ml_fail_memory(err, strlen(text), "a chat template");
-    ml_free(t->chat_template);
-    t->chat_template = copy;
+    if (!copy) return ml_fail_memory(err, strlen(text), what);
+    ml_free(*to);
+    *to = copy;
     return ML_OK;
+}
+
+ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err)
+{
+    return set_text(&t->chat_template, text, "a chat template", err);
+}
+
+ml_status ml_tokenizer_set_chat_format(ml_tokenizer *t, const char *name, ml_error *err)
+{
+    return set_text(&t->chat_format, name, "the name of a chat format", err);
 }
 
 int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table, const uint8_t *p, size_t n,
@@ -266,9 +298,35 @@ int32_t ml_tokenizer_pad(const ml_tokenizer *t)
     return t->role[ML_ROLE_PAD];
 }
 
+ml_status ml_tokenizer_append_prefix(const ml_tokenizer *t, ml_ids *out, ml_error *err)
+{
+    return ml_ids_append(out, t->prefix.id, t->prefix.n, err);
+}
+
+ml_status ml_tokenizer_append_suffix(const ml_tokenizer *t, ml_ids *out, ml_error *err)
+{
+    return ml_ids_append(out, t->suffix.id, t->suffix.n, err);
+}
+
 bool ml_tokenizer_add_bos(const ml_tokenizer *t)
 {
-    return t->add_bos;
+    return t->prefix.n == 1 && t->prefix.id[0] == t->role[ML_ROLE_BOS];
+}
+
+bool ml_tokenizer_add_eos(const ml_tokenizer *t)
+{
+    return t->suffix.n == 1 && t->suffix.id[0] == t->role[ML_ROLE_EOS];
+}
+
+const int32_t *ml_tokenizer_ends(const ml_tokenizer *t, size_t *n)
+{
+    *n = t->ends.n;
+    return t->ends.id;
+}
+
+bool ml_tokenizer_is_sentencepiece(const ml_tokenizer *t)
+{
+    return t->sentencepiece;
 }
 
 bool ml_tokenizer_is_scored(const ml_tokenizer *t)
@@ -283,12 +341,17 @@ float ml_tokenizer_score(const ml_tokenizer *t, int32_t id)
 
 bool ml_tokenizer_space_prefix(const ml_tokenizer *t)
 {
-    return t->space_prefix;
+    return t->space != ML_SPACE_NEVER;
+}
+
+bool ml_tokenizer_is_nfc(const ml_tokenizer *t)
+{
+    return t->nfc;
 }
 
 int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id)
 {
-    if (!t->scored || !ml_tokenizer_has(t, id) || t->pieces[id].n_bytes != 1) return -1;
+    if (!t->sentencepiece || !ml_tokenizer_has(t, id) || t->pieces[id].n_bytes != 1) return -1;
     uint8_t byte = *ml_piece_bytes(t, id);
     return t->byte_id[byte] == id ? byte : -1;
 }
@@ -296,6 +359,11 @@ int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id)
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t)
 {
     return t->chat_template;
+}
+
+const char *ml_tokenizer_chat_format(const ml_tokenizer *t)
+{
+    return t->chat_format;
 }
 
 const char *ml_tokenizer_kind(const ml_tokenizer *t)
