@@ -1,5 +1,6 @@
 /* The one option table (base/options.h): arguments of verbs first, then the sections of recipes. */
 #include "cli/cli.h"
+#include "token/chat.h"
 
 #include <math.h>
 
@@ -29,6 +30,8 @@
         scope, section, name, ML_OPTION_LIST, 0, 0, NULL, def, metavar, help                                           \
     }
 
+#define CHAT_CHOICE(name) "|" name
+
 #define TOKENIZER "tokenizer:encode tokenizer:decode tokenizer:info"
 
 const ml_option_row ml_cli_rows[] = {
@@ -56,6 +59,7 @@ const ml_option_row ml_cli_rows[] = {
 
     TEXT("generate chat", "", "model", NULL, "M", "model folder, or run folder (its best checkpoint)"),
     TEXT("generate", "", "prompt", NULL, "TEXT", "text to continue"),
+    TEXT("generate", "", "messages", NULL, "FILE", "conversation to answer, as JSON: messages, or {messages, tools}"),
     INT("generate", "", "max-tokens", 1, 1e9, "200", "tokens to generate at most"),
     REAL("generate chat", "", "temperature", 0, 100, "0.7", "0 takes the likeliest token each time"),
     INT("generate chat", "", "top-k", 0, 1e9, "0", "sample among the k likeliest tokens; 0: off"),
@@ -67,9 +71,10 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
     FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
     FLAG("generate", "", "json", "off", "print one JSON object: text, ids, logprobs, finish_reason, ..."),
-    TEXT("chat", "", "system", NULL, "TEXT", "system message; none: \"You are a helpful assistant\""),
-    CHOICE("chat", "", "chat-format", "auto|none|moonlight-moe|kimi", "auto",
-           "how turns are marked; auto: as the tokenizer's tokens say; none: continue the text"),
+    TEXT("chat", "", "system", NULL, "TEXT", "system message; without it the chat format's own, if it has one"),
+    CHOICE("generate chat", "", "chat-format", "auto" ML_CHAT_FORMATS(CHAT_CHOICE), "auto",
+           "how turns are marked; auto: as the model says; none: continue the text"),
+    TEXT("generate chat", "", "tools", NULL, "FILE", "tools that the model may call: definitions as in OpenAI's API"),
     INT("chat", "", "max-tokens", 1, 1e9, "512", "tokens of an answer at most"),
     TEXT("inspect", "", "config", NULL, "PRESET", "an architecture by name instead of a path; --model.KEY changes it"),
     TEXT("inspect", "", "svg", NULL, "FILE", "draw the architecture"),

@@ -274,6 +274,19 @@ ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_
     return status;
 }
 
+ml_status ml_tokenizer_encode_inside(const ml_tokenizer *t, const char *text, size_t n_bytes, ml_ids *out,
+                                     ml_error *err)
+{
+    encoder e;
+    ML_TRY(encoder_make(t, &e, err));
+    size_t n_before = out->n;
+    e.limit = (const uint8_t *)text + n_bytes;
+    ml_status status = encode_plain(&e, (const uint8_t *)text, n_bytes, false, out, err);
+    if (status != ML_OK) out->n = n_before;
+    encoder_free(&e);
+    return status;
+}
+
 /* encode_many gives threads parts of about this size. */
 enum { PART_BYTES = 128 * 1024 };
 

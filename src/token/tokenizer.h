@@ -53,6 +53,10 @@ ml_status ml_tokenizer_open_with(const char *path, const ml_tokenizer_extra *ext
  * ids; makes the folder if needed. */
 ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error *err);
 
+/* Encode a stretch in the middle of a text, behind an added token, say; added tokens in it are not recognised. */
+ml_status ml_tokenizer_encode_inside(const ml_tokenizer *t, const char *text, size_t n_bytes, ml_ids *out,
+                                     ml_error *err);
+
 /* Encode many documents on all threads: ids end to end, appended to *out; document i is
  * out->id[offsets[i] .. offsets[i+1]).  offsets [n_docs + 1]. */
 ml_status ml_tokenizer_encode_many(const ml_tokenizer *t, const ml_text *docs, size_t n_docs, bool parse_special,
