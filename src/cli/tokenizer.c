@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "data/source.h"
+#include "format/open_tokenizer.h"
 #include "token/train.h"
 
 #include <string.h>
@@ -15,7 +16,7 @@ static ml_status open_given(const ml_options *o, ml_tokenizer **out, ml_error *e
     ml_tokenizer_extra extra = { .pattern = ml_options_text(o, "pattern") };
     extra.n_added = ml_options_list(o, "added", &extra.added);
     ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
-    return ml_tokenizer_open_with(path, &extra, out, err);
+    return ml_tokenizer_open_any(path, &extra, out, err);
 }
 
 /* A file, or standard input when path is NULL or "-". */
@@ -60,7 +61,12 @@ static ml_status encode(const ml_options *o, const ml_tokenizer *t, ml_error *er
     ml_status status = read_input(ml_options_positional_count(o) ? ml_options_positional(o, 0) : NULL, &text, err);
     if (status == ML_OK) {
         ml_text doc = { text.data, text.n };
-        status = ml_tokenizer_encode_many(t, &doc, 1, ml_options_flag(o, "special"), &ids, offsets, err);
+        bool around = ml_options_flag(o, "around");
+        if (around) status = ml_tokenizer_append_prefix(t, &ids, err);
+        if (status == ML_OK) {
+            status = ml_tokenizer_encode_many(t, &doc, 1, ml_options_flag(o, "special"), &ids, offsets, err);
+        }
+        if (status == ML_OK && around) status = ml_tokenizer_append_suffix(t, &ids, err);
     }
     if (status == ML_OK) status = print_ids(&ids, ml_options_flag(o, "json"), err);
     ml_chars_free(&text);
@@ -191,12 +197,28 @@ static json_t *added_list(const ml_tokenizer *t)
     return list;
 }
 
+/* Ids that stand before or behind each text; NULL when memory is out. */
+static json_t *around_list(const ml_tokenizer *t, bool behind)
+{
+    ml_ids ids = { 0 };
+    ml_error ignored;
+    json_t *list = json_array();
+    if ((behind ? ml_tokenizer_append_suffix : ml_tokenizer_append_prefix)(t, &ids, &ignored) != ML_OK) {
+        json_decref(list);
+        return NULL;
+    }
+    for (size_t i = 0; i < ids.n; i++) json_array_append_new(list, json_integer(ids.id[i]));
+    ml_ids_free(&ids);
+    return list;
+}
+
 static json_t *info_json(const ml_tokenizer *t)
 {
-    json_t *o = json_pack("{s:s, s:i, s:I, s:s, s:s, s:b, s:o}", "kind", ml_tokenizer_kind(t), "vocab_size",
-                          ml_tokenizer_vocab_size(t), "n_merges", (json_int_t)ml_tokenizer_merge_count(t), "pattern",
-                          ml_tokenizer_pattern(t), "fingerprint", ml_tokenizer_fingerprint(t), "chat_template",
-                          ml_tokenizer_chat_template(t) != NULL, "added", added_list(t));
+    json_t *o = json_pack("{s:s, s:i, s:I, s:s, s:s, s:b, s:b, s:o, s:o, s:o}", "kind", ml_tokenizer_kind(t),
+                          "vocab_size", ml_tokenizer_vocab_size(t), "n_merges", (json_int_t)ml_tokenizer_merge_count(t),
+                          "pattern", ml_tokenizer_pattern(t), "fingerprint", ml_tokenizer_fingerprint(t),
+                          "chat_template", ml_tokenizer_chat_template(t) != NULL, "nfc", ml_tokenizer_is_nfc(t),
+                          "before", around_list(t, false), "behind", around_list(t, true), "added", added_list(t));
     for (size_t i = 0; o && i < N_ROLES; i++) json_object_set_new(o, roles[i].name, json_integer(roles[i].id(t)));
     return o;
 }
@@ -208,6 +230,15 @@ static void print_token(const ml_tokenizer *t, int32_t id, const char *label)
     if (text) printf("%-14s%8d  %.*s\n", label, id, (int)n, text);
 }
 
+static void print_around(const ml_tokenizer *t, bool behind, const char *label)
+{
+    json_t *list = around_list(t, behind);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        print_token(t, (int32_t)json_integer_value(json_array_get(list, i)), label);
+    }
+    json_decref(list);
+}
+
 static void print_info(const ml_tokenizer *t)
 {
     enum { SHOWN = 40 };
@@ -216,7 +247,10 @@ static void print_info(const ml_tokenizer *t)
            ml_tokenizer_kind(t), ml_tokenizer_vocab_size(t), count_tokens(t, ml_tokenizer_is_added),
            count_tokens(t, ml_tokenizer_is_special), ml_tokenizer_merge_count(t), ml_tokenizer_pattern(t),
            ml_tokenizer_fingerprint(t), ml_tokenizer_chat_template(t) ? "yes" : "no");
+    if (ml_tokenizer_is_nfc(t)) printf("normal form   C\n");
     for (size_t i = 0; i < N_ROLES; i++) print_token(t, roles[i].id(t), roles[i].name);
+    print_around(t, false, "before texts");
+    print_around(t, true, "behind texts");
     size_t n = 0;
     for (int32_t id = 0; id < ml_tokenizer_vocab_size(t); id++) {
         if (ml_tokenizer_is_added(t, id) && n++ < SHOWN) print_token(t, id, "added");
