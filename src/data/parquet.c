@@ -91,6 +91,11 @@ void ml_parquet_free(ml_parquet *p)
 
 /* ---- columns ---- */
 
+uint64_t ml_parquet_file_size(const ml_parquet *p)
+{
+    return p->meta.file_size;
+}
+
 uint64_t ml_parquet_row_count(const ml_parquet *p)
 {
     return p->meta.n_row;

@@ -25,6 +25,7 @@ ml_status ml_parquet_open(const char *path, ml_parquet **out, ml_error *err);
 ml_status ml_parquet_open_memory(const uint8_t *data, size_t size, const char *name, ml_parquet **out, ml_error *err);
 void ml_parquet_free(ml_parquet *p);
 
+uint64_t ml_parquet_file_size(const ml_parquet *p);
 uint64_t ml_parquet_row_count(const ml_parquet *p);
 /* The row: its children are the columns.  Lives as long as p. */
 const ml_parquet_node *ml_parquet_schema_of(const ml_parquet *p);
@@ -56,7 +57,8 @@ typedef struct {
 
 void ml_parquet_batch_free(ml_parquet_batch *batch);
 
-/* The next rows, none at the end: up to max_rows of one row group, fewer when they hold about max_bytes. */
+/* The next rows, none at the end: up to max_rows of one row group, fewer when they hold about max_bytes.  After a
+ * failure there is no more to read. */
 ml_status ml_parquet_read(ml_parquet *p, size_t max_rows, size_t max_bytes, ml_parquet_batch *batch, ml_error *err);
 
 /* The text in a column of which ml_parquet_is_text is true, within the batch, not 0-terminated; *text is NULL for

@@ -371,6 +371,7 @@ ml_status ml_parquet_meta_read(ml_parquet_meta *meta, const uint8_t *data, size_
         return ml_fail(err, ML_EFORMAT, "offset %zu: a footer of %u bytes does not fit into a file of %zu", size - 8,
                        n_footer, size);
     }
+    meta->file_size = size;
     meta->data_end = size - 8 - n_footer;
     footer f = { .meta = meta, .b = { data, size - 8, meta->data_end } };
     return read_footer(&f, err);

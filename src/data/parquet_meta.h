@@ -46,6 +46,7 @@ typedef struct {
     uint64_t *group_rows;    /* [n_group] */
     size_t n_group;
     uint64_t n_row;
+    size_t file_size;
     size_t data_end; /* offset of the footer: pages lie before it */
 } ml_parquet_meta;
 
