@@ -111,6 +111,19 @@ void ml_record_tally_add(ml_record_tally *t, const ml_error *bad)
     if (t->n_bad++ == 0) snprintf(t->first, sizeof t->first, "%.*s", (int)sizeof t->first - 1, bad->message);
 }
 
+ml_status ml_record_texts(ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally, ml_text *out,
+                          size_t *n_good, ml_error *err)
+{
+    *n_good = 0;
+    for (size_t i = 0; i < n; i++) {
+        ml_status status = ml_record_text(batch, i, field, &out[*n_good], err);
+        if (status == ML_ENOMEM) return status;
+        ml_record_tally_add(tally, status == ML_OK ? NULL : err);
+        *n_good += status == ML_OK;
+    }
+    return ML_OK;
+}
+
 ml_record_tally ml_record_tally_sum(const ml_record_tally *a, const ml_record_tally *b)
 {
     ml_record_tally sum = a->n_bad ? *a : *b;

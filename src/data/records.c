@@ -120,6 +120,13 @@ done:
     return status;
 }
 
+ml_status ml_records_open_texts(const char *const *path, size_t n_path, ml_document_rule rule, const char *marker,
+                                const char *field, ml_records **out, ml_error *err)
+{
+    const ml_records_config config = { .rule = rule, .marker = marker, .field = &field, .n_field = 1 };
+    return ml_records_open(path, n_path, &config, out, err);
+}
+
 void ml_records_free(ml_records *r)
 {
     if (!r) return;

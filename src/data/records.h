@@ -46,6 +46,9 @@ typedef struct ml_records ml_records;
  * says, a damaged footer, none of the fields) come before work begins. */
 ml_status ml_records_open(const char *const *path, size_t n_path, const ml_records_config *config, ml_records **out,
                           ml_error *err);
+/* The same for who wants one text of each record. */
+ml_status ml_records_open_texts(const char *const *path, size_t n_path, ml_document_rule rule, const char *marker,
+                                const char *field, ml_records **out, ml_error *err);
 void ml_records_free(ml_records *r);
 
 /* For progress: bytes of all files on the disk, and those read so far. */
@@ -107,6 +110,10 @@ typedef struct {
 
 /* Count a record; `bad` is its failure, NULL for a good one. */
 void ml_record_tally_add(ml_record_tally *t, const ml_error *bad);
+/* The texts of the first n records of a batch that are well formed, into out[n]: *n_good of them.  The others are
+ * counted only.  Fails with ML_ENOMEM alone. */
+ml_status ml_record_texts(ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally, ml_text *out,
+                          size_t *n_good, ml_error *err);
 /* Both together; the first message is `a`'s if it has one. */
 ml_record_tally ml_record_tally_sum(const ml_record_tally *a, const ml_record_tally *b);
 /* ML_EFORMAT, naming the first, when more than max_bad (0 to 1) of the records are malformed; not before a thousand

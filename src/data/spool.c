@@ -2,7 +2,6 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
-#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,7 +90,7 @@ static ml_status map_file(ml_spool *s, ml_error *err)
     return ML_OK;
 }
 
-static ml_status keep_all(ml_spool *s, ml_records *r, const char *field, ml_error *err)
+static ml_status keep_all(ml_spool *s, ml_records *r, const char *field, const ml_progress *progress, ml_error *err)
 {
     enum { AT_ONCE = 1 << 22 };
     ml_record_batch batch = { 0 };
@@ -99,7 +98,7 @@ static ml_status keep_all(ml_spool *s, ml_records *r, const char *field, ml_erro
     do {
         ML_TRY_GOTO(ml_records_read(r, SIZE_MAX, AT_ONCE, &batch, err));
         for (size_t i = 0; i < batch.n; i++) ML_TRY_GOTO(keep_record(s, &batch, i, field, err));
-        if (ml_stop_requested()) {
+        if (ml_progress_stopped(progress)) {
             status = ml_fail(err, ML_ECANCEL, "stopped while the records were being read");
             goto done;
         }
@@ -110,14 +109,15 @@ done:
     return status;
 }
 
-ml_status ml_spool_open(const char *folder, ml_records *r, const char *field, ml_spool **out, ml_error *err)
+ml_status ml_spool_open(const char *folder, ml_records *r, const char *field, const ml_progress *progress,
+                        ml_spool **out, ml_error *err)
 {
     *out = NULL;
     ml_spool *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "the order of the records");
     ml_status status;
     ML_TRY_GOTO(make_file(folder, s, err));
-    ML_TRY_GOTO(keep_all(s, r, field, err));
+    ML_TRY_GOTO(keep_all(s, r, field, progress, err));
     *out = s;
     s = NULL;
 done:
