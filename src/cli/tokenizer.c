@@ -4,7 +4,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "data/source.h"
+#include "data/count_words.h"
 #include "format/open_tokenizer.h"
 #include "token/train.h"
 
@@ -269,42 +269,29 @@ static ml_status info(const ml_options *o, const ml_tokenizer *t, ml_error *err)
 
 /* -- train -------------------------------------------------------------------------------------- */
 
-/* Count up to `limit` documents (0: all), some at a time since JSON lines are copied. */
-static ml_status count_documents(ml_source *source, int64_t limit, ml_bpe_trainer *trainer, int64_t *n_docs,
-                                 ml_error *err)
+static ml_status count_words(const ml_options *o, ml_records *records, ml_bpe_trainer *trainer, ml_record_tally *tally,
+                             ml_error *err)
 {
-    enum { BATCH = 4096 };
-    ml_progress *progress = ml_progress_begin("counting", "MB", (double)ml_source_size(source) / 1e6);
-    ml_status status = ML_OK;
-    bool more = true;
-    *n_docs = 0;
-    while (status == ML_OK && more) {
-        ml_text docs[BATCH];
-        json_t *hold[BATCH];
-        size_t n = 0;
-        while (n < BATCH && status == ML_OK && (!limit || *n_docs < limit)) {
-            ml_span span;
-            if (!ml_source_next(source, &span)) break;
-            status = ml_source_text(source, &span, &hold[n], &docs[n].data, &docs[n].n_bytes, err);
-            if (status != ML_OK) break;
-            n++;
-            ++*n_docs;
-        }
-        more = n == BATCH;
-        if (status == ML_OK) status = ml_bpe_trainer_add(trainer, docs, n, err);
-        for (size_t i = 0; i < n; i++) json_decref(hold[i]);
-        ml_progress_update(progress, (double)ml_source_at(source) / 1e6, NULL);
+    ml_count_words_config config = { .field = ml_options_text(o, "field"),
+                                     .limit = ml_options_int(o, "docs"),
+                                     .max_bad = ml_options_real(o, "max-bad"),
+                                     .tell = true };
+    config.progress = ml_progress_begin("counting", "MB", (double)ml_records_size(records) / 1e6);
+    ml_status status = ml_data_count_words(records, &config, trainer, tally, err);
+    ml_progress_end(config.progress);
+    ML_TRY(status);
+    if (tally->n_bad) {
+        ml_log_warn("%lld malformed records left out; the first: %s", (long long)tally->n_bad, tally->first);
     }
-    ml_progress_end(progress);
-    return status;
+    return ML_OK;
 }
 
-static ml_status run_training(const ml_options *o, ml_source *source, ml_bpe_trainer *trainer, const char *folder,
+static ml_status run_training(const ml_options *o, ml_records *records, ml_bpe_trainer *trainer, const char *folder,
                               ml_error *err)
 {
     double begin = ml_clock_seconds();
-    int64_t n_docs;
-    ML_TRY(count_documents(source, ml_options_int(o, "docs"), trainer, &n_docs, err));
+    ml_record_tally tally;
+    ML_TRY(count_words(o, records, trainer, &tally, err));
     ml_tokenizer *t = NULL;
     ml_progress *progress = ml_progress_begin("merging", "tokens", (double)ml_options_int(o, "vocab-size"));
     ml_status status = ml_bpe_trainer_finish(trainer, progress, &t, err);
@@ -312,8 +299,8 @@ static ml_status run_training(const ml_options *o, ml_source *source, ml_bpe_tra
     if (status == ML_OK) status = ml_tokenizer_save(t, folder, err);
     if (status == ML_OK) {
         ml_log_info("%s: %d tokens from %lld documents with %zu different pieces, in %.1f s", folder,
-                    ml_tokenizer_vocab_size(t), (long long)n_docs, ml_bpe_trainer_n_words(trainer),
-                    ml_clock_seconds() - begin);
+                    ml_tokenizer_vocab_size(t), (long long)(tally.n_seen - tally.n_bad),
+                    ml_bpe_trainer_n_words(trainer), ml_clock_seconds() - begin);
         if (ml_options_flag(o, "json")) status = ml_cli_print_json(info_json(t), err);
     }
     ml_tokenizer_free(t);
@@ -329,20 +316,21 @@ static ml_status train(const ml_options *o, ml_error *err)
         .allow_fewer = ml_options_flag(o, "allow-fewer"),
     };
     config.n_special = ml_options_list(o, "special", &config.special);
-    ml_source_config rule = { .marker = ml_options_text(o, "marker"), .field = ml_options_text(o, "field") };
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
     size_t n_inputs = ml_options_positional_count(o);
     const char **inputs = ml_calloc(n_inputs, sizeof *inputs);
     if (!inputs) return ml_fail_memory(err, n_inputs * sizeof *inputs, "the names of the inputs");
     for (size_t i = 0; i < n_inputs; i++) inputs[i] = ml_options_positional(o, i);
-    ml_source *source = NULL;
+    ml_records *records = NULL;
     ml_bpe_trainer *trainer = NULL;
     ml_stop_install();
     ml_status status = ml_bpe_trainer_make(&config, &trainer, err);
-    if (status == ML_OK) status = ml_source_open(inputs, n_inputs, &rule, &source, err);
-    if (status == ML_OK) status = run_training(o, source, trainer, folder, err);
-    ml_source_free(source);
+    if (status == ML_OK)
+        status = ml_records_open_texts(inputs, n_inputs, ML_RULE_MARKER, ml_options_text(o, "marker"),
+                                       ml_options_text(o, "field"), &records, err);
+    if (status == ML_OK) status = run_training(o, records, trainer, folder, err);
+    ml_records_free(records);
     ml_bpe_trainer_free(trainer);
     ml_free(inputs);
     return status;
