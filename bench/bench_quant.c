@@ -47,7 +47,7 @@ static void read_range(void *arg, int64_t begin, int64_t end, int thread)
     for (int l = 0; l < 8; l++) sums[thread & 63] += s[l];
 }
 
-static void run_product(const problem *p, int n_token, ml_q_layout layout, int64_t matrix)
+static void run_product(const problem *p, int n_token, ml_layout layout, int64_t matrix)
 {
     ml_qx qx = ml_qx_make(p->dtype, p->x, p->k, n_token, p->k, p->qx);
     ml_qmatmul q = { .n_token = n_token,
@@ -56,7 +56,7 @@ static void run_product(const problem *p, int n_token, ml_q_layout layout, int64
                      .x = &qx,
                      .w_dtype = p->dtype,
                      .w_layout = layout,
-                     .w = (layout == ML_Q_LAYOUT_ROWS ? p->rows : p->panels) + (size_t)matrix * p->matrix_bytes,
+                     .w = (layout == ML_LAYOUT_ROWS ? p->rows : p->panels) + (size_t)matrix * p->matrix_bytes,
                      .y = p->y,
                      .y_stride = p->n };
     ml_qmatmul_run(&q);
@@ -75,7 +75,7 @@ static void measure_decode(const problem *p, double seconds, double *best)
                     ml_parallel_for((int64_t)p->matrix_bytes, READ_TASK, read_range,
                                     p->rows + (size_t)i * p->matrix_bytes);
                 } else {
-                    run_product(p, 1, (ml_q_layout)way, i);
+                    run_product(p, 1, (ml_layout)way, i);
                 }
                 double t = ml_clock_seconds() - start;
                 if (t < best[way]) best[way] = t;
@@ -92,7 +92,7 @@ static void measure_prefill(const problem *p, double seconds, double *best)
     do {
         for (int way = 0; way < 2; way++) {
             double start = ml_clock_seconds();
-            run_product(p, N_TOKEN, (ml_q_layout)way, matrix % p->n_matrix);
+            run_product(p, N_TOKEN, (ml_layout)way, matrix % p->n_matrix);
             double t = ml_clock_seconds() - start;
             if (t < best[way]) best[way] = t;
         }

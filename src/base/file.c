@@ -42,6 +42,14 @@ void ml_map_close(ml_map *map)
     *map = (ml_map){ 0 };
 }
 
+void ml_map_drop(const void *data, size_t n_bytes)
+{
+    /* Whole pages only: the ends are shared with neighbours. */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)data + n_bytes) / page * page;
+    if (begin < end) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 ml_status ml_file_read(const char *path, char **text, size_t *size, ml_error *err)
 {
     ml_map map;
@@ -144,6 +152,17 @@ ml_status ml_path_join(char *out, const char *folder, const char *name, ml_error
 {
     int n = snprintf(out, ML_PATH_MAX, "%s/%s", folder, name);
     if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s/%s: the path is too long", folder, name);
+    return ML_OK;
+}
+
+ml_status ml_path_parent(char *out, const char *path, ml_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 0;
+    if (n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
+    memcpy(out, slash ? path : ".", slash ? n : 1);
+    out[slash ? n : 1] = 0;
+    if (slash && n == 0) memcpy(out, "/", 2);
     return ML_OK;
 }
 

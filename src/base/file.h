@@ -20,6 +20,8 @@ typedef struct {
 
 ml_status ml_map_open(const char *path, ml_map *map, ml_error *err);
 void ml_map_close(ml_map *map);
+/* Part of a mapped file is not needed for now: its memory is given back.  It stays readable. */
+void ml_map_drop(const void *data, size_t n_bytes);
 
 /* Read a whole file into ml_alloc'd memory with a 0 byte behind it (not counted in *size, which may be
  * NULL).  Free with ml_free. */
@@ -46,6 +48,8 @@ ml_status ml_file_replace(const char *path, const void *data, size_t n_bytes, ml
 
 /* Join with '/' into out[ML_PATH_MAX]; ML_EINVAL when too long. */
 ml_status ml_path_join(char *out, const char *folder, const char *name, ml_error *err);
+/* The folder that a file is in, into out[ML_PATH_MAX]: "." for a bare name. */
+ml_status ml_path_parent(char *out, const char *path, ml_error *err);
 bool ml_path_exists(const char *path);
 bool ml_path_is_dir(const char *path);
 /* mkdir -p */

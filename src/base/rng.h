@@ -31,4 +31,9 @@ double ml_rng_uniform(ml_rng *rng);
 /* Standard normal (Box-Muller; keeps no second value, so the state stays two words). */
 double ml_rng_normal(ml_rng *rng);
 
+/* Elements first .. first + n of an endless row of standard normals in single precision, fast: the row is a function
+ * of seed and stream, the same on every machine, and any part of it can be made alone.  No larger than 6.7, and made
+ * from 31 and 32 random bits for a pair. */
+void ml_rng_fill_normal(uint64_t seed, uint64_t stream, uint64_t first, uint64_t n, float *out);
+
 #endif

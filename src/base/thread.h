@@ -1,5 +1,5 @@
-/* Threads: one parallel loop, on OpenMP where the build has it and serial where it has not
- * (sanitizer and fuzz builds).  The default count respects the cgroup's CPU quota, not only the cores. */
+/* Threads: one parallel loop, on a pool that grows to what is asked of it.  The default count respects the affinity
+ * mask, the cgroup's CPU quota and OMP_NUM_THREADS.  A loop that begins while another caller's runs is serial. */
 #ifndef ML_BASE_THREAD_H
 #define ML_BASE_THREAD_H
 

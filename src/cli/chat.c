@@ -362,7 +362,7 @@ static ml_status set_up(chat *c, ml_error *err)
 {
     const char *path, *format = ml_options_text(c->o, "chat-format");
     ML_TRY(ml_cli_require(c->o, "model", &path, err));
-    ML_TRY(ml_cli_load_model(path, &c->model, &c->tokenizer, err));
+    ML_TRY(ml_cli_load_model(path, ml_options_text(c->o, "repack"), &c->model, &c->tokenizer, err));
     ML_TRY(ml_chat_choose(c->tokenizer, strcmp(format, "auto") ? format : NULL, &c->format, err));
     if (c->format.kind == ML_CHAT_NONE && ml_options_given(c->o, "system")) {
         return ml_fail(err, ML_EINVAL, "%s: --system needs a chat format, and there is none here", path);

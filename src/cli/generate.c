@@ -1,5 +1,6 @@
 /* moonlight generate: continue a prompt. */
 #include "cli/cli.h"
+#include "cli/generate_many.h"
 #include "cli/load.h"
 #include "cli/sampling.h"
 #include "infer/generate.h"
@@ -19,21 +20,27 @@ typedef struct {
     ml_error print_error;
 } job;
 
-static ml_status make_prompt(job *j, ml_error *err)
+static ml_status encode_prompt(void *arg, const char *text, ml_ids *out, ml_error *err)
 {
-    const char *text;
-    ML_TRY(ml_cli_require(j->o, "prompt", &text, err));
+    const job *j = arg;
     int32_t bos = ml_tokenizer_bos(j->tokenizer);
-    if (bos >= 0) ML_TRY(ml_ids_append(&j->prompt, &bos, 1, err));
-    return ml_tokenizer_encode(j->tokenizer, text, strlen(text), ml_options_flag(j->o, "special"), &j->prompt, err);
+    if (bos >= 0) ML_TRY(ml_ids_append(out, &bos, 1, err));
+    return ml_tokenizer_encode(j->tokenizer, text, strlen(text), ml_options_flag(j->o, "special"), out, err);
+}
+
+static ml_status load(job *j, ml_error *err)
+{
+    const char *path;
+    ML_TRY(ml_cli_require(j->o, "model", &path, err));
+    if (ml_options_given(j->o, "prompt") == ml_options_given(j->o, "prompts")) {
+        return ml_fail(err, ML_EINVAL, "expected either --prompt TEXT or --prompts FILE");
+    }
+    return ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->model, &j->tokenizer, err);
 }
 
 static ml_status set_up(job *j, ml_error *err)
 {
-    const char *path;
-    ML_TRY(ml_cli_require(j->o, "model", &path, err));
-    ML_TRY(ml_cli_load_model(path, &j->model, &j->tokenizer, err));
-    ML_TRY(make_prompt(j, err));
+    ML_TRY(encode_prompt(j, ml_options_text(j->o, "prompt"), &j->prompt, err));
     const ml_config *c = &j->model->config;
     ml_sampling sampling = ml_cli_sampling(j->o);
     ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->tokenizer), &j->sampler, err));
@@ -83,10 +90,10 @@ static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
     return ml_cli_print_json(object, err);
 }
 
-static ml_status generate(job *j, ml_error *err)
+static ml_status generate_one(job *j, int32_t eos, ml_error *err)
 {
+    ML_TRY(set_up(j, err));
     bool json = ml_options_flag(j->o, "json");
-    int32_t eos = (int32_t)j->model->config.eos_token_id;
     ml_generate_config config = {
         .max_tokens = ml_options_int(j->o, "max-tokens"), .stop_id = &eos, .n_stop = eos >= 0, .arg = j
     };
@@ -110,13 +117,20 @@ static ml_status generate(job *j, ml_error *err)
     return status;
 }
 
+static ml_status generate(job *j, ml_error *err)
+{
+    ML_TRY(load(j, err));
+    int32_t eos = (int32_t)j->model->config.eos_token_id;
+    if (ml_options_given(j->o, "prompt")) return generate_one(j, eos, err);
+    return ml_cli_generate_many(j->o, j->model, j->tokenizer, encode_prompt, j, &eos, eos >= 0, err);
+}
+
 ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
     ML_TRY(ml_cli_parse("generate", NULL, argc, argv, 0, 0, "", &o, err));
     job j = { .o = o };
-    ml_status status = set_up(&j, err);
-    if (status == ML_OK) status = generate(&j, err);
+    ml_status status = generate(&j, err);
     ml_sampler_free(j.sampler);
     ml_session_free(j.session);
     ml_ids_free(&j.prompt);

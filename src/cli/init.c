@@ -1,7 +1,10 @@
-/* moonlight init PRESET DST: a model folder with fresh weights. */
+/* moonlight init PRESET DST: a model folder, or a GGUF file, with fresh weights. */
 #include "cli/cli.h"
+#include "cli/init_gguf.h"
 #include "format/hf.h"
 #include "base/log.h"
+
+#include <string.h>
 
 static ml_status read_config(const ml_options *o, ml_config *config, ml_error *err)
 {
@@ -14,12 +17,8 @@ static ml_status read_config(const ml_options *o, ml_config *config, ml_error *e
     return ml_config_check(config, "options", err);
 }
 
-static ml_status write_model(const ml_options *o, const ml_config *config, ml_error *err)
+static ml_status write_folder(const ml_options *o, const ml_config *config, const char *folder, ml_error *err)
 {
-    const char *folder = ml_options_positional(o, 1);
-    if (ml_path_exists(folder)) {
-        return ml_fail(err, ML_EINVAL, "%s exists already: name a folder that does not, or remove it", folder);
-    }
     ml_dtype dtype = ML_F32;
     (void)ml_dtype_parse(ml_options_text(o, "dtype"), &dtype);
     ml_model *m = NULL;
@@ -38,11 +37,27 @@ static ml_status write_model(const ml_options *o, const ml_config *config, ml_er
     return status;
 }
 
+static ml_status write_model(const ml_options *o, const ml_config *config, ml_error *err)
+{
+    const char *path = ml_options_positional(o, 1);
+    size_t n = strlen(path);
+    bool gguf = n > 5 && !strcmp(path + n - 5, ".gguf");
+    if (ml_path_exists(path)) {
+        return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove it", path);
+    }
+    if (gguf) return ml_cli_init_gguf(o, config, path, err);
+    if (ml_options_text(o, "quant") || ml_options_text(o, "tokenizer")) {
+        return ml_fail(err, ML_EINVAL, "%s: --quant and --tokenizer are for a GGUF file: expected a name in .gguf",
+                       path);
+    }
+    return write_folder(o, config, path, err);
+}
+
 ml_status ml_cli_init(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
     ml_config config;
-    ML_TRY(ml_cli_parse("init", "model", argc, argv, 2, 2, "a preset and a folder to write", &o, err));
+    ML_TRY(ml_cli_parse("init", "model", argc, argv, 2, 2, "a preset and a folder or GGUF file to write", &o, err));
     ml_status status = read_config(o, &config, err);
     if (status == ML_OK) status = write_model(o, &config, err);
     ml_options_free(o);

@@ -1,5 +1,7 @@
 #include "format/hf.h"
 
+#include "format/hf_names.h"
+#include "base/log.h"
 #include "format/safetensors.h"
 
 #include <stdio.h>
@@ -7,115 +9,26 @@
 
 static const uint64_t MAX_SHARD_BYTES = (uint64_t)5 << 30;
 
-/* ---- names: ours are DeepSeek's; one class calls the router's bias differently ---- */
-
+/* What is written, and from where. */
 typedef struct {
-    char name[ML_WEIGHT_NAME_MAX + 16];
-    int n_dim;
-    int64_t dim[2];
-} stored_tensor;
+    const ml_model *m; /* names and shapes; the weights, when there is no source */
+    const ml_hf_export *x;
+    ml_dtype dtype; /* of matrices, unless kept */
+    const char *class_name;
+    ml_st_writer *writer;
+    uint64_t done;
+} saving;
 
-static stored_tensor stored_as(const char *class_name, const ml_weight *w)
+static bool is_matrix(const ml_weight *w)
 {
-    stored_tensor s = { .n_dim = w->n_dim, .dim = { w->dim[0], w->dim[1] } };
-    const char *bias = strstr(w->name, ".gate.e_score_correction_bias");
-    if (bias && !strcmp(class_name, "Ernie4_5_MoeForCausalLM")) {
-        snprintf(s.name, sizeof s.name, "%.*s.moe_statics.e_score_correction_bias", (int)(bias - w->name), w->name);
-        s.n_dim = 2;
-        s.dim[1] = s.dim[0];
-        s.dim[0] = 1;
-    } else {
-        snprintf(s.name, sizeof s.name, "%s", w->name);
-    }
-    return s;
+    return w->kind == ML_PARAM_MATRIX || w->kind == ML_PARAM_EXPERT || w->kind == ML_PARAM_EMBEDDING ||
+           w->kind == ML_PARAM_HEAD;
 }
-
-/* Published classes with a router bias want the tensor even where ours is not used: zeros then. */
-static bool class_has_bias(const char *class_name)
-{
-    return !strcmp(class_name, "DeepseekV3ForCausalLM") || !strcmp(class_name, "Ernie4_5_MoeForCausalLM") ||
-           !strcmp(class_name, "Glm4MoeForCausalLM");
-}
-
-/* ---- reading ---- */
-
-static ml_status read_weight(const ml_st_tensor *t, ml_weight *w, ml_error *err)
-{
-    if (w->dtype == ML_F32) return ml_st_read_all_f32(t, w->data, err);
-    ml_dtype stored;
-    int64_t n = ml_weight_count(w);
-    if (ml_st_dtype_to_tensor(t->dtype, &stored) && stored == w->dtype) {
-        memcpy(w->data, t->data, t->n_bytes);
-        return ML_OK;
-    }
-    enum { ROWS = 64 };
-    int64_t cols = n / w->dim[0];
-    float *buffer = ml_alloc((size_t)(ROWS * cols) * sizeof *buffer);
-    if (!buffer) return ml_fail_memory(err, (size_t)(ROWS * cols) * sizeof *buffer, w->name);
-    ml_status status = ML_OK;
-    for (int64_t row = 0; row < w->dim[0] && status == ML_OK; row += ROWS) {
-        int64_t n_row = w->dim[0] - row < ROWS ? w->dim[0] - row : ROWS;
-        status = ml_st_read_f32(t, row, n_row, buffer, err);
-        char *dst = (char *)w->data + (size_t)(row * cols) * ml_dtype_size(w->dtype);
-        if (status == ML_OK) ml_convert_from_f32(w->dtype, buffer, dst, n_row * cols);
-    }
-    ml_free(buffer);
-    return status;
-}
-
-static ml_status read_weights(const ml_safetensors *file, ml_model *m, ml_error *err)
-{
-    const char *class_name = ml_config_class_name(&m->config);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ml_weight *w = &m->weight[i];
-        stored_tensor s = stored_as(class_name, w);
-        const ml_st_tensor *t;
-        ML_TRY(ml_safetensors_get(file, s.name, s.n_dim, s.dim, &t, err));
-        ML_TRY(read_weight(t, w, err));
-    }
-    return ML_OK;
-}
-
-ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err)
-{
-    char path[ML_PATH_MAX];
-    ml_config config;
-    *out = NULL;
-    ML_TRY(ml_path_join(path, folder, "config.json", err));
-    ML_TRY(ml_config_load(path, &config, err));
-    ml_safetensors *file = NULL;
-    ml_model *m = NULL;
-    ml_status status = ml_safetensors_open(&file, folder, err);
-    if (status == ML_OK) status = ml_model_make(&config, dtype, trainable, &m, err);
-    if (status == ML_OK) status = read_weights(file, m, err);
-    ml_safetensors_close(file);
-    if (status != ML_OK) {
-        ml_model_free(m);
-        return status;
-    }
-    *out = m;
-    return ML_OK;
-}
-
-ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err)
-{
-    ml_safetensors *file;
-    ML_TRY(ml_safetensors_open(&file, folder, err));
-    const ml_st_tensor *t = ml_safetensors_find(file, "model.embed_tokens.weight");
-    *out = ML_F32;
-    if (t && (t->dtype == ML_ST_BF16 || t->dtype == ML_ST_F16)) (void)ml_st_dtype_to_tensor(t->dtype, out);
-    ml_safetensors_close(file);
-    return ML_OK;
-}
-
-/* ---- writing ---- */
 
 /* Norms, biases and the router stay fp32 whatever the matrices are rounded to. */
 static ml_dtype saved_dtype(const ml_weight *w, ml_dtype dtype)
 {
-    bool matrix = w->kind == ML_PARAM_MATRIX || w->kind == ML_PARAM_EXPERT || w->kind == ML_PARAM_EMBEDDING ||
-                  w->kind == ML_PARAM_HEAD;
-    return matrix ? dtype : ML_F32;
+    return is_matrix(w) ? dtype : ML_F32;
 }
 
 uint64_t ml_hf_save_bytes(const ml_model *m, ml_dtype dtype)
@@ -127,56 +40,132 @@ uint64_t ml_hf_save_bytes(const ml_model *m, ml_dtype dtype)
     return n_bytes;
 }
 
-static ml_status put_weight(ml_st_writer *writer, const ml_weight *w, ml_dtype dtype, ml_error *err)
+static ml_status find_stored(const saving *s, const ml_weight *w, ml_stored_weight *stored, ml_error *err)
+{
+    return s->x->source->find(s->x->source, w->name, w->n_dim, w->dim, stored, err);
+}
+
+/* What the file gets: of a source that keeps its types, each as it is there, and bf16 for blocks. */
+static ml_status choose_dtype(const saving *s, const ml_weight *w, ml_dtype *out, ml_error *err)
+{
+    *out = saved_dtype(w, s->dtype);
+    if (!s->x || !s->x->keep) return ML_OK;
+    ml_stored_weight stored;
+    ML_TRY(find_stored(s, w, &stored, err));
+    *out = ml_dtype_is_block(stored.dtype) ? ML_BF16 : stored.dtype;
+    return ML_OK;
+}
+
+enum { PIECE = 1 << 20 }; /* elements written at a time, about */
+
+static ml_status put_own(ml_st_writer *writer, const ml_weight *w, ml_dtype dtype, float *buffer, ml_error *err)
 {
     int64_t n = ml_weight_count(w);
     if (w->dtype == ML_F32) return ml_st_writer_put_f32(writer, w->data, n, err);
     if (w->dtype == dtype) return ml_st_writer_put_raw(writer, w->data, (size_t)n * ml_dtype_size(dtype), err);
-    enum { CHUNK = 4096 };
-    float buffer[CHUNK];
-    for (int64_t i = 0; i < n; i += CHUNK) {
-        int64_t count = n - i < CHUNK ? n - i : CHUNK;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t count = n - i < PIECE ? n - i : PIECE;
         ml_convert_to_f32(w->dtype, (const char *)w->data + (size_t)i * ml_dtype_size(w->dtype), buffer, count);
         ML_TRY(ml_st_writer_put_f32(writer, buffer, count, err));
     }
     return ML_OK;
 }
 
-/* The zero biases of a class whose router has one that this model does not. */
-static ml_status declare_zero_biases(ml_st_writer *writer, const ml_config *c, const char *class_name, bool declare,
-                                     ml_error *err)
+static ml_status put_from_source(const saving *s, const ml_weight *w, ml_dtype dtype, float *buffer, ml_error *err)
 {
-    if (c->correction_bias || !class_has_bias(class_name)) return ML_OK;
-    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
-        if (!ml_config_layer_is_moe(c, i)) continue;
-        ml_weight w = { .n_dim = 1, .dim = { c->n_routed_experts, 1 } };
-        snprintf(w.name, sizeof w.name, "model.layers.%lld.mlp.gate.e_score_correction_bias", (long long)i);
-        stored_tensor s = stored_as(class_name, &w);
-        if (declare) {
-            ML_TRY(ml_st_writer_declare(writer, s.name, ML_ST_F32, s.n_dim, s.dim, err));
-            continue;
-        }
-        const float zero = 0;
-        for (int64_t e = 0; e < c->n_routed_experts; e++) ML_TRY(ml_st_writer_put_f32(writer, &zero, 1, err));
+    const ml_weight_source *source = s->x->source;
+    ml_stored_weight stored;
+    ML_TRY(find_stored(s, w, &stored, err));
+    if (stored.data && stored.dtype == dtype) {
+        size_t n_bytes = (size_t)ml_weight_count(w) * ml_dtype_size(dtype);
+        ML_TRY(ml_st_writer_put_raw(s->writer, stored.data, n_bytes, err));
+        if (source->drop) source->drop(source, stored.data, n_bytes);
+        return ML_OK;
+    }
+    int64_t cols = w->n_dim > 1 ? w->dim[1] : 1, step = cols < PIECE ? PIECE / cols : 1;
+    if (w->n_dim == 1) step = w->dim[0];
+    for (int64_t row = 0; row < w->dim[0]; row += step) {
+        int64_t n_row = w->dim[0] - row < step ? w->dim[0] - row : step;
+        ML_TRY(source->read_f32(source, &stored, row, n_row, buffer, err));
+        ML_TRY(ml_st_writer_put_f32(s->writer, buffer, n_row * cols, err));
     }
     return ML_OK;
 }
 
-static ml_status save_weights(const ml_model *m, ml_dtype dtype, ml_st_writer *writer, ml_error *err)
+/* The zero biases of a class whose router has one that this model does not. */
+static ml_status declare_zero_biases(const saving *s, bool declare, ml_error *err)
 {
-    const char *class_name = ml_config_class_name(&m->config);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        stored_tensor s = stored_as(class_name, &m->weight[i]);
-        ml_dtype saved = saved_dtype(&m->weight[i], dtype);
-        ML_TRY(ml_st_writer_declare(writer, s.name, ml_st_dtype_of(saved), s.n_dim, s.dim, err));
+    const ml_config *c = &s->m->config;
+    if (c->correction_bias || !ml_hf_class_has_bias(s->class_name)) return ML_OK;
+    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
+        if (!ml_config_layer_is_moe(c, i)) continue;
+        ml_weight w = { .n_dim = 1, .dim = { c->n_routed_experts, 1 } };
+        snprintf(w.name, sizeof w.name, "model.layers.%lld.mlp.gate.e_score_correction_bias", (long long)i);
+        ml_hf_tensor t = ml_hf_stored_as(s->class_name, w.name, w.n_dim, w.dim);
+        if (declare) {
+            ML_TRY(ml_st_writer_declare(s->writer, t.name, ML_ST_F32, t.n_dim, t.dim, err));
+            continue;
+        }
+        const float zero = 0;
+        for (int64_t e = 0; e < c->n_routed_experts; e++) ML_TRY(ml_st_writer_put_f32(s->writer, &zero, 1, err));
     }
-    ML_TRY(declare_zero_biases(writer, &m->config, class_name, true, err));
-    ML_TRY(ml_st_writer_start(writer, err));
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ML_TRY(put_weight(writer, &m->weight[i], saved_dtype(&m->weight[i], dtype), err));
+    return ML_OK;
+}
+
+static ml_status declare_weights(const saving *s, ml_error *err)
+{
+    for (size_t i = 0; i < s->m->n_weight; i++) {
+        const ml_weight *w = &s->m->weight[i];
+        ml_hf_tensor t = ml_hf_stored_as(s->class_name, w->name, w->n_dim, w->dim);
+        ml_dtype dtype;
+        ML_TRY(choose_dtype(s, w, &dtype, err));
+        ML_TRY(ml_st_writer_declare(s->writer, t.name, ml_st_dtype_of(dtype), t.n_dim, t.dim, err));
     }
-    ML_TRY(declare_zero_biases(writer, &m->config, class_name, false, err));
-    return ml_st_writer_end(writer, err);
+    return declare_zero_biases(s, true, err);
+}
+
+/* Elements that one piece of any weight has at most. */
+static size_t piece_size(const ml_model *m)
+{
+    size_t n = PIECE;
+    for (size_t i = 0; i < m->n_weight; i++) {
+        size_t least = (size_t)(m->weight[i].n_dim == 1 ? m->weight[i].dim[0] : m->weight[i].dim[1]);
+        if (least > n) n = least;
+    }
+    return n;
+}
+
+static ml_status put_weights(saving *s, float *buffer, ml_error *err)
+{
+    uint64_t total = ml_st_writer_bytes(s->writer);
+    for (size_t i = 0; i < s->m->n_weight; i++) {
+        const ml_weight *w = &s->m->weight[i];
+        ml_dtype dtype;
+        if (s->x && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
+        ML_TRY(choose_dtype(s, w, &dtype, err));
+        ML_TRY(s->x ? put_from_source(s, w, dtype, buffer, err) : put_own(s->writer, w, dtype, buffer, err));
+        s->done += (uint64_t)ml_weight_count(w) * ml_dtype_size(dtype);
+        if (s->x && s->x->progress) s->x->progress(s->x->arg, s->done, total);
+    }
+    return declare_zero_biases(s, false, err);
+}
+
+static ml_status save_weights(saving *s, ml_manifest *manifest, ml_error *err)
+{
+    ML_TRY(declare_weights(s, err));
+    uint64_t n_free, need = ml_st_writer_bytes(s->writer);
+    ML_TRY(ml_disk_free(ml_manifest_folder(manifest), &n_free, err));
+    if (n_free < need) {
+        return ml_fail(err, ML_EIO, "%s: %.2f GB are needed, but its disk has %.2f GB free",
+                       ml_manifest_folder(manifest), (double)need / 1e9, (double)n_free / 1e9);
+    }
+    ML_TRY(ml_st_writer_start(s->writer, err));
+    size_t size = piece_size(s->m) * sizeof(float);
+    float *buffer = ml_alloc(size);
+    if (!buffer) return ml_fail_memory(err, size, "a piece of a tensor");
+    ml_status status = put_weights(s, buffer, err);
+    ml_free(buffer);
+    return status == ML_OK ? ml_st_writer_end(s->writer, err) : status;
 }
 
 static ml_status save_generation_config(const ml_config *c, ml_manifest *manifest, ml_error *err)
@@ -218,16 +207,36 @@ static ml_status save_card(const ml_model *m, const char *summary, ml_manifest *
     return ml_manifest_put(manifest, "README.md", text, (size_t)size, err);
 }
 
-ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_manifest *manifest, ml_error *err)
+static ml_status save(saving *s, const char *summary, ml_dtype dtype, ml_manifest *manifest, ml_error *err)
 {
     char path[ML_PATH_MAX];
+    s->class_name = ml_config_class_name(&s->m->config);
     ML_TRY(ml_path_join(path, ml_manifest_folder(manifest), "config.json", err));
-    ML_TRY(ml_config_save(&m->config, dtype, path, err));
-    ML_TRY(save_generation_config(&m->config, manifest, err));
-    ML_TRY(save_card(m, summary, manifest, err));
-    ml_st_writer *writer = NULL;
-    ML_TRY(ml_st_writer_begin(&writer, manifest, "model.safetensors", MAX_SHARD_BYTES, err));
-    ml_status status = save_weights(m, dtype, writer, err);
-    ml_st_writer_free(writer);
+    ML_TRY(ml_config_save(&s->m->config, dtype, path, err));
+    ML_TRY(save_generation_config(&s->m->config, manifest, err));
+    ML_TRY(save_card(s->m, summary, manifest, err));
+    ML_TRY(ml_st_writer_begin(&s->writer, manifest, "model.safetensors", MAX_SHARD_BYTES, err));
+    ml_status status = save_weights(s, manifest, err);
+    ml_st_writer_free(s->writer);
+    return status;
+}
+
+ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_manifest *manifest, ml_error *err)
+{
+    saving s = { .m = m, .dtype = dtype };
+    return save(&s, summary, dtype, manifest, err);
+}
+
+ml_status ml_hf_export_write(const ml_hf_export *x, ml_manifest *manifest, ml_error *err)
+{
+    ml_model *m;
+    ml_dtype dtype = x->dtype;
+    /* For its list of weights: address space, of which nothing is touched. */
+    ML_TRY(ml_model_make(x->config, ML_F32, false, &m, err));
+    saving s = { .m = m, .x = x, .dtype = dtype };
+    ml_status status = ML_OK;
+    if (x->keep) status = choose_dtype(&s, &m->weight[0], &dtype, err); // config.json names one: the embedding's
+    if (status == ML_OK) status = save(&s, x->summary, dtype, manifest, err);
+    ml_model_free(m);
     return status;
 }

@@ -4,19 +4,37 @@
 #define ML_FORMAT_HF_H
 
 #include "format/manifest.h"
+#include "format/safetensors.h"
 #include "model/model.h"
 
-/* Read config.json and every weight.  `trainable` asks for fp32 with gradients; otherwise matrices are kept as
- * `dtype` (f32, bf16 or f16).  ML_EFORMAT names the tensor that is missing or has another shape than config.json
- * says. */
-ml_status ml_hf_load(const char *folder, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
-
-/* The type its matrices are stored in (f32, bf16 or f16; f32 for any other). */
-ml_status ml_hf_stored_dtype(const char *folder, ml_dtype *out, ml_error *err);
+/* The weights of a folder (or of one .safetensors file in it), mapped, and its config.json; vocab_size becomes the rows
+ * of the embedding where those are more.  FP8 with its scales, unaligned and unusual types are read through read_f32.
+ */
+ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err);
+/* The tensors of a source made here; NULL for another. */
+const ml_safetensors *ml_hf_source_file(const ml_weight_source *source);
+/* Rows [row, row + n_row) of a tensor as fp32, times the scales of an FP8 one where the file has them. */
+ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *out,
+                         ml_error *err);
 
 /* Write everything but the tokenizer into the folder of `manifest` (not committed).  Matrices are rounded to
  * `dtype`, the rest is fp32.  `summary` (may be NULL) is a paragraph for the model card. */
 ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_manifest *manifest, ml_error *err);
+
+/* The same of weights that lie elsewhere, one after the other. */
+typedef struct {
+    const ml_config *config;
+    const ml_weight_source *source; /* as a Hugging Face folder has them */
+    bool keep;                      /* each weight in the type it has in the source (bf16 for blocks); else as dtype */
+    ml_dtype dtype;
+    const char *summary;
+    /* Told after every weight; may be NULL. */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} ml_hf_export;
+
+/* ML_ECANCEL when ml_stop_requested. */
+ml_status ml_hf_export_write(const ml_hf_export *x, ml_manifest *manifest, ml_error *err);
 
 /* Bytes ml_hf_save will write, about. */
 uint64_t ml_hf_save_bytes(const ml_model *m, ml_dtype dtype);

@@ -62,7 +62,7 @@ ml_status ml_generate(ml_session *s, ml_sampler *sampler, const int32_t *prompt,
             break;
         }
         if (out->n == limit) break; /* the last token's logits are wanted by nobody */
-        status = ml_session_append(s, &id, 1, err);
+        status = ml_session_append_generated(s, id, err);
         if (status != ML_OK) break;
     }
     out->decode_seconds = ml_clock_seconds() - start;

@@ -1,31 +1,36 @@
 #include "infer/open.h"
 
-#include "format/hf.h"
 #include "format/run.h"
+#include "format/source.h"
 
 #include <string.h>
 
-ml_status ml_model_find(const char *path, char folder[ML_PATH_MAX], ml_error *err)
+ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err)
 {
     char config[ML_PATH_MAX];
     ML_TRY(ml_path_join(config, path, "config.json", err));
-    if (!ml_path_is_dir(path)) {
+    if (!ml_path_exists(path)) {
         return ml_fail(err, ML_EINVAL,
-                       "%s: there is no such folder: expected a model folder (with config.json) or a run folder", path);
+                       "%s: there is no such file or folder: expected a model folder (with config.json), a run folder, "
+                       "or a GGUF or safetensors file",
+                       path);
     }
-    if (!ml_path_exists(config)) return ml_run_find(path, ML_RUN_BEST, folder, NULL, err);
-    strcpy(folder, path);
+    if (ml_path_is_dir(path) && !ml_path_exists(config)) return ml_run_find(path, ML_RUN_BEST, model, NULL, err);
+    strcpy(model, path);
     return ML_OK;
 }
 
 ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
 {
-    char folder[ML_PATH_MAX];
-    ml_dtype dtype;
+    char found[ML_PATH_MAX];
+    ml_config config;
+    ml_weight_source *source;
     *out = NULL;
-    ML_TRY(ml_model_find(path, folder, err));
-    ML_TRY(ml_hf_stored_dtype(folder, &dtype, err));
-    return ml_hf_load(folder, dtype, false, out, err);
+    ML_TRY(ml_model_find(path, found, err));
+    ML_TRY(ml_weight_source_open(found, &config, &source, err));
+    ml_status status = ml_model_bind(&config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
 }
 
 ml_model_info ml_model_get_info(const ml_model *m)

@@ -1,12 +1,13 @@
-/* Opening a model from what a person names: a model folder, or a run folder, of which the best checkpoint is meant.
- * ml_model_open and ml_model_get_info are declared in moonlight.h. */
+/* Opening a model from what a person names: a model folder or file, or a run folder, of which the best checkpoint is
+ * meant. ml_model_open and ml_model_get_info are declared in moonlight.h. */
 #ifndef ML_INFER_OPEN_H
 #define ML_INFER_OPEN_H
 
 #include "base/file.h"
 #include "model/model.h"
 
-/* The model folder that `path` means. */
-ml_status ml_model_find(const char *path, char folder[ML_PATH_MAX], ml_error *err);
+/* The model that `path` means, for ml_weight_source_open: a file or folder as it is, of a run folder the best
+ * checkpoint. */
+ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
 
 #endif

@@ -1,9 +1,9 @@
 #include "infer/sampler.h"
 
 #include "base/alloc.h"
+#include "ops/cpu/rowops.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -17,7 +17,9 @@ struct ml_sampler {
     ml_rng rng;
     float *adjusted;      /* [n_valid] */
     candidate *candidate; /* [n_valid] */
+    float *scaled;        /* [n_valid] */
     double *weight;       /* [n_valid] */
+    int32_t *chosen;      /* [n_valid] */
 };
 
 ml_sampling ml_sampling_default(void)
@@ -59,7 +61,9 @@ ml_status ml_sampler_make(const ml_sampling *sampling, int64_t n_vocab, int64_t 
     s->adjusted = ml_calloc((size_t)s->n_valid, sizeof *s->adjusted);
     s->candidate = ml_calloc((size_t)s->n_valid, sizeof *s->candidate);
     s->weight = ml_calloc((size_t)s->n_valid, sizeof *s->weight);
-    if (!s->adjusted || !s->candidate || !s->weight) {
+    s->scaled = ml_calloc((size_t)s->n_valid, sizeof *s->scaled);
+    s->chosen = ml_calloc((size_t)s->n_valid, sizeof *s->chosen);
+    if (!s->adjusted || !s->candidate || !s->weight || !s->scaled || !s->chosen) {
         ml_sampler_free(s);
         return ml_fail_memory(err, (size_t)s->n_valid * sizeof *s->candidate, "a sampler");
     }
@@ -74,6 +78,8 @@ void ml_sampler_free(ml_sampler *s)
     ml_free(s->adjusted);
     ml_free(s->candidate);
     ml_free(s->weight);
+    ml_free(s->scaled);
+    ml_free(s->chosen);
     ml_free(s);
 }
 
@@ -99,17 +105,38 @@ static void penalise(ml_sampler *s, const float *logits, const int32_t *recent, 
 /* log softmax(logits)[id] over the valid ids */
 static double log_probability(const ml_sampler *s, const float *logits, int32_t id)
 {
-    double largest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < s->n_valid; i++) largest = fmax(largest, (double)logits[i]);
-    for (int64_t i = 0; i < s->n_valid; i++) sum += exp((double)logits[i] - largest);
-    return (double)logits[id] - largest - log(sum);
+    float largest, sum;
+    ml_row_ops_get()->max_sum_exp((float *)(uintptr_t)logits, NULL, s->n_valid, &largest, &sum); /* writes nothing */
+    return (double)logits[id] - (double)largest - log((double)sum);
 }
 
-static int by_logit(const void *a, const void *b)
+/* Likelier, or as likely with the lower id. */
+static bool comes_first(candidate a, candidate b)
 {
-    const candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+/* The candidates are a binary heap, the likeliest at its root: few of a large vocabulary are ever taken out. */
+static void sift_down(candidate *heap, int64_t n, int64_t i)
+{
+    for (;;) {
+        int64_t child = 2 * i + 1;
+        if (child >= n) return;
+        if (child + 1 < n && comes_first(heap[child + 1], heap[child])) child++;
+        if (!comes_first(heap[child], heap[i])) return;
+        candidate moved = heap[i];
+        heap[i] = heap[child];
+        heap[child] = moved;
+        i = child;
+    }
+}
+
+static candidate pop(candidate *heap, int64_t n)
+{
+    candidate top = heap[0];
+    heap[0] = heap[n - 1];
+    sift_down(heap, n - 1, 0);
+    return top;
 }
 
 static int32_t greedy(const ml_sampler *s)
@@ -119,6 +146,74 @@ static int32_t greedy(const ml_sampler *s)
         if (s->adjusted[i] > s->adjusted[best]) best = (int32_t)i;
     }
     return best;
+}
+
+static double weight_of(const ml_sampler *s, candidate c, double largest)
+{
+    return exp(((double)c.logit - largest) / s->sampling.temperature);
+}
+
+/* The weight of all candidates.  Without min-p those are all that count, and a sum over the whole row is quicker. */
+static double total_weight(ml_sampler *s, int64_t n, double largest)
+{
+    double total = 0;
+    if (s->sampling.min_p > 0) {
+        for (int64_t i = 0; i < n; i++) total += weight_of(s, s->candidate[i], largest);
+        return total;
+    }
+    float unused, sum, scale = (float)(1 / s->sampling.temperature);
+    for (int64_t i = 0; i < s->n_valid; i++) s->scaled[i] = scale * s->adjusted[i];
+    ml_row_ops_get()->max_sum_exp(s->scaled, NULL, s->n_valid, &unused, &sum);
+    return (double)sum;
+}
+
+/* Candidates in the order of their ids, until the weight reaches a point drawn from the whole. */
+static int32_t draw_from_all(ml_sampler *s, int64_t n, double largest)
+{
+    double total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        s->weight[i] = weight_of(s, s->candidate[i], largest);
+        total += s->weight[i];
+    }
+    double target = ml_rng_uniform(&s->rng) * total;
+    for (int64_t i = 0; i < n - 1; i++) {
+        target -= s->weight[i];
+        if (target < 0) return s->candidate[i].id;
+    }
+    return s->candidate[n - 1].id;
+}
+
+/* The k likeliest candidates, or (k = 0) so many that they weigh `goal`, in order: chosen and weight.  How many. */
+static int64_t take_likeliest(ml_sampler *s, int64_t n, int64_t k, double goal, double largest)
+{
+    int64_t n_kept = 0;
+    double kept = 0;
+    for (int64_t i = n / 2; i-- > 0;) sift_down(s->candidate, n, i);
+    while (n_kept < n && (k > 0 ? n_kept < k : kept < goal)) {
+        candidate c = pop(s->candidate, n - n_kept);
+        s->weight[n_kept] = weight_of(s, c, largest);
+        kept += s->weight[n_kept];
+        s->chosen[n_kept++] = c.id;
+    }
+    return n_kept;
+}
+
+/* One of the likeliest candidates that top-k and top-p leave: p of the weight that k left. */
+static int32_t draw_from_likeliest(ml_sampler *s, int64_t n, double largest)
+{
+    const ml_sampling *p = &s->sampling;
+    double goal = p->top_k > 0 ? 0 : p->top_p * total_weight(s, n, largest), total = 0, kept = 0;
+    int64_t n_kept = take_likeliest(s, n, p->top_k, goal, largest), left = 0;
+    for (int64_t i = 0; i < n_kept; i++) total += s->weight[i];
+    if (p->top_k > 0) goal = p->top_p * total;
+    while (left < n_kept && kept < goal) kept += s->weight[left++];
+    if (left == 0) return greedy(s); /* weights that are no numbers */
+    double target = ml_rng_uniform(&s->rng) * kept;
+    for (int64_t i = 0; i < left - 1; i++) {
+        target -= s->weight[i];
+        if (target < 0) return s->chosen[i];
+    }
+    return s->chosen[left - 1];
 }
 
 static int32_t draw(ml_sampler *s)
@@ -133,26 +228,8 @@ static int32_t draw(ml_sampler *s)
         if ((double)s->adjusted[i] >= floor) s->candidate[n++] = (candidate){ s->adjusted[i], (int32_t)i };
     }
     if (n == 0) return greedy(s); /* logits that are no numbers */
-    qsort(s->candidate, (size_t)n, sizeof *s->candidate, by_logit);
-    if (p->top_k > 0 && n > p->top_k) n = p->top_k;
-    double total = 0;
-    for (int64_t i = 0; i < n; i++) {
-        s->weight[i] = exp(((double)s->candidate[i].logit - largest) / p->temperature);
-        total += s->weight[i];
-    }
-    if (p->top_p < 1) {
-        double kept = 0;
-        int64_t i = 0;
-        while (i < n && kept < p->top_p * total) kept += s->weight[i++];
-        n = i;
-        total = kept;
-    }
-    double target = ml_rng_uniform(&s->rng) * total;
-    for (int64_t i = 0; i < n - 1; i++) {
-        target -= s->weight[i];
-        if (target < 0) return s->candidate[i].id;
-    }
-    return s->candidate[n - 1].id;
+    bool all = p->top_k == 0 && p->top_p >= 1;
+    return all ? draw_from_all(s, n, largest) : draw_from_likeliest(s, n, largest);
 }
 
 int32_t ml_sampler_choose(ml_sampler *s, const float *logits, const int32_t *recent, int64_t n_recent, double *logprob)

@@ -1,17 +1,18 @@
 #include "infer/session.h"
 
-#include "model/kv_cache.h"
+#include "base/alloc.h"
+#include "infer/runner.h"
 
 #include <string.h>
 
-enum { CHUNK = 256 }; /* tokens per forward pass: bounds the activations, and changes no bit of the result */
+enum { CHUNK = 512 }; /* tokens of a pass: bounds the activations, and changes no bit of the result */
 
 struct ml_session {
     ml_model *model;
     bool use_cache;
-    ml_ctx ctx;
-    ml_kv_cache *cache;
-    int32_t *id; /* [capacity] */
+    ml_runner *runner;
+    int32_t *id;     /* [capacity] */
+    bool *generated; /* [capacity] the phase of each token */
     int64_t n, capacity;
     int64_t n_cached; /* tokens whose keys and values are in the cache */
     int32_t pos[CHUNK], seq[CHUNK];
@@ -19,35 +20,24 @@ struct ml_session {
     bool has_logits;
 };
 
-/* Activations of one chunk: every intermediate of one layer, with room to spare; only touched pages cost memory. */
-static size_t activation_bytes(const ml_config *c)
-{
-    int64_t width = 8 * c->hidden_size + 4 * c->intermediate_size +
-                    4 * c->num_attention_heads * (ml_config_d_qk(c) + ml_config_d_v(c) + 2 * c->kv_lora_rank) +
-                    8 * (c->num_experts_per_tok + c->n_shared_experts) * c->moe_intermediate_size +
-                    4 * c->n_routed_experts;
-    return (size_t)(c->num_hidden_layers * width * CHUNK + 2 * c->vocab_size) * sizeof(float) + ((size_t)64 << 20);
-}
-
 ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err)
 {
     *out = NULL;
-    const ml_config *c = &model->config;
-    if (capacity < 1 || capacity > c->max_position_embeddings) {
-        return ml_fail(err, ML_EINVAL, "a context of %lld tokens: expected 1 to %lld, the model's positions",
-                       (long long)capacity, (long long)c->max_position_embeddings);
-    }
     ml_session *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "a session");
     s->model = model;
     s->use_cache = use_cache;
     s->capacity = capacity;
-    ml_status status = ml_ctx_init(&s->ctx, activation_bytes(c), 0, err);
-    if (status == ML_OK) status = ml_kv_cache_make(c, capacity, ML_SESSION_KV, &s->cache, err);
+    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = CHUNK, .kv_dtype = ML_SESSION_KV };
+    ml_status status = ml_runner_make(model, &config, &s->runner, err);
     if (status == ML_OK) {
+        size_t n_vocab = (size_t)model->config.vocab_size;
         s->id = ml_calloc((size_t)capacity, sizeof *s->id);
-        s->logits = ml_calloc((size_t)c->vocab_size, sizeof *s->logits);
-        if (!s->id || !s->logits) status = ml_fail_memory(err, (size_t)c->vocab_size * sizeof *s->logits, "a session");
+        s->generated = ml_calloc((size_t)capacity, sizeof *s->generated);
+        s->logits = ml_calloc(n_vocab, sizeof *s->logits);
+        if (!s->id || !s->generated || !s->logits) {
+            status = ml_fail_memory(err, n_vocab * sizeof *s->logits, "a session");
+        }
     }
     if (status != ML_OK) {
         ml_session_free(s);
@@ -60,40 +50,32 @@ ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_
 void ml_session_free(ml_session *s)
 {
     if (!s) return;
-    ml_ctx_free(&s->ctx);
-    ml_kv_cache_free(s->cache);
+    ml_runner_free(s->runner);
     ml_free(s->id);
+    ml_free(s->generated);
     ml_free(s->logits);
     ml_free(s);
 }
 
-/* Tokens [n_cached, n_cached + n_chunk) into the cache; logits when they are the last ones. */
-static ml_status run_chunk(ml_session *s, int64_t n_chunk, ml_error *err)
+/* Tokens from n_cached on that are in one phase, as many as fit into a pass, into the cache; logits when they are the
+ * last ones. */
+static ml_status run_chunk(ml_session *s, ml_error *err)
 {
-    ml_ctx *ctx = &s->ctx;
-    ml_ctx_reset(ctx);
-    ctx->mode = ML_MODE_FAST;
-    for (int64_t i = 0; i < n_chunk; i++) {
-        s->pos[i] = (int32_t)(s->n_cached + i);
-        s->seq[i] = 0;
+    int64_t n = 0;
+    bool generated = s->generated[s->n_cached];
+    while (n < CHUNK && s->n_cached + n < s->n && s->generated[s->n_cached + n] == generated) {
+        s->pos[n] = (int32_t)(s->n_cached + n);
+        s->seq[n++] = 0;
     }
-    ml_model_input in = { .cache = s->cache };
-    in.id = ml_tensor_wrap(ctx, ML_I32, 1, &n_chunk, s->id + s->n_cached);
-    in.pos = ml_tensor_wrap(ctx, ML_I32, 1, &n_chunk, s->pos);
-    in.seq = ml_tensor_wrap(ctx, ML_I32, 1, &n_chunk, s->seq);
-    ml_tensor *hidden = ml_model_forward(ctx, s->model, &in); // [n_chunk, d]
-    bool last = s->n_cached + n_chunk == s->n;
-    if (last && hidden) {
-        ml_tensor *logits = ml_model_logits(ctx, s->model, ml_tensor_rows(ctx, hidden, n_chunk - 1, 1)); // [1, vocab]
-        if (logits) memcpy(s->logits, logits->data, (size_t)s->model->config.vocab_size * sizeof *s->logits);
-    }
-    ML_TRY(ml_ctx_status(ctx, err));
-    s->n_cached += n_chunk;
+    ML_TRY(ml_runner_forward(s->runner, n, generated ? n : 0, s->id + s->n_cached, s->pos, s->seq, err));
+    bool last = s->n_cached + n == s->n;
+    if (last) ML_TRY(ml_runner_logits(s->runner, 1, (int32_t[]){ (int32_t)n - 1 }, s->logits, err));
+    s->n_cached += n;
     s->has_logits = last;
     return ML_OK;
 }
 
-ml_status ml_session_append(ml_session *s, const int32_t *id, int64_t n, ml_error *err)
+static ml_status append(ml_session *s, const int32_t *id, int64_t n, bool generated, ml_error *err)
 {
     if (n < 1) return ML_OK;
     if (n > s->capacity - s->n) {
@@ -106,13 +88,23 @@ ml_status ml_session_append(ml_session *s, const int32_t *id, int64_t n, ml_erro
                        (long long)(s->n + i), (long long)s->model->config.vocab_size);
     }
     memcpy(s->id + s->n, id, (size_t)n * sizeof *id);
+    for (int64_t i = 0; i < n; i++) s->generated[s->n + i] = generated;
     s->n += n;
     if (!s->use_cache) s->n_cached = 0;
-    while (s->n_cached < s->n) {
-        int64_t left = s->n - s->n_cached;
-        ML_TRY(run_chunk(s, left < CHUNK ? left : CHUNK, err));
-    }
+    bool room = ml_pages_reserve(ml_runner_pages(s->runner), 0, s->n);
+    if (!room) return ml_fail(err, ML_ENOMEM, "the cache has no page for token %lld", (long long)s->n);
+    while (s->n_cached < s->n) ML_TRY(run_chunk(s, err));
     return ML_OK;
+}
+
+ml_status ml_session_append(ml_session *s, const int32_t *id, int64_t n, ml_error *err)
+{
+    return append(s, id, n, false, err);
+}
+
+ml_status ml_session_append_generated(ml_session *s, int32_t id, ml_error *err)
+{
+    return append(s, &id, 1, true, err);
 }
 
 const float *ml_session_logits(const ml_session *s)
@@ -126,6 +118,7 @@ void ml_session_truncate(ml_session *s, int64_t n)
     s->n = n;
     if (s->n_cached > n) s->n_cached = n;
     s->has_logits = false;
+    ml_pages_truncate(ml_runner_pages(s->runner), 0, n);
 }
 
 int64_t ml_session_count(const ml_session *s)

@@ -133,7 +133,10 @@ ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in)
         in->stats->n_token += x->dim[0];
         in->stats->n_pass++;
     }
-    return ml_rmsnorm(ctx, x, &m->final_norm, (float)m->config.rms_norm_eps);
+    x = ml_rmsnorm(ctx, x, &m->final_norm, (float)m->config.rms_norm_eps);
+    /* An operator given a weight that is not there gives nothing and says nothing. */
+    if (!x) ml_ctx_fail(ctx, ML_EINVAL, "the model lacks a weight that its forward pass needs");
+    return x;
 }
 
 ml_tensor *ml_model_logits(ml_ctx *ctx, ml_model *m, ml_tensor *x)

@@ -6,7 +6,9 @@ struct ml_kv_cache {
     int64_t capacity;
     int64_t k_row_bytes, v_row_bytes;
     ml_arena memory; /* [layer][k rows, v rows] */
-    int32_t page;    /* one page holds the whole sequence: page 0 */
+    const int32_t *page_table;
+    int32_t page_size;
+    int64_t pages_per_seq;
 };
 
 static void row_bytes(const ml_config *c, ml_dtype dtype, int64_t *k, int64_t *v)
@@ -53,6 +55,13 @@ void ml_kv_cache_free(ml_kv_cache *cache)
     ml_free(cache);
 }
 
+void ml_kv_cache_set_pages(ml_kv_cache *cache, const int32_t *page_table, int32_t page_size, int64_t pages_per_seq)
+{
+    cache->page_table = page_table;
+    cache->page_size = page_size;
+    cache->pages_per_seq = pages_per_seq;
+}
+
 ml_kv_view ml_kv_cache_view(const ml_kv_cache *cache, int64_t layer_id)
 {
     char *base = cache->memory.base + layer_id * cache->capacity * (cache->k_row_bytes + cache->v_row_bytes);
@@ -61,7 +70,7 @@ ml_kv_view ml_kv_cache_view(const ml_kv_cache *cache, int64_t layer_id)
                          .v = cache->v_row_bytes ? base + cache->capacity * cache->k_row_bytes : NULL,
                          .k_row_bytes = cache->k_row_bytes,
                          .v_row_bytes = cache->v_row_bytes,
-                         .page_size = (int32_t)cache->capacity,
-                         .page_table = &cache->page,
-                         .pages_per_seq = 1 };
+                         .page_size = cache->page_size,
+                         .page_table = cache->page_table,
+                         .pages_per_seq = cache->pages_per_seq };
 }

@@ -4,6 +4,8 @@
  * those that meet the same input lie one after another, so that one product computes them:
  *     attn_in   [q; k; v] or, for MLA, [q or q_a; kv_a]          gate_up  [gate; up] of a dense or shared MLP
  *     experts   [n_expert][gate; up], then [n_expert] down
+ * A model that is not trained may instead leave its matrices where a file has them (ml_model_bind): those that lie
+ * together above are then the parts of one tensor, each of its own type.
  * The optimizer's view is `param`: each a stack of equal matrices. */
 #ifndef ML_MODEL_MODEL_H
 #define ML_MODEL_MODEL_H
@@ -12,6 +14,7 @@
 #include "model/config.h"
 #include "model/count.h"
 #include "model/param.h"
+#include "model/source.h"
 #include "ops/ops.h"
 
 enum { ML_WEIGHT_NAME_MAX = 112 };
@@ -29,13 +32,14 @@ typedef struct {
 
 /* Absent weights have data NULL. */
 typedef struct {
-    ml_tensor attn_norm;                           /* [d] */
-    ml_tensor attn_in, attn_bias;                  /* see above; bias of q, k, v */
-    ml_tensor q_norm, k_norm;                      /* [head_dim] */
-    ml_tensor q_a_norm, q_b;                       /* [q_lora], [n_head * d_qk, q_lora] */
-    ml_tensor kv_a_norm, kv_b;                     /* [kv_lora], [n_head * (d_nope + d_v), kv_lora] */
-    ml_tensor attn_out;                            /* o_proj [d, n_head * d_v] */
-    ml_tensor ffn_norm;                            /* [d] */
+    ml_tensor attn_norm;          /* [d] */
+    ml_tensor attn_in, attn_bias; /* see above; bias of q, k, v */
+    ml_tensor q_norm, k_norm;     /* [head_dim] */
+    ml_tensor q_a_norm, q_b;      /* [q_lora], [n_head * d_qk, q_lora] */
+    ml_tensor kv_a_norm, kv_b;    /* [kv_lora], [n_head * (d_nope + d_v), kv_lora] */
+    ml_tensor k_b, v_b; /* instead of kv_b in GGUF: [n_head * kv_lora, d_nope] (transposed), [n_head * d_v, kv_lora] */
+    ml_tensor attn_out; /* o_proj [d, n_head * d_v] */
+    ml_tensor ffn_norm; /* [d] */
     ml_tensor gate_up, down;                       /* dense or shared MLP [2 f, d], [d, f] */
     ml_tensor router, router_bias;                 /* [n_expert, d], [n_expert] fp32 */
     ml_tensor expert_gate, expert_up, expert_down; /* [n_expert, f, d] (gate and up strided), [n_expert, d, f] */
@@ -43,7 +47,7 @@ typedef struct {
 
 struct ml_model {
     ml_config config;
-    ml_dtype dtype;                               /* of the matrices; norms, biases and router are fp32 */
+    ml_dtype dtype;                               /* of own matrices; norms, biases and router are fp32 */
     ml_tensor embed, final_norm, head, head_bias; /* head is embed when tied */
     ml_layer *layer;                              /* [num_hidden_layers] */
     ml_weight *weight;
@@ -53,13 +57,26 @@ struct ml_model {
     float *inv_freq; /* [rotary_dim / 2] */
     float rope_magnitude, softmax_scale;
     ml_arena values, grads;
+    ml_tensor *part;          /* of the tensors above that a source has in parts */
+    ml_weight_source *source; /* NULL, or where the weights lie; owned */
+    ml_arena panels;          /* repacked weights */
 };
 
 /* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
  * in `dtype` (f32, bf16, f16) and there are no gradients. */
 ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable, ml_model **out, ml_error *err);
+/* A model for inference whose matrices stay where `source` has them, in the types they have there; norms, biases and
+ * the router are copied as fp32.  On success the model owns the source. */
+ml_status ml_model_bind(const ml_config *config, ml_weight_source *source, ml_model **out, ml_error *err);
+/* Bytes that ml_model_repack (moonlight.h) will take. */
+size_t ml_model_repack_bytes(const ml_model *m);
+/* Read every weight of an fp32 model of its own memory from `source`. */
+ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err);
 /* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */
 void ml_model_init(ml_model *m, uint64_t seed);
+/* The standard deviation of a fresh matrix with rows of fan_in (before normals beyond 2 are drawn again, for
+ * config.init truncated). */
+double ml_model_init_std(const ml_config *c, ml_param_kind kind, int64_t fan_in);
 void ml_model_zero_grads(ml_model *m);
 /* NULL when there is none of that name. */
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
@@ -85,8 +102,7 @@ typedef struct {
     ml_tensor *pos; /* [tokens] i32 */
     ml_tensor *seq; /* [n_seq + 1] i32 offsets (training); with a cache: [tokens] i32, the sequence of each token */
     struct ml_kv_cache *cache; /* NULL: attend within the batch only */
-    int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others are prompt
-                                  (ops/cached.h) */
+    int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others prompt */
     bool training;             /* capacity and auxiliary losses are in force */
     bool recompute;            /* keep only layer inputs; run layers again going backward */
     float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */

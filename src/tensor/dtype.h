@@ -31,6 +31,12 @@ typedef enum {
     ML_N_DTYPE,
 } ml_dtype;
 
+/* How the rows of a matrix of a block type lie in memory: a property of where it is stored. */
+typedef enum {
+    ML_LAYOUT_ROWS,   /* one after another, as in a file */
+    ML_LAYOUT_PANELS, /* interleaved for the products of inference: ops/cpu/qmatmul.h */
+} ml_layout;
+
 /* "f32", "bf16", "f16", "i32", and GGUF's names in lower case: "q8_0", ..., "q4_k", ..., "iq4_xs" */
 const char *ml_dtype_name(ml_dtype dtype);
 /* Inverse of ml_dtype_name; false when there is no such type. */

@@ -1,8 +1,9 @@
 /* Writing the block types of 32 elements (layouts: tensor/blocks.h). */
 #include "tensor/blocks_codec.h"
-#include "tensor/quantize_search.h"
+#include "tensor/quantize_k.h"
 
 #include <math.h>
+#include <string.h>
 
 static float mean_square(int n, const float *x)
 {
@@ -35,14 +36,31 @@ void ml_block_put_q8_0(const float *x, const float *importance, uint8_t *b)
     for (int j = 0; j < 32; j++) b[2 + j] = (uint8_t)(int8_t)roundf(x[j] * inverse);
 }
 
+/* One block as the first of groups side by side, whose other lanes are not used, and how much each element counts. */
+typedef struct {
+    float x[ML_BLOCK * ML_QUANTIZE_LANES], weight[ML_BLOCK * ML_QUANTIZE_LANES];
+} lone_group;
+
+static void set_up_group(const float *x, const float *importance, lone_group *g)
+{
+    float twice = 2 * mean_square(32, x);
+    memset(g, 0, sizeof *g);
+    for (int i = 0; i < 32; i++) {
+        g->x[i * ML_QUANTIZE_LANES] = x[i];
+        g->weight[i * ML_QUANTIZE_LANES] = importance[i] * sqrtf(twice + x[i] * x[i]);
+    }
+}
+
 /* Codes of the symmetric types, in [0, 2 n_level). */
 static float symmetric_codes(const float *x, const float *importance, int n_level, uint8_t *q)
 {
     float d, offset = (float)n_level + 0.5f;
     if (importance) {
-        float weight[32];
-        ml_quantize_weights(32, x, importance, mean_square(32, x), weight);
-        d = ml_f16_to_f32(ml_f32_to_f16(ml_quantize_search_scale(32, x, weight, n_level)));
+        lone_group g;
+        float scale[ML_QUANTIZE_LANES];
+        set_up_group(x, importance, &g);
+        ml_quantize_k_get()->search_scale(ML_QUANTIZE_LANES, 32, g.x, g.weight, n_level, scale);
+        d = ml_f16_to_f32(ml_f32_to_f16(scale[0]));
     } else {
         d = find_extreme(x) / (float)-n_level;
     }
@@ -83,11 +101,12 @@ void ml_block_put_q5_1(const float *x, const float *importance, uint8_t *b)
     uint8_t q[32];
     float low = x[0], high = x[0], d;
     if (importance) {
-        float weight[32];
-        ml_quantize_weights(32, x, importance, mean_square(32, x), weight);
-        ml_quantize_search_affine(32, x, weight, 31, 0, &d, &low);
-        d = ml_f16_to_f32(ml_f32_to_f16(d));
-        low = ml_f16_to_f32(ml_f32_to_f16(ml_quantize_clamp(low, -65504, 65504)));
+        lone_group g;
+        float scale[ML_QUANTIZE_LANES], min[ML_QUANTIZE_LANES];
+        set_up_group(x, importance, &g);
+        ml_quantize_k_get()->search_affine(ML_QUANTIZE_LANES, 32, g.x, g.weight, 31, false, scale, min);
+        d = ml_f16_to_f32(ml_f32_to_f16(scale[0]));
+        low = ml_f16_to_f32(ml_f32_to_f16(ml_quantize_clamp(min[0], -65504, 65504)));
     } else {
         for (int j = 1; j < 32; j++) {
             low = x[j] < low ? x[j] : low;

@@ -64,18 +64,27 @@ void ml_tape_record(ml_ctx *ctx, ml_backward_fn backward, const ml_op_args *args
     }
 }
 
-static ml_tensor *segment_recomputed(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const void *arg, size_t arg_bytes)
+/* fn(x, arg) without recording: of all its activations only the result stays. */
+static ml_tensor *run_unrecorded(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const void *arg)
 {
     ml_tensor *y = ml_tensor_new(ctx, x->dtype, x->n_dim, x->dim);
     if (!y) return NULL;
     size_t mark = ml_arena_mark(&ctx->act);
+    bool recording = ctx->recording;
     ctx->recording = false;
     ml_tensor *inner = fn(ctx, x, arg);
-    ctx->recording = true;
+    ctx->recording = recording;
     if (!inner) return NULL;
     assert(ml_tensor_is_contiguous(inner) && ml_tensor_count(inner) == ml_tensor_count(y));
     memcpy(y->data, inner->data, (size_t)ml_tensor_count(y) * ml_dtype_size(y->dtype));
     ml_arena_release(&ctx->act, mark);
+    return y;
+}
+
+static ml_tensor *segment_recomputed(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const void *arg, size_t arg_bytes)
+{
+    ml_tensor *y = run_unrecorded(ctx, fn, x, arg);
+    if (!y) return NULL;
     struct ml_node *node = push_node(ctx, NODE_RECOMPUTE);
     if (!node) return NULL;
     node->recompute.fn = fn;
@@ -90,7 +99,7 @@ ml_tensor *ml_tape_segment(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const vo
                            bool recompute)
 {
     if (!x) return NULL;
-    if (!ctx->recording) return fn(ctx, x, arg);
+    if (!ctx->recording) return run_unrecorded(ctx, fn, x, arg);
     if (recompute) return segment_recomputed(ctx, fn, x, arg, arg_bytes);
     struct ml_node *begin = push_node(ctx, NODE_SEGMENT_BEGIN);
     if (!begin) return NULL;

@@ -46,7 +46,7 @@ void ml_tape_record(ml_ctx *ctx, ml_backward_fn backward, const ml_op_args *args
 
 typedef ml_tensor *(*ml_segment_fn)(ml_ctx *ctx, ml_tensor *x, const void *arg);
 /* y = fn(x, arg).  y has the shape of x.  arg (arg_bytes, copied) must hold all that fn depends on beside x.
- * Not recording: just fn(x, arg). */
+ * Not recording: the same, and nothing but y stays in the arena. */
 ml_tensor *ml_tape_segment(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const void *arg, size_t arg_bytes,
                            bool recompute);
 

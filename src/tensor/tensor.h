@@ -7,7 +7,10 @@
  *
  * Building calls (ml_tensor_*, and the operators in ops/ops.h) return NULL on failure and remember the
  * first error in the context; given a NULL operand they return NULL at once.  So a forward pass is
- * written without error handling and asks ml_ctx_status() at its end. */
+ * written without error handling and asks ml_ctx_status() at its end.
+ *
+ * A weight that is not trained may stay where a file has it, in the type it has there: then dimension 0 may be
+ * stored in parts (q, k and v of one product; the experts of a layer), each a tensor of its own type. */
 #ifndef ML_TENSOR_TENSOR_H
 #define ML_TENSOR_TENSOR_H
 
@@ -23,6 +26,10 @@ struct ml_tensor {
     int64_t dim[ML_MAX_DIM]; /* unused ones are 1 */
     int64_t stride;          /* elements from one index of dimension 0 to the next; >= product of the rest */
     void *data;
+    ml_layout layout;
+    const ml_tensor *part; /* NULL, or [n_part]: dimension 0 is theirs, one after another; then dtype, stride, data and
+                              layout are the first part's.  A part has two dimensions; only weights have parts. */
+    int64_t n_part;
     ml_tensor *base;     /* NULL, or the tensor this is a view of: its gradient is the same view of base's */
     int64_t base_offset; /* elements from base->data to data */
     float *grad;         /* fp32, laid out exactly as data (same stride); NULL until something needs it */

@@ -5,7 +5,6 @@ program=$1
 work=$(mktemp -d "${TMPDIR:-/tmp}/moonlight-e2e-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-export OMP_WAIT_POLICY=passive # many tests run side by side
 failures=0
 
 fail() {

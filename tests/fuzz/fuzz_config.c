@@ -1,5 +1,5 @@
 /* Any bytes as a config.json: refused, or a configuration that comes back the same from what is written of it.
- *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON -DMOONLIGHT_OPENMP=OFF
+ *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON
  *   cmake --build build/fuzz --target fuzz_config
  *   build/fuzz/tests/fuzz_config -max_total_time=60 -dict=tests/fuzz/config.dict CORPUS tests/fuzz/config */
 #include "model/config.h"

@@ -1,5 +1,5 @@
 /* Any bytes as a GGUF file, and as the tokenizer in one: refused, or read within their bounds.
- *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON -DMOONLIGHT_OPENMP=OFF
+ *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON
  *   cmake --build build/fuzz --target fuzz_gguf && build/fuzz/tests/fuzz_gguf -max_total_time=60 */
 #include "base/alloc.h"
 #include "format/gguf_tokenizer.h"

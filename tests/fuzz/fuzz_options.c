@@ -1,5 +1,5 @@
 /* Any bytes as a recipe: refused, or values that come back the same from the options.ini of a run.
- *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON -DMOONLIGHT_OPENMP=OFF
+ *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON
  *   cmake --build build/fuzz --target fuzz_options
  *   build/fuzz/tests/fuzz_options -max_total_time=60 CORPUS recipes */
 #include "base/options.h"

@@ -1,5 +1,5 @@
 /* Any bytes as a PyTorch checkpoint of either format: refused, or read within their bounds.
- *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON -DMOONLIGHT_OPENMP=OFF
+ *   cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON
  *   cmake --build build/fuzz --target fuzz_pt && build/fuzz/tests/fuzz_pt -max_total_time=60 */
 #include "base/alloc.h"
 #include "format/pt.h"

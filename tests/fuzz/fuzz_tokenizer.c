@@ -1,5 +1,5 @@
 /* Any bytes as a tokenizer file (tokenizer.json or tiktoken), and as text for what opened: refused, or ids that give
- * the bytes back. cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON -DMOONLIGHT_OPENMP=OFF cmake --build
+ * the bytes back. cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DMOONLIGHT_FUZZ=ON cmake --build
  * build/fuzz --target fuzz_tokenizer && build/fuzz/tests/fuzz_tokenizer -max_total_time=60 tests/golden */
 #include "base/alloc.h"
 #include "token/tokenizer.h"

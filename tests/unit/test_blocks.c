@@ -180,6 +180,31 @@ static void test_importance(void **state)
     free(x);
 }
 
+/* Machines with wider vectors write the same bytes. */
+static void test_every_instruction_set_agrees(void **state)
+{
+    (void)state;
+    ml_isa best = ml_cpu_isa();
+    float *x = make_normal(), importance[COLS];
+    size_t size = sizeof(float) * ROWS * COLS;
+    uint8_t *a = malloc(size), *b = malloc(size);
+    for (int i = 0; i < COLS; i++) importance[i] = (float)(i % 7);
+    for (int i = 0; i < 64; i++) x[512 + i] = 0; /* blocks without a range, or with one sign */
+    for (int i = 0; i < 64; i++) x[768 + i] = fabsf(x[768 + i]);
+    for (int i = 0; i < 2 * N_WRITER; i++) {
+        ml_dtype dtype = writers[i / 2].dtype;
+        size_t n = ml_dtype_row_bytes(dtype, COLS) * ROWS;
+        ml_cpu_set_isa(ML_ISA_SCALAR);
+        assert_ok(ml_quantize_rows(dtype, x, ROWS, COLS, i % 2 ? importance : NULL, a, &err));
+        ml_cpu_set_isa(best);
+        assert_ok(ml_quantize_rows(dtype, x, ROWS, COLS, i % 2 ? importance : NULL, b, &err));
+        assert_memory_equal(a, b, n);
+    }
+    free(a);
+    free(b);
+    free(x);
+}
+
 static void test_special_values(void **state)
 {
     (void)state;
@@ -239,6 +264,7 @@ int main(void)
         cmocka_unit_test(test_writing_to_nearest),
         cmocka_unit_test(test_error_on_normal_data),
         cmocka_unit_test(test_importance),
+        cmocka_unit_test(test_every_instruction_set_agrees),
         cmocka_unit_test(test_special_values),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_names),

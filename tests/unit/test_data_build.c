@@ -303,7 +303,6 @@ static bool build_and_kill(const ml_build_config *c, const ml_tokenizer *t, cons
     assert_true(child >= 0);
     if (child == 0) {
         ml_build_result result;
-        ml_thread_set_count(1); /* OpenMP's threads do not survive a fork */
         _exit(ml_data_build(c, t, &result, &err) == ML_OK ? 0 : 1);
     }
     int status;

@@ -100,7 +100,7 @@ static void free_problem(problem *q)
 }
 
 /* y of the tokens [first, first + n_token), in rows of n. */
-static float *run(const problem *q, ml_q_layout layout, int64_t first, int64_t n_token,
+static float *run(const problem *q, ml_layout layout, int64_t first, int64_t n_token,
                   void (*product)(const ml_qmatmul *))
 {
     ml_qmatmul p = q->p;
@@ -110,7 +110,7 @@ static float *run(const problem *q, ml_q_layout layout, int64_t first, int64_t n
     p.n_token = n_token;
     p.x_row = first || n_token < q->p.n_token ? row : NULL;
     p.w_layout = layout;
-    p.w = layout == ML_Q_LAYOUT_ROWS ? q->rows : q->panels;
+    p.w = layout == ML_LAYOUT_ROWS ? q->rows : q->panels;
     p.y = malloc((size_t)(n_token * p.y_stride + 1) * sizeof(float));
     for (int64_t i = 0; i < n_token * p.y_stride; i++) p.y[i] = 42;
     product(&p);
@@ -183,18 +183,18 @@ static void check_problem(ml_dtype dtype, int64_t n_token, int64_t n, int64_t k,
 {
     problem q = make_problem(dtype, n_token, n, k, c);
     ml_isa best = ml_cpu_isa();
-    float *want = run(&q, ML_Q_LAYOUT_ROWS, 0, n_token, ml_qmatmul_run);
+    float *want = run(&q, ML_LAYOUT_ROWS, 0, n_token, ml_qmatmul_run);
     check_values(&q, want);
     for (int isa = ML_ISA_SCALAR; isa <= (int)best; isa++) {
         ml_cpu_set_isa((ml_isa)isa);
         for (int layout = 0; layout < 2; layout++) {
-            float *y = run(&q, (ml_q_layout)layout, 0, n_token, ml_qmatmul_run_serial);
+            float *y = run(&q, (ml_layout)layout, 0, n_token, ml_qmatmul_run_serial);
             expect_same(&q, want, y, 0, n_token, layout ? "panels" : "rows");
             free(y);
             for (int64_t t = 0; t < n_token; t += 3) {
                 int64_t some = 1 + t / 3 % 4; /* 1, 2, 3, 4, ... */
                 if (some > n_token - t) some = n_token - t;
-                y = run(&q, (ml_q_layout)layout, t, some, ml_qmatmul_run);
+                y = run(&q, (ml_layout)layout, t, some, ml_qmatmul_run);
                 expect_same(&q, want, y, t, some, "part of the batch");
                 free(y);
             }
@@ -232,15 +232,15 @@ static void test_threads(void **state)
     const ml_dtype types[] = { ML_Q4_K, ML_Q6_K, ML_Q8_0 };
     for (int i = 0; i < 3; i++) {
         problem q = make_problem(types[i], 9, 200, 512, RANDOM);
-        float *want = run(&q, ML_Q_LAYOUT_ROWS, 0, 9, ml_qmatmul_run_serial);
+        float *want = run(&q, ML_LAYOUT_ROWS, 0, 9, ml_qmatmul_run_serial);
         for (int n_threads = 1; n_threads <= 3; n_threads++) {
             ml_thread_set_count(n_threads);
-            float *y = run(&q, ML_Q_LAYOUT_PANELS, 0, 9, ml_qmatmul_run);
+            float *y = run(&q, ML_LAYOUT_PANELS, 0, 9, ml_qmatmul_run);
             expect_same(&q, want, y, 0, 9, "threads");
             free(y);
             ml_qx qx = ml_qx_make(types[i], q.x, q.p.k + GAP, 9, q.p.k, q.qx_memory);
             assert_ptr_equal(qx.q, q.qx.q);
-            y = run(&q, ML_Q_LAYOUT_ROWS, 0, 9, ml_qmatmul_run);
+            y = run(&q, ML_LAYOUT_ROWS, 0, 9, ml_qmatmul_run);
             expect_same(&q, want, y, 0, 9, "x rounded by threads");
             free(y);
         }
@@ -296,10 +296,10 @@ static void test_not_finite(void **state)
 {
     (void)state;
     problem q = make_problem(ML_Q4_K, 5, 20, 256, RANDOM);
-    float *want = run(&q, ML_Q_LAYOUT_ROWS, 0, 5, ml_qmatmul_run);
+    float *want = run(&q, ML_LAYOUT_ROWS, 0, 5, ml_qmatmul_run);
     q.x[2 * (256 + GAP) + 17] = NAN;
     ml_qx_make(ML_Q4_K, q.x, 256 + GAP, 5, 256, q.qx_memory);
-    float *y = run(&q, ML_Q_LAYOUT_ROWS, 0, 5, ml_qmatmul_run);
+    float *y = run(&q, ML_LAYOUT_ROWS, 0, 5, ml_qmatmul_run);
     for (int i = 0; i < 20; i++) assert_true(isnan(y[2 * q.p.y_stride + i]));
     expect_same(&q, want, y, 0, 2, "beside a NaN");
     expect_same(&q, want, y + 3 * q.p.y_stride, 3, 2, "beside a NaN");
@@ -314,7 +314,7 @@ static void test_empty(void **state)
     const int64_t sizes[][3] = { { 0, 5, 256 }, { 2, 0, 256 }, { 2, 5, 0 } };
     for (int i = 0; i < 3; i++) {
         problem q = make_problem(ML_Q6_K, sizes[i][0], sizes[i][1], sizes[i][2], RANDOM);
-        float *y = run(&q, ML_Q_LAYOUT_PANELS, 0, q.p.n_token, ml_qmatmul_run);
+        float *y = run(&q, ML_LAYOUT_PANELS, 0, q.p.n_token, ml_qmatmul_run);
         for (int64_t t = 0; t < q.p.n_token; t++) {
             for (int64_t j = 0; j < q.p.n; j++) assert_true(y[t * q.p.y_stride + j] == 0);
         }

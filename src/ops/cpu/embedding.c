@@ -6,6 +6,9 @@
 
 #include "base/thread.h"
 #include "ops/cpu/rowops.h"
+#include "tensor/blocks.h"
+
+#include <assert.h>
 
 enum { ROWS_PER_TASK = 64, COLS_PER_TASK = 32 };
 
@@ -21,10 +24,15 @@ static void forward_rows(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const embedding_work *w = arg;
     int64_t d = w->table->dim[1];
-    size_t row_bytes = (size_t)w->table->stride * ml_dtype_size(w->table->dtype);
+    size_t row_bytes = ml_dtype_row_bytes(w->table->dtype, w->table->stride);
     for (int64_t t = begin; t < end; t++) {
         const char *row = (const char *)w->table->data + (size_t)ml_i32(w->id)[t] * row_bytes;
-        w->ops->to_f32(w->table->dtype, row, ml_f32(w->y) + t * w->y->stride, d);
+        float *y = ml_f32(w->y) + t * w->y->stride;
+        if (ml_dtype_is_block(w->table->dtype)) {
+            ml_dequantize(w->table->dtype, row, y, d);
+        } else {
+            w->ops->to_f32(w->table->dtype, row, y, d);
+        }
     }
 }
 
@@ -41,6 +49,7 @@ static void backward_cols(void *arg, int64_t begin, int64_t end, int thread)
 ml_status ml_cpu_embedding_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     embedding_work work = { .ops = ml_row_ops_get(), .table = args->in[0], .id = args->in[1], .y = args->out[0] };
+    assert(work.table->layout == ML_LAYOUT_ROWS && !work.table->part);
     const int32_t *id = ml_i32(work.id);
     for (int64_t t = 0; t < work.id->dim[0]; t++) {
         if (id[t] >= 0 && id[t] < work.table->dim[0]) continue;

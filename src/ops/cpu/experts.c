@@ -12,41 +12,15 @@
  *                dx[token]    += dpre gate_up_e        expert after expert
  *
  * The first product and the activation run in tiles of rows of one expert, so that pre-activations are still in
- * cache when they are activated; the others use all threads on one expert at a time. */
+ * cache when they are activated; the others use all threads on one expert at a time.  Inference, and weights that
+ * cannot be trained, go through experts_inference.c instead. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
+#include "ops/cpu/experts_layer.h"
 #include "ops/cpu/gemm.h"
-#include "ops/cpu/matvec.h"
-#include "ops/cpu/rowops.h"
 
 #include <string.h>
-
-enum {
-    FAST_HIDDEN = 128, /* in fast mode: hidden columns of a task of the first product */
-    FAST_COLUMNS = 32, /* columns of y of a task of the second */
-    FAST_ROWS = 64,    /* rows it takes at once */
-};
-
-typedef struct {
-    int64_t n_row, n_expert, top_k, d, f;
-    const int32_t *offset; /* [n_expert + 1] */
-    const int32_t *flat;   /* [n_row] token * top_k + k */
-    const int32_t *token;  /* [n_row] */
-    float *pre;            /* [n_row, n_col] */
-    int64_t n_col;         /* f, or 2 f: gate | up */
-    float *a;              /* [n_row, f] */
-    const ml_tensor *x, *prob, *gate, *up, *down, *y;
-    bool fast;                    /* products for inference */
-    int64_t n_part, part_columns; /* forward: parts that the hidden columns of a tile are cut into */
-    const float *dy;
-    int64_t dy_stride;
-    float *dprob; /* NULL: not wanted */
-    ml_activation activation;
-    const ml_row_ops *row_ops;
-    int64_t tile_rows;
-    int32_t *first_tile; /* [n_expert + 1] tiles of the experts before */
-} layer;
 
 /* Counting sort of the accepted pairs by expert.  Fills offset and flat. */
 static ml_status sort_by_expert(ml_ctx *ctx, const ml_tensor *id, int64_t n_expert, int32_t *offset, int32_t *flat)
@@ -83,7 +57,7 @@ static ml_status sort_by_expert(ml_ctx *ctx, const ml_tensor *id, int64_t n_expe
 }
 
 /* Cut the experts' rows into tiles: enough for all threads, large enough to pay for packing the weight. */
-static bool cut_tiles(ml_ctx *ctx, layer *l)
+static bool cut_tiles(ml_ctx *ctx, ml_experts_layer *l)
 {
     enum { MIN_ROWS = 64, MAX_ROWS = 512 };
     int64_t rows = l->n_row / (4 * ml_thread_count()) / MIN_ROWS * MIN_ROWS;
@@ -98,51 +72,37 @@ static bool cut_tiles(ml_ctx *ctx, layer *l)
     return true;
 }
 
-typedef struct {
-    int64_t expert, begin, n;
-} tile;
-
-static tile find_tile(const layer *l, int64_t i)
+static bool is_plain_f32(const ml_tensor *w)
 {
-    int64_t low = 0, high = l->n_expert; /* first_tile[low] <= i < first_tile[high] */
-    while (high - low > 1) {
-        int64_t middle = (low + high) / 2;
-        if (l->first_tile[middle] <= i) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    int64_t begin = l->offset[low] + (i - l->first_tile[low]) * l->tile_rows, end = l->offset[low + 1];
-    return (tile){ low, begin, end - begin < l->tile_rows ? end - begin : l->tile_rows };
+    return !w || (w->dtype == ML_F32 && !w->part);
 }
 
-static bool has_f32_weights(const layer *l)
+static bool is_trainable(const ml_experts_layer *l)
 {
-    return l->gate->dtype == ML_F32 && l->down->dtype == ML_F32 && (!l->up || l->up->dtype == ML_F32);
+    return is_plain_f32(l->gate) && is_plain_f32(l->up) && is_plain_f32(l->down);
 }
 
 /* What both directions need: the description of the layer, with token and a in scratch. */
-static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
+static ml_status describe(ml_ctx *ctx, const ml_op_args *args, ml_experts_layer *l)
 {
     const ml_tensor *gate = args->in[3];
     const ml_experts_param *param = args->param;
-    *l = (layer){ .n_expert = gate->dim[0],
-                  .top_k = args->in[1]->dim[1],
-                  .f = gate->dim[1],
-                  .d = gate->dim[2],
-                  .offset = ml_i32(args->save[0]),
-                  .flat = ml_i32(args->save[1]),
-                  .pre = ml_f32(args->save[2]),
-                  .n_col = args->save[2]->dim[1],
-                  .x = args->in[0],
-                  .prob = args->in[2],
-                  .gate = gate,
-                  .up = args->in[4],
-                  .down = args->in[5],
-                  .y = args->out[0],
-                  .activation = param->activation,
-                  .row_ops = ml_row_ops_get() };
+    *l = (ml_experts_layer){ .n_expert = gate->dim[0],
+                             .top_k = args->in[1]->dim[1],
+                             .f = gate->dim[1],
+                             .d = gate->dim[2],
+                             .offset = ml_i32(args->save[0]),
+                             .flat = ml_i32(args->save[1]),
+                             .pre = ml_f32(args->save[2]),
+                             .n_col = args->save[2]->dim[1],
+                             .x = args->in[0],
+                             .prob = args->in[2],
+                             .gate = gate,
+                             .up = args->in[4],
+                             .down = args->in[5],
+                             .y = args->out[0],
+                             .activation = param->activation,
+                             .row_ops = ml_row_ops_get() };
     l->n_row = l->offset[l->n_expert];
     int32_t *token = ml_ctx_scratch(ctx, (size_t)l->n_row * sizeof *token);
     l->a = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->f) * sizeof *l->a);
@@ -158,26 +118,14 @@ static float *expert_of(const ml_tensor *w, float *data, int64_t expert)
     return data + expert * w->stride;
 }
 
-/* Row `row` of an expert's matrix, of any float type. */
-static const void *row_of(const ml_tensor *w, int64_t expert, int64_t row)
-{
-    return (const char *)w->data + (size_t)(expert * w->stride + row * w->dim[2]) * ml_dtype_size(w->dtype);
-}
-
 /* Gate and up lie one after the other in every expert: one matrix of 2 f rows. */
-static bool is_fused(const layer *l, const float *gate, const float *up)
+static bool is_fused(const ml_experts_layer *l, const float *gate, const float *up)
 {
     return up && up == gate + l->f * l->d && l->gate->stride == l->up->stride;
 }
 
-static float prob_of(const layer *l, int64_t row)
-{
-    int64_t flat = l->flat[row];
-    return ml_f32(l->prob)[flat / l->top_k * l->prob->stride + flat % l->top_k];
-}
-
 /* pre[rows of the tile] = x gate_up^T */
-static void project(const layer *l, tile t)
+static void project(const ml_experts_layer *l, ml_experts_tile t)
 {
     ml_gemm g = { .m = t.n,
                   .n = is_fused(l, ml_f32(l->gate), ml_f32(l->up)) ? 2 * l->f : l->f,
@@ -193,53 +141,24 @@ static void project(const layer *l, tile t)
     ml_gemm_run_serial(&g);
 }
 
-/* The same for columns column .. column + n of gate and up, by the products for inference. */
-static void project_fast(const layer *l, tile t, int64_t column, int64_t n)
-{
-    ml_matvec p = { .n_token = t.n,
-                    .n = n,
-                    .k = l->d,
-                    .x = ml_f32(l->x),
-                    .x_stride = l->x->stride,
-                    .x_row = l->token + t.begin,
-                    .w_dtype = l->gate->dtype,
-                    .w = row_of(l->gate, t.expert, column),
-                    .w_stride = l->d,
-                    .y = l->pre + t.begin * l->n_col + column,
-                    .y_stride = l->n_col };
-    ml_matvec_run_serial(&p);
-    if (!l->up) return;
-    p.w_dtype = l->up->dtype;
-    p.w = row_of(l->up, t.expert, column);
-    p.y += l->f;
-    ml_matvec_run_serial(&p);
-}
-
-/* Tasks are tiles, and within a tile parts of `part_columns` hidden columns. */
 static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    const layer *l = arg;
+    const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
-        tile t = find_tile(l, i / l->n_part);
-        int64_t column = i % l->n_part * l->part_columns;
-        int64_t n = l->f - column < l->part_columns ? l->f - column : l->part_columns;
-        if (l->fast) {
-            project_fast(l, t, column, n);
-        } else {
-            project(l, t);
-        }
+        ml_experts_tile t = ml_experts_find_tile(l, i);
+        project(l, t);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
-            const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
-            l->row_ops->activate(l->activation, gate, up, prob_of(l, r), l->a + r * l->f + column, n);
+            const float *gate = l->pre + r * l->n_col, *up = l->up ? gate + l->f : NULL;
+            l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f, l->f);
         }
     }
 }
 
 /* A product whose rows or inner dimension are the rows of one expert. */
-typedef void (*expert_product_fn)(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg);
+typedef void (*expert_product_fn)(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg);
 
-static void for_each_expert(const layer *l, expert_product_fn product, void *arg)
+static void for_each_expert(const ml_experts_layer *l, expert_product_fn product, void *arg)
 {
     for (int64_t e = 0; e < l->n_expert; e++) {
         int64_t n = l->offset[e + 1] - l->offset[e];
@@ -248,7 +167,7 @@ static void for_each_expert(const layer *l, expert_product_fn product, void *arg
 }
 
 /* y[token] += a down^T */
-static void add_down(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
+static void add_down(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     (void)arg;
     ml_gemm g = { .m = n,
@@ -263,65 +182,26 @@ static void add_down(const layer *l, int64_t expert, int64_t begin, int64_t n, v
     ml_gemm_run(&g);
 }
 
-/* The same by the products for inference: a task owns columns begin .. end of y, and goes through the experts. */
-static void add_down_fast(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const layer *l = arg;
-    float part[FAST_ROWS * FAST_COLUMNS];
-    ml_matvec p = { .n = end - begin,
-                    .k = l->f,
-                    .x_stride = l->f,
-                    .w_dtype = l->down->dtype,
-                    .w_stride = l->f,
-                    .y = part,
-                    .y_stride = FAST_COLUMNS };
-    for (int64_t e = 0; e < l->n_expert; e++) {
-        p.w = row_of(l->down, e, begin);
-        for (int64_t row = l->offset[e]; row < l->offset[e + 1]; row += FAST_ROWS) {
-            p.n_token = l->offset[e + 1] - row < FAST_ROWS ? l->offset[e + 1] - row : FAST_ROWS;
-            p.x = l->a + row * l->f;
-            ml_matvec_run_serial(&p);
-            for (int64_t r = 0; r < p.n_token; r++) {
-                float *y = ml_f32(l->y) + l->token[row + r] * l->y->stride + begin;
-                for (int64_t j = 0; j < p.n; j++) y[j] += part[r * FAST_COLUMNS + j];
-            }
-        }
-    }
-}
-
-/* Which products run depends on the mode and the weights' types alone, so a token's bits do not depend on the
- * batch. */
-static bool is_fast(const ml_ctx *ctx, const layer *l)
-{
-    return ctx->mode == ML_MODE_FAST || !has_f32_weights(l);
-}
-
 ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     ml_tensor *y = args->out[0];
     ML_TRY(sort_by_expert(ctx, args->in[1], args->in[3]->dim[0], ml_i32(args->save[0]), ml_i32(args->save[1])));
-    layer l;
+    ml_experts_layer l;
     ML_TRY(describe(ctx, args, &l));
-    l.fast = is_fast(ctx, &l);
-    l.part_columns = l.fast && l.f > FAST_HIDDEN ? FAST_HIDDEN : l.f;
-    l.n_part = l.f ? (l.f + l.part_columns - 1) / l.part_columns : 0;
     for (int64_t t = 0; t < y->dim[0]; t++) memset(ml_f32(y) + t * y->stride, 0, (size_t)l.d * sizeof(float));
-    ml_parallel_for(l.first_tile[l.n_expert] * l.n_part, 1, forward_tiles, &l);
-    if (l.fast) {
-        ml_parallel_for(l.d, FAST_COLUMNS, add_down_fast, &l);
-    } else {
-        for_each_expert(&l, add_down, NULL);
-    }
+    /* Which products run depends on the mode and the weights alone, so a token's bits do not depend on the batch. */
+    if (ctx->mode == ML_MODE_FAST || !is_trainable(&l)) return ml_experts_run_inference(ctx, &l);
+    ml_parallel_for(l.first_tile[l.n_expert], 1, forward_tiles, &l);
+    for_each_expert(&l, add_down, NULL);
     return ML_OK;
 }
 
 static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    const layer *l = arg;
+    const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
-        tile t = find_tile(l, i);
+        ml_experts_tile t = ml_experts_find_tile(l, i);
         ml_gemm g = { .m = t.n,
                       .n = l->f,
                       .k = l->d,
@@ -332,8 +212,8 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
         ml_gemm_run_serial(&g);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             float *pre = l->pre + r * l->n_col;
-            float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL, prob_of(l, r),
-                                                        l->a + r * l->f, l->f);
+            float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL,
+                                                        ml_experts_prob(l, r), l->a + r * l->f, l->f);
             int64_t token = l->token[r], k = l->flat[r] % l->top_k;
             if (l->dprob) l->dprob[token * l->prob->stride + k] += dprob;
         }
@@ -341,7 +221,7 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* d(down) += dy[token]^T a */
-static void add_down_gradient(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
+static void add_down_gradient(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     ml_gemm g = { .m = l->d,
                   .n = l->f,
@@ -362,7 +242,7 @@ typedef struct {
 } projection;
 
 /* d(gate_up) += dpre^T x[token] */
-static void add_projection_gradient(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
+static void add_projection_gradient(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     const projection *p = arg;
     ml_gemm g = { .m = p->n_col,
@@ -377,7 +257,7 @@ static void add_projection_gradient(const layer *l, int64_t expert, int64_t begi
 }
 
 /* dx[token] += dpre gate_up */
-static void add_input_gradient(const layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
+static void add_input_gradient(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     const projection *p = arg;
     ml_gemm g = { .m = n,
@@ -393,7 +273,7 @@ static void add_input_gradient(const layer *l, int64_t expert, int64_t begin, in
 }
 
 /* Gradients of gate and up (each may be unwanted) and of x from dpre. */
-static void projection_backward(const layer *l, const ml_op_grads *grads)
+static void projection_backward(const ml_experts_layer *l, const ml_op_grads *grads)
 {
     float *dgate = grads->in[3], *dup = grads->in[4];
     if (dgate && is_fused(l, dgate, dup)) {
@@ -416,9 +296,9 @@ static void projection_backward(const layer *l, const ml_op_grads *grads)
 
 ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
-    layer l;
+    ml_experts_layer l;
     ML_TRY(describe(ctx, args, &l));
-    if (!has_f32_weights(&l)) {
+    if (!is_trainable(&l)) {
         return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s have no backward pass: train with f32 weights",
                            ml_dtype_name(l.gate->dtype != ML_F32 ? l.gate->dtype : l.down->dtype));
     }

@@ -1,18 +1,15 @@
 /* y = x w^T + b.
  *   x [tokens, k] (rows may be strided), w [n, k], b [n] or NULL -> y [tokens, n]
  *   dx += dy w;  dw += dy^T x;  db += the sum of dy's rows, in order
- * Which product runs depends on the mode and the weight's type alone, so a row's bits never depend on the number
- * of rows.  A weight of a block type meets x rounded to 8 bits in fast mode; in exact mode x as it is, and the weight
- * is dequantised a few rows at a time. */
+ * Training multiplies by ops/cpu/gemm.h; inference, and weights that are not fp32 or have parts, by
+ * ops/cpu/weight.h. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
-#include "ops/cpu/matvec.h"
-#include "ops/cpu/qmatmul.h"
-#include "tensor/blocks.h"
+#include "ops/cpu/weight.h"
 
-enum { ROWS_PER_TASK = 64, COLUMNS_PER_TASK = 256, DEQUANTIZED_ROWS = 256 };
+enum { ROWS_PER_TASK = 64, COLUMNS_PER_TASK = 256 };
 
 typedef struct {
     const float *b;
@@ -30,81 +27,14 @@ static void add_bias(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-static ml_status multiply_blocks_fast(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *w, const ml_tensor *y)
-{
-    void *memory = ml_ctx_scratch(ctx, ml_qx_bytes(w->dtype, x->dim[0], x->dim[1]));
-    if (!memory) return ctx->error.code;
-    ml_qx qx = ml_qx_make(w->dtype, ml_f32(x), x->stride, x->dim[0], x->dim[1], memory);
-    ml_qmatmul p = { .n_token = x->dim[0],
-                     .n = w->dim[0],
-                     .k = w->dim[1],
-                     .x = &qx,
-                     .w_dtype = w->dtype,
-                     .w = w->data,
-                     .y = ml_f32(y),
-                     .y_stride = y->stride };
-    ml_qmatmul_run(&p);
-    return ML_OK;
-}
-
-typedef struct {
-    const ml_tensor *w;
-    int64_t first;
-    float *rows;
-} dequantize_work;
-
-static void dequantize_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const dequantize_work *work = arg;
-    int64_t k = work->w->dim[1];
-    const char *from =
-        (const char *)work->w->data + (size_t)(work->first + begin) * ml_dtype_row_bytes(work->w->dtype, k);
-    ml_dequantize(work->w->dtype, from, work->rows + begin * k, (end - begin) * k);
-}
-
-static ml_status multiply_blocks_exact(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *w, const ml_tensor *y)
-{
-    int64_t n = w->dim[0], k = w->dim[1], chunk = n < DEQUANTIZED_ROWS ? n : DEQUANTIZED_ROWS;
-    float *rows = ml_ctx_scratch(ctx, (size_t)(chunk * k) * sizeof *rows); // [chunk, k]
-    if (!rows) return ctx->error.code;
-    for (int64_t first = 0; first < n; first += chunk) {
-        int64_t n_row = n - first < chunk ? n - first : chunk;
-        dequantize_work work = { w, first, rows };
-        ml_parallel_for(n_row, 8, dequantize_rows, &work);
-        ml_matvec p = { .n_token = x->dim[0],
-                        .n = n_row,
-                        .k = k,
-                        .x = ml_f32(x),
-                        .x_stride = x->stride,
-                        .w_dtype = ML_F32,
-                        .w = rows,
-                        .w_stride = k,
-                        .y = ml_f32(y) + first,
-                        .y_stride = y->stride };
-        ml_matvec_run(&p);
-    }
-    return ML_OK;
-}
-
 ml_status ml_cpu_linear_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *b = args->in[2];
     ml_tensor *y = args->out[0];
-    if (ml_dtype_is_block(w->dtype)) {
-        ML_TRY((ctx->mode == ML_MODE_FAST ? multiply_blocks_fast : multiply_blocks_exact)(ctx, x, w, y));
-    } else if (ctx->mode == ML_MODE_FAST || w->dtype != ML_F32) {
-        ml_matvec p = { .n_token = x->dim[0],
-                        .n = w->dim[0],
-                        .k = w->dim[1],
-                        .x = ml_f32(x),
-                        .x_stride = x->stride,
-                        .w_dtype = w->dtype,
-                        .w = w->data,
-                        .w_stride = w->stride,
-                        .y = ml_f32(y),
-                        .y_stride = y->stride };
-        ml_matvec_run(&p);
+    if (ctx->mode == ML_MODE_FAST || w->dtype != ML_F32 || w->part) {
+        ml_weight_input in = ml_weight_input_make(ctx, ml_f32(x), x->dim[0], x->dim[1], x->stride);
+        ML_TRY(ml_weight_input_prepare(ctx, &in, w));
+        ml_weight_product(&in, w, ml_f32(y), y->stride);
     } else {
         ml_gemm p = { .m = x->dim[0],
                       .n = w->dim[0],
@@ -146,9 +76,9 @@ ml_status ml_cpu_linear_backward(ml_ctx *ctx, const ml_op_args *args, const ml_o
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *y = args->out[0];
     const float *dy = grads->out[0];
-    if ((grads->in[0] || grads->in[1]) && w->dtype != ML_F32) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s has no backward pass: train with f32 weights",
-                           ml_dtype_name(w->dtype));
+    if ((grads->in[0] || grads->in[1]) && (w->dtype != ML_F32 || w->part)) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s has no backward pass: train with f32 weights",
+                           ml_dtype_name(w->dtype), w->part ? " in parts" : "");
     }
     if (grads->in[0]) { /* dx [tokens, k] += dy [tokens, n] w [n, k] */
         ml_gemm p = { .m = x->dim[0],

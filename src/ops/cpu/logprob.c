@@ -18,8 +18,8 @@
 
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
-#include "ops/cpu/matvec.h"
 #include "ops/cpu/rowops.h"
+#include "ops/cpu/weight.h"
 
 #include <math.h>
 #include <string.h>
@@ -41,7 +41,8 @@ typedef struct {
     float *max, *sum;  /* [n_vocab_tile, n_active] */
     float *picked;     /* [n_active] logit of the target */
     float *logp, *lse; /* [tokens] */
-    bool fast;         /* products for inference */
+    bool inference;    /* products of ops/cpu/weight.h */
+    ml_weight_input input;
     const ml_row_ops *row_ops;
 } forward_work;
 
@@ -74,25 +75,10 @@ static int32_t *list_active(ml_ctx *ctx, const ml_tensor *target, int64_t n_voca
     return token;
 }
 
-/* [n_token rows of x] x [n_vocab rows of w]^T -> logits, rows `stride` apart */
-static void make_logits(bool fast, const ml_tensor *x, const int32_t *token, int64_t n_token, const ml_tensor *w,
-                        int64_t vocab, int64_t n_vocab, float *logits, int64_t stride)
+/* [n_token rows of x] x [n_vocab rows of w]^T -> logits, rows `stride` apart, by the product of training */
+static void make_logits(const ml_tensor *x, const int32_t *token, int64_t n_token, const ml_tensor *w, int64_t vocab,
+                        int64_t n_vocab, float *logits, int64_t stride)
 {
-    if (fast) {
-        ml_matvec p = { .n_token = n_token,
-                        .n = n_vocab,
-                        .k = x->dim[1],
-                        .x = ml_f32(x),
-                        .x_stride = x->stride,
-                        .x_row = token,
-                        .w_dtype = w->dtype,
-                        .w = (const char *)w->data + (size_t)(vocab * w->stride) * ml_dtype_size(w->dtype),
-                        .w_stride = w->stride,
-                        .y = logits,
-                        .y_stride = stride };
-        ml_matvec_run_serial(&p);
-        return;
-    }
     ml_gemm g = { .m = n_token,
                   .n = n_vocab,
                   .k = x->dim[1],
@@ -110,7 +96,11 @@ static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         int64_t tile = i / f->n_token_tile, row = i % f->n_token_tile * TILE_TOKENS, vocab = tile * TILE_VOCAB;
         int64_t n_row = smaller(f->n_active - row, TILE_TOKENS), n = smaller(f->n_vocab - vocab, TILE_VOCAB);
-        make_logits(f->fast, f->x, f->token + row, n_row, f->w, vocab, n, logits, TILE_VOCAB);
+        if (f->inference) {
+            ml_weight_product_serial(&f->input, f->token + row, n_row, f->w, vocab, n, logits, TILE_VOCAB);
+        } else {
+            make_logits(f->x, f->token + row, n_row, f->w, vocab, n, logits, TILE_VOCAB);
+        }
         for (int64_t r = 0; r < n_row; r++) {
             int64_t at = tile * f->n_active + row + r, target = f->target[f->token[row + r]] - vocab;
             float *logit = logits + r * TILE_VOCAB;
@@ -151,10 +141,14 @@ ml_status ml_cpu_logprob_forward(ml_ctx *ctx, const ml_op_args *args)
                        .n_vocab = w->dim[0],
                        .logp = ml_f32(args->out[0]),
                        .lse = ml_f32(args->save[0]),
-                       .fast = ctx->mode == ML_MODE_FAST || w->dtype != ML_F32,
+                       .inference = ctx->mode == ML_MODE_FAST || w->dtype != ML_F32,
                        .row_ops = ml_row_ops_get() };
     f.token = list_active(ctx, args->in[3], f.n_vocab, NULL, &f.n_active);
     if (!f.token) return ctx->error.code;
+    if (f.inference) {
+        f.input = ml_weight_input_make(ctx, ml_f32(x), x->dim[0], x->dim[1], x->stride);
+        ML_TRY(ml_weight_input_prepare(ctx, &f.input, w));
+    }
     f.n_token_tile = (f.n_active + TILE_TOKENS - 1) / TILE_TOKENS;
     f.n_vocab_tile = (f.n_vocab + TILE_VOCAB - 1) / TILE_VOCAB;
     size_t n_part = (size_t)(f.n_vocab_tile * f.n_active);
@@ -193,7 +187,7 @@ static void make_dlogits(void *arg, int64_t begin, int64_t end, int thread)
         int64_t row = i / n_tile * TILE_TOKENS, col = i % n_tile * TILE_VOCAB, vocab = b->vocab + col;
         int64_t n_row = smaller(b->n_token - row, TILE_TOKENS), n = smaller(b->n_vocab - col, TILE_VOCAB);
         float *tile = b->logits + row * BLOCK_VOCAB + col;
-        make_logits(false, b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
+        make_logits(b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
         for (int64_t r = 0; r < n_row; r++) {
             int64_t t = b->token[row + r], target = b->target[t] - vocab;
             float *dlogit = tile + r * BLOCK_VOCAB;

@@ -137,7 +137,7 @@ static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, 
     size_t tile_bytes = (size_t)q->kernel->n_panel * panel_bytes;
     const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
     size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
-    if (p->w_layout == ML_Q_LAYOUT_PANELS) {
+    if (p->w_layout == ML_LAYOUT_PANELS) {
         ml_q_words word = (const void *)(panel + share);
         *half = (const uint16_t *)(const void *)word[q->format.n_word];
         *ahead = tile_bytes <= MAX_TILE_AHEAD ? (int64_t)tile_bytes : AHEAD;

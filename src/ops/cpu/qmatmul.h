@@ -39,17 +39,12 @@ size_t ml_qx_bytes(ml_dtype w_dtype, int64_t n_row, int64_t k);
 /* x [n_row, k], rows x_stride apart, into `memory` (64-byte aligned), on all threads. */
 ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory);
 
-typedef enum {
-    ML_Q_LAYOUT_ROWS,
-    ML_Q_LAYOUT_PANELS,
-} ml_q_layout;
-
 typedef struct {
     int64_t n_token, n, k; /* each may be 0 */
     const ml_qx *x;        /* made for w_dtype */
     const int32_t *x_row;  /* NULL, or: token t is row x_row[t] of x */
     ml_dtype w_dtype;      /* a block type */
-    ml_q_layout w_layout;
+    ml_layout w_layout;
     const void *w; /* [n, k] */
     float *y;      /* [n_token, n], rows y_stride apart */
     int64_t y_stride;

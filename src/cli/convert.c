@@ -1,0 +1,96 @@
+/* moonlight convert SRC DST: a model from any format into another. */
+#include "quant/convert.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "infer/open.h"
+
+#include <string.h>
+
+enum { MAX_RULE = 256 };
+
+typedef struct {
+    ml_convert convert;
+    ml_convert_report report;
+    ml_quant_rule rule[MAX_RULE];
+    char from[ML_PATH_MAX];
+    ml_progress *progress;
+} job;
+
+static bool ends_in_gguf(const char *path)
+{
+    size_t n = strlen(path);
+    return n > 5 && !strcmp(path + n - 5, ".gguf");
+}
+
+static ml_status read_types(job *j, const ml_options *o, ml_error *err)
+{
+    const char *quant = ml_options_text(o, "quant"), *dtype = ml_options_text(o, "dtype");
+    bool given = strcmp(dtype, "as-stored") != 0;
+    if (quant && given) return ml_fail(err, ML_EINVAL, "--quant and --dtype: expected one of them");
+    if (quant || given) ML_TRY(ml_quant_mix_find(quant ? quant : dtype, &j->convert.plan.mix, err));
+    const char *const *rules;
+    size_t n = ml_options_list(o, "rule", &rules);
+    if (n > MAX_RULE) return ml_fail(err, ML_EINVAL, "--rule: expected at most %d, found %zu", MAX_RULE, n);
+    for (size_t i = 0; i < n; i++) ML_TRY(ml_quant_rule_parse(rules[i], &j->rule[i], err));
+    j->convert.plan.rule = j->rule;
+    j->convert.plan.n_rule = n;
+    return ML_OK;
+}
+
+static void show(void *arg, uint64_t done, uint64_t total)
+{
+    job *j = arg;
+    if (!j->progress) j->progress = ml_progress_begin("converting", "MB", (double)total / 1e6);
+    ml_progress_update(j->progress, (double)done / 1e6, NULL);
+}
+
+static ml_status set_up(job *j, const ml_options *o, ml_error *err)
+{
+    const char *to = ml_options_text(o, "to");
+    ml_convert *x = &j->convert;
+    ML_TRY(ml_model_find(ml_options_positional(o, 0), j->from, err));
+    x->from = j->from;
+    x->to = ml_options_positional(o, 1);
+    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ends_in_gguf(x->to);
+    x->tokenizer = ml_options_text(o, "tokenizer");
+    x->progress = show;
+    x->arg = j;
+    if (ml_path_exists(x->to)) {
+        return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove it", x->to);
+    }
+    return read_types(j, o, err);
+}
+
+static void tell(const job *j)
+{
+    const ml_convert_report *r = &j->report;
+    if (r->n_unused) {
+        ml_log_warn("%zu tensors of %s are none of the model's and were left out: %s%s", r->n_unused, j->convert.from,
+                    r->unused, r->n_unused > 1 ? ", ..." : "");
+    }
+    if (!r->has_tokenizer)
+        ml_log_warn("written without a tokenizer: %s",
+                    *r->no_tokenizer.message ? r->no_tokenizer.message : "the source has none");
+    if (r->epsilon_assumed) {
+        ml_log_info("the norms inside latent attention have an epsilon of 1e-6, as that class does; the file says none "
+                    "of their own");
+    }
+    ml_log_info("%s: %s, %lld parameters, %.2f GB", j->convert.to, r->kind, (long long)r->n_params,
+                (double)r->n_bytes / 1e9);
+}
+
+ml_status ml_cli_convert(int argc, char **argv, ml_error *err)
+{
+    ml_options *o;
+    job j = { 0 };
+    ML_TRY(ml_cli_parse("convert", NULL, argc, argv, 2, 2, "a model and a folder or GGUF file to write", &o, err));
+    ml_status status = set_up(&j, o, err);
+    ml_stop_install();
+    if (status == ML_OK) status = ml_convert_model(&j.convert, &j.report, err);
+    ml_progress_end(j.progress);
+    if (status == ML_OK) tell(&j);
+    ml_options_free(o);
+    return status;
+}

@@ -1,0 +1,31 @@
+/* The architecture in GGUF metadata.
+ *
+ * `general.architecture` is deepseek2 (multi-head latent attention: DeepSeek-V2 and V3, Moonlight), llama, qwen2,
+ * qwen3, ernie4_5-moe or glm4moe; the other keys begin with that name.  What no key says the tensors do: rows of the
+ * vocabulary, an output of its own, biases and norms of q and k, a bias that chooses experts.
+ *
+ * Two facts are told in another way there:
+ *   - llama keeps the rows of q and k in the order of interleaved pairs: rope_interleaved is 1 for it.
+ *   - llama.cpp uses one epsilon for all norms, while the published DeepSeek classes use 1e-6 for the two of the
+ *     latent.  Our own key `moonlight.latent_norm_epsilon`, which llama.cpp ignores, holds it where it differs; a file
+ *     without that key means what llama.cpp computes. */
+#ifndef ML_FORMAT_GGUF_CONFIG_H
+#define ML_FORMAT_GGUF_CONFIG_H
+
+#include "format/gguf.h"
+#include "format/gguf_arch.h"
+#include "model/config.h"
+
+#define ML_GGUF_LATENT_EPSILON_KEY "moonlight.latent_norm_epsilon"
+
+/* ML_EFORMAT for keys that are missing or damaged, ML_EINVAL naming an architecture or key value that this program
+ * does not run. */
+ml_status ml_gguf_config(const ml_gguf *g, ml_config *out, ml_error *err);
+
+/* The architecture that expresses a model; ML_EINVAL with the reason when none does.  *pair_rows: it has the rows of q
+ * and k interleaved, while this configuration rotates halves. */
+ml_status ml_gguf_arch_for(const ml_config *c, const ml_gguf_arch **arch, bool *pair_rows, ml_error *err);
+/* Set the keys that llama.cpp and ml_gguf_config read, all of them also where they say what a reader would assume. */
+ml_status ml_gguf_put_config(ml_gguf_writer *w, const ml_config *c, const ml_gguf_arch *arch, ml_error *err);
+
+#endif

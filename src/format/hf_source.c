@@ -1,0 +1,149 @@
+/* The weights of a Hugging Face folder, where they are. */
+#include "format/hf.h"
+#include "format/hf_names.h"
+
+#include "format/safetensors.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { FP8_BLOCK = 128 }; /* DeepSeek's FP8: one scale for each 128 x 128 */
+
+typedef struct {
+    ml_weight_source base;
+    ml_safetensors *file;
+    const char *class_name;
+    char where[ML_PATH_MAX];
+} hf_source;
+
+static const ml_st_tensor *find_stored(const hf_source *s, const char *name, int n_dim, const int64_t *dim,
+                                       ml_hf_tensor *stored)
+{
+    *stored = ml_hf_stored_as(s->class_name, name, n_dim, dim);
+    return ml_safetensors_find(s->file, stored->name);
+}
+
+static bool has(const ml_weight_source *source, const char *name)
+{
+    ml_hf_tensor stored;
+    return find_stored((const hf_source *)source, name, 1, (int64_t[]){ 1 }, &stored) != NULL;
+}
+
+/* Operators read elements of their own size only where they are aligned to it. */
+static bool is_aligned(const void *data, ml_dtype dtype)
+{
+    return (uintptr_t)data % ml_dtype_size(dtype) == 0;
+}
+
+static ml_status find(const ml_weight_source *source, const char *name, int n_dim, const int64_t *dim,
+                      ml_stored_weight *out, ml_error *err)
+{
+    const hf_source *s = (const hf_source *)source;
+    ml_hf_tensor stored;
+    const ml_st_tensor *t = find_stored(s, name, n_dim, dim, &stored);
+    ML_TRY(ml_safetensors_get(s->file, stored.name, stored.n_dim, stored.dim, &t, err));
+    *out = (ml_stored_weight){ .n_dim = n_dim, .entry = t };
+    memcpy(out->dim, dim, (size_t)n_dim * sizeof *dim);
+    if (ml_st_dtype_to_tensor(t->dtype, &out->dtype) && out->dtype != ML_I32) {
+        if (is_aligned(t->data, out->dtype)) out->data = t->data;
+    } else {
+        bool narrow = t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2;
+        out->dtype = narrow ? ML_BF16 : ML_F32;
+    }
+    return ML_OK;
+}
+
+/* Multiply rows [row, row + n_row) of an FP8 matrix by the scales stored beside it, if they are. */
+static ml_status apply_scales(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *x,
+                              ml_error *err)
+{
+    char name[ML_WEIGHT_NAME_MAX + 32];
+    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    const ml_st_tensor *scales = ml_safetensors_find(file, name);
+    if (!scales || t->n_dim != 2) return ML_OK;
+    int64_t cols = t->shape[1], n_block = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
+    int64_t shape[2] = { (t->shape[0] + FP8_BLOCK - 1) / FP8_BLOCK, n_block };
+    ML_TRY(ml_safetensors_get(file, name, 2, shape, &scales, err));
+    float *scale = ml_alloc((size_t)n_block * sizeof *scale);
+    if (!scale) return ml_fail_memory(err, (size_t)n_block * sizeof *scale, name);
+    ml_status status = ML_OK;
+    for (int64_t r = 0; r < n_row && status == ML_OK; r++) {
+        if (r == 0 || (row + r) % FP8_BLOCK == 0) {
+            status = ml_st_read_f32(scales, (row + r) / FP8_BLOCK, 1, scale, err);
+        }
+        for (int64_t j = 0; j < cols && status == ML_OK; j++) x[r * cols + j] *= scale[j / FP8_BLOCK];
+    }
+    ml_free(scale);
+    return status;
+}
+
+ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *out,
+                         ml_error *err)
+{
+    ML_TRY(ml_st_read_f32(t, row, n_row, out, err));
+    bool narrow = t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2;
+    return narrow ? apply_scales(file, t, row, n_row, out, err) : ML_OK;
+}
+
+static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight *w, int64_t row, int64_t n_row,
+                          float *out, ml_error *err)
+{
+    const hf_source *s = (const hf_source *)source;
+    const ml_st_tensor *t = w->entry;
+    /* Ernie's bias is one row of all experts. */
+    if (t->n_dim == 2 && w->n_dim == 1) return ml_st_read_all_f32(t, out, err);
+    return ml_hf_read_f32(s->file, t, row, n_row, out, err);
+}
+
+static void drop(const ml_weight_source *source, const void *data, size_t n_bytes)
+{
+    (void)source;
+    ml_map_drop(data, n_bytes);
+}
+
+const ml_safetensors *ml_hf_source_file(const ml_weight_source *source)
+{
+    return source->find == find ? ((const hf_source *)source)->file : NULL;
+}
+
+static void free_source(ml_weight_source *source)
+{
+    hf_source *s = (hf_source *)source;
+    if (!s) return;
+    ml_safetensors_close(s->file);
+    ml_free(s);
+}
+
+/* The rows of embedding and head decide: a checkpoint may have more of them than config.json says, and they stay. */
+static ml_status take_vocab_size(const hf_source *s, ml_config *c, ml_error *err)
+{
+    const ml_st_tensor *t = ml_safetensors_find(s->file, "model.embed_tokens.weight");
+    if (!t || t->n_dim != 2 || t->shape[0] <= c->vocab_size) return ML_OK;
+    c->vocab_size = t->shape[0];
+    return ml_config_check(c, s->where, err);
+}
+
+ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
+{
+    char folder[ML_PATH_MAX], config_path[ML_PATH_MAX];
+    bool is_folder = ml_path_is_dir(path);
+    *out = NULL;
+    if (!is_folder) ML_TRY(ml_path_parent(folder, path, err));
+    ML_TRY(ml_path_join(config_path, is_folder ? path : folder, "config.json", err));
+    ML_TRY(ml_config_load(config_path, config, err));
+    hf_source *s = ml_calloc(1, sizeof *s);
+    if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
+    s->base = (ml_weight_source){
+        .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
+    };
+    s->class_name = ml_config_class_name(config);
+    snprintf(s->where, sizeof s->where, "%s", path);
+    ml_status status = ml_safetensors_open(&s->file, path, err);
+    if (status == ML_OK) status = take_vocab_size(s, config, err);
+    if (status != ML_OK) {
+        free_source(&s->base);
+        return status;
+    }
+    *out = &s->base;
+    return ML_OK;
+}

@@ -1,0 +1,28 @@
+#include "format/source.h"
+
+#include "base/file.h"
+#include "format/gguf_source.h"
+#include "format/hf.h"
+#include "format/pt_source.h"
+
+ml_source_kind ml_weight_source_kind(const char *path)
+{
+    ml_map map;
+    ml_error ignored;
+    if (ml_path_is_dir(path) || ml_map_open(path, &map, &ignored) != ML_OK) return ML_SOURCE_HF;
+    ml_source_kind kind = ml_gguf_is(map.data, map.size) ? ML_SOURCE_GGUF
+                          : ml_pt_is(map.data, map.size) ? ML_SOURCE_PT
+                                                         : ML_SOURCE_HF;
+    ml_map_close(&map);
+    return kind;
+}
+
+ml_status ml_weight_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
+{
+    switch (ml_weight_source_kind(path)) {
+    case ML_SOURCE_GGUF: return ml_gguf_source_open(path, config, out, err);
+    case ML_SOURCE_PT: return ml_pt_source_open(path, config, out, err);
+    case ML_SOURCE_HF: break;
+    }
+    return ml_hf_source_open(path, config, out, err);
+}

@@ -1,0 +1,137 @@
+#include "infer/runner.h"
+
+#include "model/kv_cache.h"
+
+#include <string.h>
+
+enum { PAGE_SIZE = 64 };
+
+struct ml_runner {
+    ml_model *model;
+    ml_runner_config config;
+    ml_ctx ctx;
+    ml_pages pages;
+    ml_kv_cache *cache;
+    ml_tensor *hidden; /* [n, d] of the last pass */
+};
+
+/* The results of all layers, every intermediate of one, and the logits, with room to spare; only touched pages cost
+ * memory. */
+static size_t activation_bytes(const ml_config *c, int64_t n_token)
+{
+    int64_t n_qk = c->num_attention_heads * ml_config_d_qk(c), n_v = c->num_attention_heads * ml_config_d_v(c);
+    int64_t layer = 8 * c->hidden_size + 4 * c->intermediate_size + 4 * (n_qk + n_v) +
+                    8 * (c->num_experts_per_tok + c->n_shared_experts) * c->moe_intermediate_size +
+                    4 * c->n_routed_experts;
+    if (c->attention == ML_ATTENTION_MLA) layer += 2 * c->num_attention_heads * c->kv_lora_rank;
+    return (size_t)(((c->num_hidden_layers + 2) * c->hidden_size + layer) * n_token) * sizeof(float);
+}
+
+static ml_status make(ml_runner *r, ml_error *err)
+{
+    const ml_config *c = &r->model->config;
+    const ml_runner_config *n = &r->config;
+    int64_t page = n->capacity < PAGE_SIZE ? n->capacity : PAGE_SIZE;
+    int64_t n_page = (n->cache_token + page - 1) / page + n->n_seq; /* each sequence's last page is partly filled */
+    size_t logits = (size_t)(n->n_seq * c->vocab_size) * sizeof(float), slack = (size_t)256 << 20;
+    ML_TRY(ml_ctx_init(&r->ctx, activation_bytes(c, n->max_token) + logits + slack, 0, err));
+    ML_TRY(ml_pages_make(&r->pages, n_page, (int32_t)page, n->n_seq, n->capacity, err));
+    return ml_kv_cache_make(c, n_page * page, n->kv_dtype, &r->cache, err);
+}
+
+ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err)
+{
+    *out = NULL;
+    int64_t most = model->config.max_position_embeddings;
+    if (config->capacity < 1 || config->capacity > most) {
+        return ml_fail(err, ML_EINVAL, "a context of %lld tokens: expected 1 to %lld, the model's positions",
+                       (long long)config->capacity, (long long)most);
+    }
+    ml_runner *r = ml_calloc(1, sizeof *r);
+    if (!r) return ml_fail_memory(err, sizeof *r, "a runner");
+    r->model = model;
+    r->config = *config;
+    if (r->config.cache_token == 0) r->config.cache_token = config->n_seq * config->capacity;
+    ml_status status = make(r, err);
+    if (status != ML_OK) {
+        ml_runner_free(r);
+        return status;
+    }
+    *out = r;
+    return ML_OK;
+}
+
+void ml_runner_free(ml_runner *r)
+{
+    if (!r) return;
+    ml_ctx_free(&r->ctx);
+    ml_pages_free(&r->pages);
+    ml_kv_cache_free(r->cache);
+    ml_free(r);
+}
+
+int64_t ml_runner_cache_bytes(const ml_runner *r)
+{
+    return r->pages.n_page * r->pages.page_size * ml_kv_cache_token_bytes(&r->model->config, r->config.kv_dtype);
+}
+
+ml_pages *ml_runner_pages(ml_runner *r)
+{
+    return &r->pages;
+}
+
+static ml_tensor *wrap(ml_ctx *ctx, const int32_t *data, int64_t n)
+{
+    return ml_tensor_wrap(ctx, ML_I32, 1, &n, (void *)(uintptr_t)data);
+}
+
+/* The wanted rows of the hidden state, end to end. */
+static ml_tensor *pick_rows(ml_ctx *ctx, ml_tensor *hidden, int64_t n_want, const int32_t *want)
+{
+    if (!hidden) return NULL;
+    int64_t d = hidden->dim[1];
+    ml_tensor *rows = ml_tensor_new_2d(ctx, ML_F32, n_want, d);
+    if (!rows) return NULL;
+    for (int64_t i = 0; i < n_want; i++) {
+        memcpy(ml_f32(rows) + i * d, ml_f32(hidden) + want[i] * hidden->stride, (size_t)d * sizeof(float));
+    }
+    return rows;
+}
+
+ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
+                            const int32_t *seq, ml_error *err)
+{
+    ml_ctx *ctx = &r->ctx;
+    ml_ctx_reset(ctx);
+    ctx->mode = ML_MODE_FAST;
+    ml_kv_cache_set_pages(r->cache, r->pages.table, r->pages.page_size, r->pages.pages_per_seq);
+    ml_model_input in = { .id = wrap(ctx, id, n),
+                          .pos = wrap(ctx, pos, n),
+                          .seq = wrap(ctx, seq, n),
+                          .cache = r->cache,
+                          .n_decode = n_decode };
+    r->hidden = ml_model_forward(ctx, r->model, &in);
+    return ml_ctx_status(ctx, err);
+}
+
+ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
+{
+    if (n_want == 0) return ML_OK;
+    ml_ctx *ctx = &r->ctx;
+    size_t mark = ml_arena_mark(&ctx->act);
+    ml_tensor *y = ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)); // [n_want, vocab]
+    if (y) memcpy(logits, y->data, (size_t)(n_want * r->model->config.vocab_size) * sizeof *logits);
+    ml_arena_release(&ctx->act, mark);
+    return ml_ctx_status(ctx, err);
+}
+
+ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)
+{
+    ml_ctx *ctx = &r->ctx;
+    size_t mark = ml_arena_mark(&ctx->act);
+    int64_t n = r->hidden->dim[0];
+    ml_tensor *y = ml_model_logprob(ctx, r->model, r->hidden, wrap(ctx, target, n)); // [n]
+    if (y) memcpy(logprob, y->data, (size_t)n * sizeof *logprob);
+    ml_arena_release(&ctx->act, mark);
+    return ml_ctx_status(ctx, err);
+}

@@ -1,0 +1,39 @@
+/* Tokens of several sequences through the model in one pass, with their keys and values in a paged cache.
+ *
+ * What a token computes depends on its sequence before it and on its phase (prompt or generated: ops/cached.h), not
+ * on what else is in the pass nor on how prompts are cut into passes, bit for bit. */
+#ifndef ML_INFER_RUNNER_H
+#define ML_INFER_RUNNER_H
+
+#include "infer/pages.h"
+#include "model/model.h"
+
+typedef struct ml_runner ml_runner;
+
+typedef struct {
+    int64_t n_seq;       /* sequences at once */
+    int64_t capacity;    /* tokens of one at most */
+    int64_t cache_token; /* tokens that the cache has room for, of all sequences; 0: n_seq * capacity */
+    int64_t max_token;   /* of one pass at most */
+    ml_dtype kv_dtype;   /* of the cache */
+} ml_runner_config;
+
+/* The model must outlive the runner.  ML_EINVAL when capacity is not in 1 .. the model's positions. */
+ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err);
+void ml_runner_free(ml_runner *r);
+/* Bytes of the cache when full. */
+int64_t ml_runner_cache_bytes(const ml_runner *r);
+/* The sequences' pages, to be reserved before their tokens are run. */
+ml_pages *ml_runner_pages(ml_runner *r);
+
+/* One pass: n tokens, the first n_decode of which are being generated and the others prompt; id, position and sequence
+ * of each [n].  Of one sequence, positions ascend and all before them are in the cache or earlier in the pass.
+ * ML_EINVAL for an id outside the vocabulary. */
+ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
+                            const int32_t *seq, ml_error *err);
+/* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
+ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
+/* The log-probability of a target behind each token (-1: none, 0 then): target, logprob [n]. */
+ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err);
+
+#endif

@@ -1,0 +1,56 @@
+/* What the two ways to compute a layer of experts share: experts.c has the products of training, and
+ * experts_inference.c those of inference. */
+#ifndef ML_OPS_CPU_EXPERTS_LAYER_H
+#define ML_OPS_CPU_EXPERTS_LAYER_H
+
+#include "ops/cpu/rowops.h"
+
+/* The accepted (token, k) pairs sorted by expert: "rows".  Expert e owns rows offset[e] .. offset[e + 1]. */
+typedef struct {
+    int64_t n_row, n_expert, top_k, d, f;
+    const int32_t *offset; /* [n_expert + 1] */
+    const int32_t *flat;   /* [n_row] token * top_k + k */
+    const int32_t *token;  /* [n_row] */
+    float *pre;            /* [n_row, n_col] */
+    int64_t n_col;         /* f, or 2 f: gate | up */
+    float *a;              /* [n_row, f] */
+    const ml_tensor *x, *prob, *gate, *up, *down, *y;
+    const float *dy;
+    int64_t dy_stride;
+    float *dprob; /* NULL: not wanted */
+    ml_activation activation;
+    const ml_row_ops *row_ops;
+    int64_t tile_rows;
+    int32_t *first_tile; /* [n_expert + 1] tiles of the experts before */
+} ml_experts_layer;
+
+/* Rows of one expert. */
+typedef struct {
+    int64_t expert, begin, n;
+} ml_experts_tile;
+
+static inline ml_experts_tile ml_experts_find_tile(const ml_experts_layer *l, int64_t i)
+{
+    int64_t low = 0, high = l->n_expert; /* first_tile[low] <= i < first_tile[high] */
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (l->first_tile[middle] <= i) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    int64_t begin = l->offset[low] + (i - l->first_tile[low]) * l->tile_rows, end = l->offset[low + 1];
+    return (ml_experts_tile){ low, begin, end - begin < l->tile_rows ? end - begin : l->tile_rows };
+}
+
+static inline float ml_experts_prob(const ml_experts_layer *l, int64_t row)
+{
+    int64_t flat = l->flat[row];
+    return ml_f32(l->prob)[flat / l->top_k * l->prob->stride + flat % l->top_k];
+}
+
+/* Fills a and y (which is zero) with the products of ops/cpu/weight.h: weights of any type, mapped or repacked. */
+ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l);
+
+#endif

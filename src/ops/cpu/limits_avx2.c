@@ -1,0 +1,36 @@
+#include "ops/cpu/limits.h"
+
+#include <immintrin.h>
+
+enum { N = 12 };
+
+float ml_limits_int8_avx2(int64_t n, double *n_mac)
+{
+    __m256i sum[N], x = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);
+    for (int l = 0; l < N; l++) sum[l] = _mm256_set1_epi32(l);
+    for (int64_t i = 0; i < n; i++) {
+        for (int l = 0; l < N; l++) {
+            __m256i pairs = _mm256_maddubs_epi16(x, sum[l]);
+            sum[l] = _mm256_add_epi32(sum[l], _mm256_madd_epi16(pairs, one));
+            __asm__("" : "+x"(sum[l]));
+        }
+    }
+    *n_mac += (double)n * N * 32;
+    for (int l = 1; l < N; l++) sum[0] = _mm256_add_epi32(sum[0], sum[l]);
+    return (float)_mm256_cvtsi256_si32(sum[0]);
+}
+
+float ml_limits_fp32_avx2(int64_t n, double *n_mac)
+{
+    __m256 sum[N], x = _mm256_set1_ps(0.5f);
+    for (int l = 0; l < N; l++) sum[l] = _mm256_set1_ps((float)l);
+    for (int64_t i = 0; i < n; i++) {
+        for (int l = 0; l < N; l++) {
+            sum[l] = _mm256_fmadd_ps(sum[l], x, x);
+            __asm__("" : "+x"(sum[l]));
+        }
+    }
+    *n_mac += (double)n * N * 8;
+    for (int l = 1; l < N; l++) sum[0] = _mm256_add_ps(sum[0], sum[l]);
+    return _mm256_cvtss_f32(sum[0]);
+}

@@ -1,0 +1,20 @@
+#include "ops/cpu/limits.h"
+
+#include <immintrin.h>
+
+enum { N = 12 };
+
+float ml_limits_int8_avxvnni(int64_t n, double *n_mac)
+{
+    __m256i sum[N], x = _mm256_set1_epi8(3);
+    for (int l = 0; l < N; l++) sum[l] = _mm256_set1_epi32(l);
+    for (int64_t i = 0; i < n; i++) {
+        for (int l = 0; l < N; l++) {
+            sum[l] = _mm256_dpbusd_avx_epi32(sum[l], x, x);
+            __asm__("" : "+x"(sum[l]));
+        }
+    }
+    *n_mac += (double)n * N * 32;
+    for (int l = 1; l < N; l++) sum[0] = _mm256_add_epi32(sum[0], sum[l]);
+    return (float)_mm256_cvtsi256_si32(sum[0]);
+}

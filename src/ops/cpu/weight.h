@@ -1,0 +1,38 @@
+/* Products with a weight of any type, for inference: y[t, i] = sum over j of x[t, j] * w[i, j].
+ *
+ * Float types go through ops/cpu/matvec.h.  Block types meet x rounded to 8 bits (ops/cpu/qmatmul.h) in fast mode;
+ * in exact mode x as it is, and the weight is dequantised a few rows at a time.  Which product runs depends on the
+ * mode and the weight's type alone, so a token's bits depend neither on the other tokens nor on the threads. */
+#ifndef ML_OPS_CPU_WEIGHT_H
+#define ML_OPS_CPU_WEIGHT_H
+
+#include "ops/cpu/qmatmul.h"
+#include "tensor/tensor.h"
+
+enum { ML_WEIGHT_MAX_K = 65536 }; /* columns of a block type in exact mode */
+
+/* The activations of one or several products, with their roundings. */
+typedef struct {
+    const float *x; /* [n_row, k], rows `stride` apart */
+    int64_t n_row, k, stride;
+    bool exact;
+    bool rounded[2]; /* for block types of 32, and of 256 */
+    ml_qx qx[2];
+} ml_weight_input;
+
+ml_weight_input ml_weight_input_make(const ml_ctx *ctx, const float *x, int64_t n_row, int64_t k, int64_t stride);
+/* Round x as the weight (all its parts) wants it, unless that was done: in scratch of the running operator, on all
+ * threads. */
+ml_status ml_weight_input_prepare(ml_ctx *ctx, ml_weight_input *in, const ml_tensor *w);
+
+/* Matrix i of a weight with three dimensions or with parts. */
+ml_tensor ml_weight_matrix(const ml_tensor *w, int64_t i);
+
+/* y [n_token, n] = rows row[t] (NULL: row t) of the input times rows first .. first + n - 1 of w, a matrix without
+ * parts for which the input was prepared.  Of panels, `first` is a multiple of 16.  On the calling thread. */
+void ml_weight_product_serial(const ml_weight_input *in, const int32_t *row, int64_t n_token, const ml_tensor *w,
+                              int64_t first, int64_t n, float *y, int64_t y_stride);
+/* All rows of the input times all rows of w, which may have parts; on all threads. */
+void ml_weight_product(const ml_weight_input *in, const ml_tensor *w, float *y, int64_t y_stride);
+
+#endif

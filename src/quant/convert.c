@@ -1,0 +1,248 @@
+#include "quant/convert.h"
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "format/gguf_config.h"
+#include "format/gguf_source.h"
+#include "format/gguf_tokenizer.h"
+#include "format/hf.h"
+#include "format/hf_names.h"
+#include "format/name_table.h"
+#include "format/source.h"
+#include "model/model.h"
+#include "quant/gguf_export.h"
+#include "quant/gguf_from_source.h"
+#include "quant/hf_copy.h"
+#include "quant/hf_view.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    const ml_convert *x;
+    ml_convert_report *report;
+    ml_source_kind kind;
+    ml_config config;
+    ml_weight_source *source;
+    ml_tokenizer *tokenizer; /* NULL: there is none */
+} job;
+
+/* ---- the source ---- */
+
+static ml_status open_tokenizer(job *j, ml_error *err)
+{
+    const char *path = j->x->tokenizer;
+    char folder[ML_PATH_MAX];
+    if (path) {
+        bool gguf = ml_weight_source_kind(path) == ML_SOURCE_GGUF;
+        return gguf ? ml_gguf_tokenizer_open(path, &j->tokenizer, err) : ml_tokenizer_open(path, &j->tokenizer, err);
+    }
+    const ml_gguf *g = ml_gguf_source_file(j->source);
+    if (g) {
+        const ml_gguf_value *model = ml_gguf_find_key(g, "tokenizer.ggml.tokens");
+        return model ? ml_gguf_tokenizer(g, &j->tokenizer, err) : ML_OK;
+    }
+    if (ml_path_is_dir(j->x->from))
+        snprintf(folder, sizeof folder, "%s", j->x->from);
+    else
+        ML_TRY(ml_path_parent(folder, j->x->from, err));
+    /* A model without a tokenizer is converted as well. */
+    if (ml_tokenizer_open(folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) j->tokenizer = NULL;
+    return ML_OK;
+}
+
+static ml_status open_source(job *j, ml_error *err)
+{
+    j->kind = ml_weight_source_kind(j->x->from);
+    ML_TRY(ml_weight_source_open(j->x->from, &j->config, &j->source, err));
+    ML_TRY(open_tokenizer(j, err));
+    j->report->has_tokenizer = j->tokenizer != NULL;
+    if (!j->tokenizer || ml_tokenizer_vocab_size(j->tokenizer) <= j->config.vocab_size) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s: the tokenizer has %d ids, the model only %lld: they do not belong together; name another with "
+                   "--tokenizer",
+                   j->x->from, ml_tokenizer_vocab_size(j->tokenizer), (long long)j->config.vocab_size);
+}
+
+static ml_status add_name(ml_name_table *known, char *copy, const char *name, ml_error *err)
+{
+    bool added;
+    strcpy(copy, name);
+    return ml_name_table_add(known, copy, &added, err);
+}
+
+/* Tensors of a folder that are no weight of the model, nor scales of one. */
+static ml_status count_unused(job *j, const ml_safetensors *file, const ml_model *m, char *names, ml_error *err)
+{
+    ml_name_table known = { 0 };
+    ml_status status = ML_OK;
+    const char *class_name = ml_config_class_name(&m->config);
+    for (size_t i = 0; i < m->n_weight && status == ML_OK; i++) {
+        const ml_weight *w = &m->weight[i];
+        ml_hf_tensor t = ml_hf_stored_as(class_name, w->name, w->n_dim, w->dim);
+        status = add_name(&known, names + i * sizeof t.name, t.name, err);
+    }
+    for (size_t i = 0; i < ml_safetensors_count(file) && status == ML_OK; i++) {
+        const char *name = ml_safetensors_at(file, i)->name;
+        size_t index, n = strlen(name), n_end = strlen("_scale_inv");
+        bool scale = n > n_end && !strcmp(name + n - n_end, "_scale_inv");
+        if (scale || ml_name_table_find(&known, name, &index)) continue;
+        if (!j->report->n_unused++) snprintf(j->report->unused, sizeof j->report->unused, "%s", name);
+    }
+    ml_name_table_free(&known);
+    return status;
+}
+
+static ml_status note_unused(job *j, ml_error *err)
+{
+    const ml_safetensors *file = ml_hf_source_file(j->source);
+    if (!file) return ML_OK;
+    ml_model *m; /* for its list of weights: address space, of which nothing is touched */
+    ML_TRY(ml_model_make(&j->config, ML_F32, false, &m, err));
+    char *names = ml_calloc(m->n_weight, sizeof((ml_hf_tensor *)0)->name);
+    ml_status status = names ? count_unused(j, file, m, names, err)
+                             : ml_fail_memory(err, m->n_weight * sizeof((ml_hf_tensor *)0)->name, "names of weights");
+    ml_free(names);
+    ml_model_free(m);
+    return status;
+}
+
+/* ---- to GGUF ---- */
+
+static ml_status fill(void *arg, const ml_gguf_entry *e, int64_t part, int64_t row, int64_t n_row, float *out,
+                      ml_error *err)
+{
+    const job *j = arg;
+    return ml_gguf_fill_from_source(j->source, &j->config, e, part, row, n_row, out, err);
+}
+
+static ml_status type_of(void *arg, const ml_gguf_entry *e, ml_dtype *out, ml_error *err)
+{
+    const job *j = arg;
+    return ml_gguf_type_in_source(j->source, &j->config, e, out, err);
+}
+
+static const void *bytes_of(void *arg, const ml_gguf_entry *e, int64_t part, ml_dtype dtype)
+{
+    const job *j = arg;
+    ml_stored_weight w;
+    ml_error ignored; /* fill says it again */
+    if (e->form != ML_GGUF_AS_IS || ml_gguf_find_in_source(j->source, e, part, &w, &ignored) != ML_OK) return NULL;
+    return w.dtype == dtype ? w.data : NULL;
+}
+
+static void show(void *arg, uint64_t done, uint64_t total)
+{
+    const job *j = arg;
+    j->report->n_bytes = total;
+    if (j->x->progress) j->x->progress(j->x->arg, done, total);
+}
+
+/* What a GGUF file says of its types stays true when none is changed. */
+static int64_t stored_file_type(const job *j)
+{
+    const ml_gguf *g = ml_gguf_source_file(j->source);
+    int64_t type;
+    ml_error ignored;
+    if (!g || j->x->plan.n_rule) return -1;
+    return ml_gguf_get_integer(g, "general.file_type", 0, INT32_MAX, &type, &ignored) == ML_OK ? type : -1;
+}
+
+static ml_status write_gguf(job *j, ml_error *err)
+{
+    bool pair_rows;
+    char kv_b[] = "model.layers.0.self_attn.kv_b_proj.weight";
+    ml_gguf_layout layout = { 0 };
+    ml_gguf_export x = { .config = &j->config,
+                         .layout = &layout,
+                         .plan = j->x->plan,
+                         .tokenizer = j->tokenizer,
+                         .file_type = stored_file_type(j),
+                         .fill = fill,
+                         .type_of = type_of,
+                         .bytes_of = bytes_of,
+                         .arg = j,
+                         .progress = show };
+    ML_TRY(ml_gguf_arch_for(&j->config, &x.arch, &pair_rows, err));
+    bool split = j->config.attention == ML_ATTENTION_MLA && j->source->has(j->source, kv_b);
+    ML_TRY(ml_gguf_layout_make(&j->config, x.arch, pair_rows, split, &layout, err));
+    j->report->kind = x.arch->name;
+    ml_status status = note_unused(j, err);
+    if (status == ML_OK) status = ml_gguf_export_write(&x, j->x->to, err);
+    ml_gguf_layout_free(&layout);
+    return status;
+}
+
+/* ---- to a folder ---- */
+
+static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
+{
+    ml_dtype dtype = ML_F32;
+    if (j->x->plan.mix) (void)ml_dtype_parse(ml_quant_mix_name(j->x->plan.mix), &dtype);
+    bool keep = !j->x->plan.mix;
+    if (j->kind == ML_SOURCE_HF && !j->x->tokenizer) {
+        ml_hf_copy copy = { .folder = j->x->from, .keep = keep, .dtype = dtype, .progress = show, .arg = j };
+        return ml_hf_copy_write(&copy, manifest, &j->report->n_bytes, err);
+    }
+    ml_hf_export x = {
+        .config = &j->config, .source = j->source, .keep = keep, .dtype = dtype, .progress = show, .arg = j
+    };
+    ML_TRY(ml_hf_export_write(&x, manifest, err));
+    if (!j->tokenizer) return ML_OK;
+    if (!ml_tokenizer_is_scored(j->tokenizer)) {
+        return ml_tokenizer_save(j->tokenizer, ml_manifest_folder(manifest), err);
+    }
+    j->report->has_tokenizer = false;
+    (void)ml_fail(&j->report->no_tokenizer, ML_EINVAL, "a SentencePiece vocabulary has no form in a folder");
+    return ML_OK;
+}
+
+/* GGUF files of DeepSeek's class have its epsilon for the latent norms nowhere (format/gguf_config.h). */
+static void assume_epsilon(job *j)
+{
+    const ml_gguf *g = ml_gguf_source_file(j->source);
+    if (!g || j->config.attention != ML_ATTENTION_MLA || ml_gguf_find_key(g, ML_GGUF_LATENT_EPSILON_KEY)) return;
+    ml_config usual = j->config;
+    usual.latent_norm_eps = 1e-6;
+    if (j->config.latent_norm_eps == usual.latent_norm_eps) return;
+    j->config.latent_norm_eps = usual.latent_norm_eps;
+    j->report->epsilon_assumed = true;
+}
+
+static ml_status write_folder(job *j, ml_error *err)
+{
+    ml_manifest *manifest = NULL;
+    ml_weight_source *view;
+    assume_epsilon(j);
+    ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
+    j->source = view;
+    j->report->kind = ml_config_class_name(&j->config);
+    ml_status status = ml_manifest_begin(&manifest, j->x->to, 0, err);
+    if (status == ML_OK) status = put_folder(j, manifest, err);
+    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
+    ml_manifest_free(manifest);
+    return status;
+}
+
+static ml_status check_types(const ml_convert *x, ml_error *err)
+{
+    if (x->gguf) return ML_OK;
+    ml_dtype dtype;
+    bool plain = !x->plan.mix || (ml_dtype_parse(ml_quant_mix_name(x->plan.mix), &dtype) && !ml_dtype_is_block(dtype));
+    if (plain && !x->plan.n_rule) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s: a folder has matrices of f32, bf16 or f16: quantised types are for GGUF files",
+                   x->to);
+}
+
+ml_status ml_convert_model(const ml_convert *x, ml_convert_report *report, ml_error *err)
+{
+    job j = { .x = x, .report = report };
+    *report = (ml_convert_report){ 0 };
+    ML_TRY(check_types(x, err));
+    ml_status status = open_source(&j, err);
+    if (status == ML_OK) status = x->gguf ? write_gguf(&j, err) : write_folder(&j, err);
+    if (status == ML_OK) report->n_params = ml_model_count(&j.config).total;
+    ml_tokenizer_free(j.tokenizer);
+    if (j.source) j.source->free(j.source);
+    return status;
+}

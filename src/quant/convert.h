@@ -1,0 +1,39 @@
+/* A model from any format into another, one tensor at a time: memory stays at some tens of megabytes beside the mapped
+ * source, whose pages are given back as they are used.
+ *
+ *   model folder, safetensors or GGUF file, .pt checkpoint  ->  model folder (Hugging Face) or GGUF file
+ *
+ * Without a type each tensor keeps the one it has: bits stay as they are where both formats have them.  A folder to a
+ * folder keeps everything, tensors that this program does not know and other files included; only FP8 with its scales
+ * becomes bf16.  What is written appears complete or not at all. */
+#ifndef ML_QUANT_CONVERT_H
+#define ML_QUANT_CONVERT_H
+
+#include "quant/choose.h"
+
+#include <stdbool.h>
+
+typedef struct {
+    const char *from, *to;
+    bool gguf;             /* write a GGUF file; else a folder */
+    ml_quant_plan plan;    /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
+    const char *tokenizer; /* NULL: the source's, if it has one */
+    /* Told after every piece, with bytes; may be NULL. */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} ml_convert;
+
+typedef struct {
+    uint64_t n_bytes; /* written, of tensors */
+    int64_t n_params;
+    const char *kind; /* class or architecture that was written */
+    size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
+    char unused[112]; /* the first of them */
+    bool has_tokenizer;
+    ml_error no_tokenizer; /* why not; an empty message: the source has none */
+    bool epsilon_assumed; /* a GGUF file's latent norms got the epsilon of the Hugging Face class (see gguf_config.h) */
+} ml_convert_report;
+
+ml_status ml_convert_model(const ml_convert *x, ml_convert_report *report, ml_error *err);
+
+#endif

@@ -1,0 +1,189 @@
+#include "recipe/setup.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static ml_status parse_kinds(const ml_options *o, const char *name, ml_param_kinds *kinds, ml_error *err)
+{
+    if (ml_optim_parse_kinds(ml_options_text(o, name), kinds, err) == ML_OK) return ML_OK;
+    return ml_fail_prefix(err, "%s", name);
+}
+
+static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_error *err)
+{
+    *out = ml_optim_default_config(!strcmp(ml_options_text(o, "optim.name"), "muon") ? ML_OPTIM_MUON : ML_OPTIM_ADAMW);
+    out->beta1 = ml_options_real(o, "optim.beta1");
+    out->beta2 = ml_options_real(o, "optim.beta2");
+    out->eps = ml_options_real(o, "optim.eps");
+    out->weight_decay = ml_options_real(o, "optim.weight_decay");
+    out->momentum = ml_options_real(o, "optim.momentum");
+    out->nesterov = ml_options_flag(o, "optim.nesterov");
+    out->ns_steps = (int)ml_options_int(o, "optim.ns_steps");
+    out->rms_scale = ml_options_real(o, "optim.rms_scale");
+    ML_TRY(parse_kinds(o, "optim.muon", &out->muon, err));
+    return parse_kinds(o, "optim.no_decay", &out->no_decay, err);
+}
+
+/* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in
+ * proportion.  Said, since the learning rate is then another. */
+static void shrink_stages(ml_schedule *s, const ml_listener *listener)
+{
+    bool last_stage = s->kind == ML_SCHEDULE_WSD || s->kind == ML_SCHEDULE_MOONLIGHT;
+    int64_t warmup = s->warmup, decay = last_stage ? s->decay : 0;
+    if (warmup <= s->steps && decay <= s->steps - warmup) return;
+    double share = 0.5 * (double)s->steps / ((double)warmup + (double)decay);
+    s->warmup = (int64_t)(share * (double)warmup);
+    s->decay = (int64_t)(share * (double)s->decay);
+    s->rewarm = (int64_t)(share * (double)s->rewarm);
+    if (last_stage) {
+        ml_listener_warn(
+            listener, "optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
+            (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup, (long long)s->decay);
+    } else {
+        ml_listener_warn(listener, "optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
+                         (long long)s->steps, (long long)s->warmup);
+    }
+}
+
+static ml_status schedule(const ml_options *o, const ml_listener *listener, ml_schedule *out, ml_error *err)
+{
+    *out = (ml_schedule){ .lr = ml_options_real(o, "optim.lr"),
+                          .lr_min = ml_options_real(o, "optim.lr_min"),
+                          .warmup = ml_options_int(o, "optim.warmup"),
+                          .steps = ml_options_int(o, "train.steps"),
+                          .decay = ml_options_int(o, "optim.decay"),
+                          .rewarm = ml_options_int(o, "optim.rewarm"),
+                          .rewarm_lr = ml_options_real(o, "optim.rewarm_lr"),
+                          .ramp_step = ml_options_int(o, "optim.ramp_step"),
+                          .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
+    ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
+    shrink_stages(out, listener);
+    return ml_schedule_check(out, err);
+}
+
+ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err)
+{
+    *out = (ml_train_config){ .batch = ml_options_int(o, "train.batch"),
+                              .accumulate = ml_options_int(o, "train.accumulate"),
+                              .seq = ml_options_int(o, "train.seq"),
+                              .recompute = ml_options_flag(o, "train.recompute"),
+                              .seed = (uint64_t)ml_options_int(o, "train.seed"),
+                              .clip = ml_options_real(o, "optim.clip"),
+                              .guard_deviations = ml_options_real(o, "guard.deviations"),
+                              .guard_patience = ml_options_int(o, "guard.patience"),
+                              .eval_every = ml_options_int(o, "eval.every"),
+                              .save_every = ml_options_int(o, "checkpoint.every"),
+                              .keep = ml_options_int(o, "checkpoint.keep"),
+                              .milestone = ml_options_int(o, "checkpoint.milestone"),
+                              .sample_every = ml_options_int(o, "sample.every"),
+                              .sample_tokens = ml_options_int(o, "sample.tokens") };
+    out->n_prompt = ml_options_list(o, "sample.prompt", &out->prompt);
+    if (!ml_dtype_parse(ml_options_text(o, "checkpoint.dtype"), &out->save_dtype)) out->save_dtype = ML_F32;
+    ML_TRY(optim_config(o, &out->optim, err));
+    return schedule(o, listener, &out->schedule, err);
+}
+
+static ml_status check_vocab_size(const ml_options *o, const ml_tokenizer *tokenizer, int64_t found, ml_error *err)
+{
+    if (tokenizer && found < ml_tokenizer_vocab_size(tokenizer)) {
+        return ml_fail(err, ML_EINVAL,
+                       "model.vocab_size %lld is smaller than the tokenizer's vocabulary of %d: leave it "
+                       "out, or make it at least that",
+                       (long long)found, ml_tokenizer_vocab_size(tokenizer));
+    }
+    if (!tokenizer && found < ml_options_int(o, "data.vocab_size")) {
+        return ml_fail(err, ML_EINVAL,
+                       "model.vocab_size %lld is smaller than data.vocab_size %lld, the vocabulary of the tokenizer to "
+                       "be trained: leave it out, make it at least that, or lower data.vocab_size",
+                       (long long)found, (long long)ml_options_int(o, "data.vocab_size"));
+    }
+    return ML_OK;
+}
+
+ml_status ml_recipe_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err)
+{
+    ML_TRY(ml_config_preset(ml_options_text(o, "model.preset"), out, err));
+    bool vocab_given = false;
+    if (tokenizer) {
+        out->vocab_size = ml_tokenizer_vocab_size(tokenizer);
+        out->bos_token_id = ml_tokenizer_bos(tokenizer);
+        out->eos_token_id = ml_tokenizer_eos(tokenizer);
+        out->pad_token_id = ml_tokenizer_pad(tokenizer);
+    } else { /* which it will have is not known yet */
+        if (ml_options_given(o, "data.vocab_size")) out->vocab_size = ml_options_int(o, "data.vocab_size");
+        out->bos_token_id = out->eos_token_id = out->pad_token_id = -1;
+    }
+    for (size_t i = 0; i < ml_options_open_count(o); i++) {
+        const char *name, *value;
+        ml_options_open_item(o, i, &name, &value);
+        ML_TRY(ml_config_set(out, name, value, "options", err));
+        if (!strcmp(name, "vocab_size")) vocab_given = true;
+    }
+    if (vocab_given) ML_TRY(check_vocab_size(o, tokenizer, out->vocab_size, err));
+    return ml_config_check(out, "options", err);
+}
+
+typedef struct {
+    const ml_listener *listener;
+    bool refused;
+    char first[256];
+} resume_check;
+
+/* Options that decide what is computed from which data: another value would make it another run. */
+static bool decides_the_run(const char *section, const char *name)
+{
+    if (!strcmp(section, "model")) return true;
+    if (!strcmp(section, "data")) return strcmp(name, "dir") != 0; /* the same data may have moved */
+    static const char *const train[] = { "batch", "accumulate", "seq", "seed" };
+    for (size_t i = 0; i < sizeof train / sizeof train[0]; i++) {
+        if (!strcmp(section, "train") && !strcmp(name, train[i])) return true;
+    }
+    return !strcmp(section, "optim") && !strcmp(name, "name");
+}
+
+static void report_difference(void *arg, const char *section, const char *name, const char *old_value,
+                              const char *new_value)
+{
+    resume_check *check = arg;
+    if (!strcmp(section, "sweep")) return; /* what other runs there are */
+    bool refused = decides_the_run(section, name);
+    ml_listener_say(check->listener, "%s%s%s: was %s, now %s%s", section, *section ? "." : "", name,
+                    old_value ? old_value : "(unset)", new_value ? new_value : "(unset)", refused ? " (refused)" : "");
+    if (refused && !check->refused) {
+        check->refused = true;
+        snprintf(check->first, sizeof check->first, "%s.%s", section, name);
+    }
+}
+
+ml_status ml_recipe_check_resume(const ml_options *o, const ml_listener *listener, const char *run_folder,
+                                 ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    resume_check check = { .listener = listener };
+    ML_TRY(ml_path_join(path, run_folder, "options.ini", err));
+    ML_TRY(ml_options_compare_ini(o, path, report_difference, &check, err));
+    if (!check.refused) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s decides the model or the order of the data and differs from the run's %s: resume "
+                   "with the old value, or start a new run",
+                   check.first, path);
+}
+
+void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *listener)
+{
+    /* One line per (kind, group): the names of a few thousand tensors would tell nobody anything. */
+    int64_t n_tensor[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 }, n_element[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 };
+    for (int64_t i = 0; i < ml_optimizer_n_row(optimizer); i++) {
+        ml_optim_row row = ml_optimizer_get_row(optimizer, i);
+        n_tensor[row.param->kind][row.group] += row.param->n_matrix;
+        n_element[row.param->kind][row.group] += ml_param_count(row.param);
+    }
+    for (int kind = 0; kind < ML_N_PARAM_KIND; kind++) {
+        for (int group = 0; group < ML_N_OPTIM_GROUP; group++) {
+            if (!n_tensor[kind][group]) continue;
+            ml_listener_say(listener, "%-9s %5lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
+                            (long long)n_tensor[kind][group], (long long)n_element[kind][group],
+                            ml_optim_group_name((ml_optim_group)group));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+/* When things happen: the loop around steps, and the set-up before it. */
+#include "train/loop_internal.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "format/checkpoint.h"
+#include "ops/cpu/gemm.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+void ml_loop_say(const ml_loop *t, const char *format, ...)
+{
+    if (!t->hooks.line) return;
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    t->hooks.line(t->hooks.arg, text);
+}
+
+/* ---- set-up ---- */
+
+/* This machine's rate of fp32 matrix products, flop/s: what mfu is a share of. */
+static double measure_peak(void)
+{
+    enum { N = 512, REPEAT = 4 };
+    float *memory = ml_calloc(3 * N * N, sizeof *memory);
+    if (!memory) return 0;
+    ml_gemm g = { .m = N,
+                  .n = N,
+                  .k = N,
+                  .a = { .data = memory, .stride = N },
+                  .b = { .data = memory + N * N, .stride = N },
+                  .c = memory + 2 * N * N,
+                  .c_stride = N };
+    double best = INFINITY, begin = ml_clock_seconds();
+    for (int i = 0; i < REPEAT && (i < 2 || ml_clock_seconds() - begin < 0.1); i++) {
+        double start = ml_clock_seconds();
+        ml_gemm_run(&g);
+        best = fmin(best, ml_clock_seconds() - start);
+    }
+    ml_free(memory);
+    return 2.0 * N * N * N / best;
+}
+
+static ml_status make_memory(ml_loop *t, ml_error *err)
+{
+    const ml_train_config *c = &t->config;
+    int64_t tokens = c->batch * c->seq;
+    ml_train_plan plan = ml_train_make_plan(&t->model->config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
+    /* Address space only: twice the bound leaves room for descriptions and scratch without costing memory. */
+    ML_TRY(ml_ctx_init(&t->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28),
+                       (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
+    ML_TRY(ml_optimizer_make(&c->optim, t->model->param, (int64_t)t->model->n_param, &t->optimizer, err));
+    ML_TRY(ml_router_stats_make(&t->model->config, &t->stats, err));
+    t->batch = ml_calloc((size_t)c->accumulate, sizeof *t->batch);
+    if (!t->batch) return ml_fail_memory(err, (size_t)c->accumulate * sizeof *t->batch, "batches");
+    for (int64_t i = 0; i < c->accumulate; i++) ML_TRY(ml_batch_init(&t->batch[i], tokens, tokens, err));
+    return ml_batch_init(&t->eval_batch, tokens, tokens, err);
+}
+
+ml_status ml_loop_check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
+{
+    if (c->batch < 1 || c->accumulate < 1 || c->seq < 1) {
+        return ml_fail(err, ML_EINVAL, "train.batch, train.accumulate and train.seq must be at least 1");
+    }
+    if (c->seq > model->max_position_embeddings) {
+        return ml_fail(err, ML_EINVAL, "train.seq %lld is longer than the model's max_position_embeddings %lld",
+                       (long long)c->seq, (long long)model->max_position_embeddings);
+    }
+    return ml_schedule_check(&c->schedule, err);
+}
+
+/* A damaged checkpoint counts: a new run must not begin over it. */
+static ml_status check_unused(const char *folder, ml_error *err)
+{
+    char latest[ML_PATH_MAX];
+    int64_t *steps;
+    size_t n_step;
+    ML_TRY(ml_path_join(latest, folder, "latest", err));
+    ML_TRY(ml_run_list(folder, &steps, &n_step, err));
+    ml_free(steps);
+    if (n_step == 0 && !ml_path_exists(latest)) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s already holds a run: give --resume to continue it, or another --run", folder);
+}
+
+ml_status ml_loop_check_folder(const char *folder, bool resume, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    bool exists = ml_path_exists(folder);
+    if (!resume) return exists ? check_unused(folder, err) : ML_OK;
+    if (!exists) return ml_fail(err, ML_EINVAL, "%s: there is no such run: start it without --resume", folder);
+    ml_status status = ml_run_find(folder, ML_RUN_LATEST, path, NULL, err);
+    if (status != ML_EINVAL) return status;
+    return ml_fail(err, ML_EINVAL, "%s holds no complete checkpoint to resume from: start it without --resume", folder);
+}
+
+static ml_status open_run(ml_loop *t, const char *folder, bool resume, ml_error *err)
+{
+    ML_TRY(ml_run_open(&t->run, folder, err));
+    ML_TRY(ml_loop_check_folder(folder, resume, err));
+    if (resume) {
+        ML_TRY(ml_loop_restore(t, false, err));
+        ml_loop_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
+    }
+    return ml_metrics_open(&t->metrics, folder, t->step, err);
+}
+
+ml_status ml_loop_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
+                       const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks, ml_loop **out,
+                       ml_error *err)
+{
+    *out = NULL;
+    ML_TRY(ml_loop_check_config(config, &model->config, err));
+    ml_loop *t = ml_calloc(1, sizeof *t);
+    if (!t) return ml_fail_memory(err, sizeof *t, "a training loop");
+    t->config = *config;
+    t->model = model;
+    t->stage = stage;
+    t->tokenizer = tokenizer;
+    if (hooks) t->hooks = *hooks;
+    t->best_loss = INFINITY;
+    t->saved_step = -1;
+    t->guard = (ml_guard){ .deviations = config->guard_deviations, .patience = config->guard_patience };
+    ml_status status = make_memory(t, err);
+    if (status == ML_OK) status = open_run(t, run_folder, resume, err);
+    if (status != ML_OK) {
+        ml_loop_free(t);
+        return status;
+    }
+    *out = t;
+    return ML_OK;
+}
+
+void ml_loop_free(ml_loop *t)
+{
+    if (!t) return;
+    ml_metrics_close(t->metrics);
+    ml_run_close(t->run);
+    ml_optimizer_free(t->optimizer);
+    ml_ctx_free(&t->ctx);
+    ml_router_stats_free(&t->stats);
+    for (int64_t i = 0; t->batch && i < t->config.accumulate; i++) ml_batch_free(&t->batch[i]);
+    ml_free(t->batch);
+    ml_batch_free(&t->eval_batch);
+    ml_free(t);
+}
+
+void ml_loop_set_progress(ml_loop *t, ml_progress *progress)
+{
+    t->progress = progress;
+    ml_progress_update(progress, (double)t->step, NULL);
+}
+
+/* ---- the log ---- */
+
+enum { MAX_LOGGED_LAYER = 512 };
+
+/* Load of the busiest expert over the mean, and mean entropy, per expert layer. */
+static int summarise_routing(const ml_loop *t, float *max_load, float *entropy)
+{
+    const ml_router_stats *s = &t->stats;
+    int n = 0;
+    for (int64_t i = 0; i < s->n_layer && n < MAX_LOGGED_LAYER; i++) {
+        if (!ml_config_layer_is_moe(&t->model->config, i)) continue;
+        const int64_t *count = s->count + i * s->n_expert;
+        int64_t total = 0, largest = 0;
+        for (int64_t e = 0; e < s->n_expert; e++) {
+            total += count[e];
+            if (count[e] > largest) largest = count[e];
+        }
+        max_load[n] = total ? (float)((double)largest * (double)s->n_expert / (double)total) : 0;
+        entropy[n] = s->n_token ? (float)(s->entropy[i] / (double)s->n_token) : 0;
+        n++;
+    }
+    return n;
+}
+
+static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
+{
+    float max_load[MAX_LOGGED_LAYER], entropy[MAX_LOGGED_LAYER];
+    int n_moe = summarise_routing(t, max_load, entropy);
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < t->config.accumulate; i++) tokens += t->batch[i].n_token;
+    double tps = (double)tokens / r->seconds;
+    double flops = 6.0 * (double)ml_model_count(&t->model->config).active * tps;
+    ml_metrics_extra skipped = { "skipped", 1 };
+    ml_metrics_step s = { .step = r->step,
+                          .tokens = r->tokens,
+                          .loss = r->loss,
+                          .ce = r->ce,
+                          .aux = r->aux,
+                          .z = r->z,
+                          .lr = r->lr,
+                          .grad_norm = r->grad_norm,
+                          .update_rms = r->update_rms,
+                          .n_moe_layer = n_moe,
+                          .max_load = max_load,
+                          .router_entropy = entropy,
+                          .tps = tps,
+                          .mfu = t->peak_flops > 0 ? flops / t->peak_flops : 0,
+                          .mem_mb = (double)ml_memory_resident() / 1e6,
+                          .seconds = r->seconds,
+                          .extra = &skipped,
+                          .n_extra = r->skipped ? 1 : 0 };
+    ML_TRY(ml_metrics_write_step(t->metrics, &s, err));
+    char note[96];
+    snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r->ce, tps);
+    if (t->hooks.step) t->hooks.step(t->hooks.arg, r, tps);
+    ml_progress_update(t->progress, (double)t->step, note);
+    return ML_OK;
+}
+
+/* ---- the loop ---- */
+
+static bool is_due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+static ml_status evaluate_and_rank(ml_loop *t, bool log, ml_error *err)
+{
+    double loss;
+    ML_TRY(ml_loop_evaluate(t, &loss, err));
+    if (log) {
+        ML_TRY(ml_metrics_write_eval(t->metrics, t->step, loss, NULL, 0, err));
+        ml_loop_say(t, "step %lld: validation loss %.4f%s", (long long)t->step, loss,
+                    loss < t->best_loss ? " (best so far)" : "");
+        if (t->hooks.eval) t->hooks.eval(t->hooks.arg, t->step, loss);
+    }
+    if (!(loss < t->best_loss)) return ML_OK;
+    t->best_loss = loss;
+    return ml_run_set(t->run, ML_RUN_BEST, t->step, err);
+}
+
+/* Save before evaluating: a checkpoint exists whatever happens in the evaluation. */
+static ml_status after_step(ml_loop *t, bool stopping, ml_error *err)
+{
+    bool last = t->step >= t->config.schedule.steps;
+    bool evaluate = t->stage->n_eval > 0 && (is_due(t->config.eval_every, t->step) || last);
+    if (stopping || last || evaluate || is_due(t->config.save_every, t->step)) ML_TRY(ml_loop_save(t, err));
+    if (evaluate && !stopping) ML_TRY(evaluate_and_rank(t, true, err));
+    if (is_due(t->config.sample_every, t->step) && !stopping) ML_TRY(ml_loop_write_samples(t, err));
+    return ML_OK;
+}
+
+/* The steps that are abandoned leave the log, as they do when a run is resumed. */
+static ml_status reopen_log(ml_loop *t, ml_error *err)
+{
+    ml_metrics_close(t->metrics);
+    t->metrics = NULL;
+    return ml_metrics_open(&t->metrics, ml_run_folder(t->run), t->step, err);
+}
+
+/* The checkpoint that a run goes on from was written before the evaluation that belongs to it: that of a multiple of
+ * eval.every, or of what was or is the last step. */
+static ml_status evaluate_resumed(ml_loop *t, ml_error *err)
+{
+    bool is_logged = ml_metrics_has_eval(t->metrics);
+    bool last = t->step >= t->config.schedule.steps;
+    if (t->step == 0 || t->stage->n_eval == 0) return ML_OK;
+    if (!is_logged && !last && !is_due(t->config.eval_every, t->step)) return ML_OK;
+    return evaluate_and_rank(t, !is_logged, err);
+}
+
+ml_status ml_loop_run(ml_loop *t, ml_error *err)
+{
+    t->peak_flops = measure_peak();
+    ML_TRY(evaluate_resumed(t, err));
+    while (t->step < t->config.schedule.steps) {
+        ml_train_step r;
+        int64_t before = t->step;
+        ML_TRY(ml_loop_step(t, &r, err));
+        if (t->step <= before) { /* rolled back */
+            ML_TRY(reopen_log(t, err));
+            continue;
+        }
+        ML_TRY(log_step(t, &r, err));
+        bool stopping = ml_progress_stopped(t->progress) && t->step < t->config.schedule.steps;
+        ML_TRY(after_step(t, stopping, err));
+        if (stopping) return ml_fail(err, ML_ECANCEL, "stopped after step %lld", (long long)t->step);
+    }
+    return ML_OK;
+}
+
+int64_t ml_loop_steps_done(const ml_loop *t)
+{
+    return t->step;
+}
+
+int64_t ml_loop_tokens_done(const ml_loop *t)
+{
+    return t->tokens;
+}
+
+double ml_loop_best_loss(const ml_loop *t)
+{
+    return t->best_loss;
+}
+
+const ml_optimizer *ml_loop_optimizer(const ml_loop *t)
+{
+    return t->optimizer;
+}

@@ -1,0 +1,39 @@
+/* The loop's parts share its state: step.c computes, state.c saves and restores, loop.c decides when. */
+#ifndef ML_TRAIN_LOOP_INTERNAL_H
+#define ML_TRAIN_LOOP_INTERNAL_H
+
+#include "format/run.h"
+#include "train/guard.h"
+#include "train/metrics.h"
+#include "train/loop.h"
+
+struct ml_loop {
+    ml_train_config config;
+    ml_model *model;
+    const ml_stage *stage;
+    const ml_tokenizer *tokenizer;
+    ml_train_hooks hooks;
+    ml_progress *progress; /* in steps */
+    ml_run *run;
+    ml_metrics *metrics;
+    ml_optimizer *optimizer;
+    ml_ctx ctx;
+    ml_batch *batch; /* [accumulate] the micro-batches of one step */
+    ml_batch eval_batch;
+    ml_router_stats stats;
+    ml_guard guard;
+    int64_t step, tokens; /* done so far */
+    int64_t n_roll_back;  /* since the last checkpoint */
+    double best_loss;
+    int64_t saved_step; /* of the newest checkpoint; -1: none */
+    double peak_flops;  /* of this machine's fp32 matrix product, measured at the start */
+};
+
+ml_status ml_loop_save(ml_loop *t, ml_error *err);
+/* Load the latest checkpoint of the run into model, optimizer, guard and counters.  With `keep_position` the data
+ * position stays where it is (rolling back goes on with other data). */
+ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err);
+ml_status ml_loop_write_samples(ml_loop *t, ml_error *err);
+void ml_loop_say(const ml_loop *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
