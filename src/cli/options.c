@@ -74,6 +74,11 @@ const ml_option_row ml_cli_rows[] = {
          "quantise: q8_0, q6_k, q5_k, q5_k_m, q4_k, q4_k_m, q5_1, q5_0 or q4_0 (GGUF only)"),
     LIST("convert", "", "rule", NULL, "GLOB=TYPE",
          "type of the tensors whose name or class matches, such as ffn_down=q6_k; may be repeated, the last counts"),
+    TEXT("convert", "", "calibrate", NULL, "FILE",
+         "text that the model reads first: columns count by what they are multiplied with there"),
+    INT("convert", "", "calibrate-tokens", 0, 1e9, "65536", "tokens of it at most; 0: all"),
+    TEXT("convert", "", "imatrix", NULL, "FILE",
+         "take that from a GGUF file of llama.cpp's kind; with --calibrate: write it there"),
     TEXT("convert", "", "tokenizer", NULL, "T", "tokenizer folder or file to write with it; none: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 

@@ -72,7 +72,7 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
         ml_mla_param heads = {
             .n_head = n_head, .d_nope = nope, .n_rot = rope, .d_v = d_v, .kv_lora_rank = lora, .scale = m->softmax_scale
         };
-        ml_mla_weights weights = { maybe(&y->kv_b), maybe(&y->k_b), maybe(&y->v_b) };
+        ml_mla_weights weights = { .kv_b = maybe(&y->kv_b), .k_b = maybe(&y->k_b), .v_b = maybe(&y->v_b) };
         return ml_attention_cached_mla(ctx, q, &weights, &view, in->seq, in->pos, in->n_decode, &heads);
     }
     ml_attention_param param = { .n_head = n_head,

@@ -411,6 +411,18 @@ static void test_deepseek_with_q_lora_groups_and_yarn(void **state)
     compare_hf_model("deepseek_yarn");
 }
 
+static void test_deepseek_v2(void **state)
+{
+    (void)state;
+    compare_hf_model("deepseek_v2");
+}
+
+static void test_llama3(void **state)
+{
+    (void)state;
+    compare_hf_model("llama3");
+}
+
 static void test_qwen2(void **state)
 {
     (void)state;
@@ -452,6 +464,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_moonlight_tiny), cmocka_unit_test(test_deepseek_with_q_lora_groups_and_yarn),
+        cmocka_unit_test(test_deepseek_v2),    cmocka_unit_test(test_llama3),
         cmocka_unit_test(test_qwen2),          cmocka_unit_test(test_qwen3),
         cmocka_unit_test(test_glm4_moe),       cmocka_unit_test(test_ernie4_5_moe),
         cmocka_unit_test(test_nano_moe),
