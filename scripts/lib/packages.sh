@@ -2,6 +2,8 @@
 # Sourced by the scripts beside it: Debian packages that building and testing need.
 moonlight_packages='build-essential cmake ninja-build pkg-config libpcre2-dev libjansson-dev libinih-dev libssl-dev
 libedit-dev libcmocka-dev'
+# For the fuzz programs: without these they are skipped.
+moonlight_fuzz_packages='clang libclang-rt-14-dev'
 
 # packages_missing NAME...: those of the packages that are not installed.
 packages_missing() {

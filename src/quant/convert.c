@@ -215,6 +215,20 @@ static ml_status calibrate(job *j, const ml_gguf_layout *layout, ml_model *m, ml
     return status;
 }
 
+/* The model that reads the text.  It does so without a cache, which wants kv_b whole. */
+static ml_status open_reader(const char *path, ml_model **out, ml_error *err)
+{
+    ml_config config;
+    ml_weight_source *source, *whole = NULL;
+    ML_TRY(ml_weight_source_open(path, &config, &source, err));
+    ml_status status = ML_OK;
+    if (config.attention == ML_ATTENTION_MLA) status = ml_hf_view_make(source, &config, &whole, err);
+    if (whole) source = whole;
+    if (status == ML_OK) status = ml_model_bind(&config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
+}
+
 static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error *err)
 {
     ml_model *m;
@@ -224,7 +238,7 @@ static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error 
         return ml_fail(err, ML_EINVAL, "%s: there is no tokenizer to read %s with: name one with --tokenizer",
                        j->x->from, j->x->calibrate);
     }
-    ML_TRY(ml_model_open(j->x->from, &m, err));
+    ML_TRY(open_reader(j->x->from, &m, err));
     ml_status status = calibrate(j, layout, m, err);
     ml_model_free(m);
     return status;
