@@ -81,7 +81,8 @@ static ml_status choose_format(const ml_build_config *c, const ml_tokenizer *t, 
     if (eos < 0) eos = ml_tokenizer_find(t, "<|endoftext|>");
     ML_TRY(choose_special(c->eos, eos, "eos", &f->eos_id, err));
     ML_TRY(choose_special(c->bos, bos, "bos", &f->bos_id, err));
-    if (c->bos == ML_SPECIAL_AUTO && f->bos_id == f->eos_id) f->bos_id = -1;
+    /* As prompts will begin: what a model never saw there it should not see in training either, and the reverse. */
+    if (c->bos == ML_SPECIAL_AUTO && (f->bos_id == f->eos_id || !ml_tokenizer_add_bos(t))) f->bos_id = -1;
     bool small = ml_tokenizer_vocab_size(t) <= 65536;
     f->id_bytes = c->id_bytes ? c->id_bytes : small ? 2 : 4;
     if (f->id_bytes == 4 || small) return ML_OK;

@@ -35,8 +35,9 @@ typedef struct {
     uint64_t seed;
     bool shuffle; /* the order of the documents, over all files */
     int64_t shard_tokens;
-    /* AUTO: if the tokenizer has one, and BOS only if it differs from EOS.  ON without one is an error.  A tokenizer
-     * without an EOS of that role, but with "<|endoftext|>", ends documents with it. */
+    /* AUTO: EOS if the tokenizer has one; BOS if the tokenizer begins texts with it, and only if it differs from EOS.
+     * ON without one is an error.  A tokenizer without an EOS of that role, but with "<|endoftext|>", ends documents
+     * with it. */
     ml_special_rule bos, eos;
     int id_bytes;          /* 2, 4, or 0: by vocabulary */
     double max_bad;        /* records that may be malformed, as a fraction of all; they are left out */

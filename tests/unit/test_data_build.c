@@ -503,6 +503,29 @@ static void test_special_tokens_and_id_width(void **state)
 }
 
 /* Ids of a split, as the bytes they stand for in byte_tokenizer; [EOS] is '|'. */
+/* Documents begin as prompts will: with a BOS that the tokenizer has, but puts before no text, only when told to. */
+static void test_bos_where_the_tokenizer_says_so(void **state)
+{
+    (void)state;
+    static const char quiet[] = "{\"bos_token\": \"[BOS]\", \"eos_token\": \"[EOS]\", \"add_bos_token\": false}";
+    write_file("a.txt", "ab");
+    const char *input = in_folder("a.txt");
+    ml_tokenizer_free(byte_tokenizer(true, 0));
+    write_file("tokenizer/tokenizer_config.json", quiet);
+    ml_tokenizer *t;
+    assert_ok(ml_tokenizer_open(in_folder("tokenizer"), &t, &err));
+    ml_build_config c = config_for(&input, 1, in_folder("quiet"));
+    ml_build_result result;
+    c.val_fraction = 0;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_int_equal(result.n_token[0], 2 + 1);
+    c.out = in_folder("told");
+    c.bos = ML_SPECIAL_ON;
+    assert_ok(ml_data_build(&c, t, &result, &err));
+    assert_int_equal(result.n_token[0], 1 + 2 + 1);
+    ml_tokenizer_free(t);
+}
+
 static void expect_split(const ml_dataset *data, ml_data_split split, const char *want)
 {
     int32_t id[256];
@@ -605,6 +628,7 @@ int main(void)
         TEST(test_running_out_of_memory_leaves_a_build_that_continues),
         TEST(test_a_changed_build_is_refused),
         TEST(test_special_tokens_and_id_width),
+        TEST(test_bos_where_the_tokenizer_says_so),
         TEST(test_the_end_of_the_text_can_be_for_validation),
         TEST(test_malformed_lines_are_counted_and_bounded),
         TEST(test_real_stories),
