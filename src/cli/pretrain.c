@@ -37,6 +37,7 @@ static ml_status check_first(job *j, ml_error *err)
     ML_TRY(ml_cli_train_config(j->o, &j->train, err));
     ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
     ML_TRY(ml_trainer_check_config(&j->train, &j->config, err));
+    ml_cli_print_steps(&j->train, &j->config);
     return ml_cli_check_memory(&j->train, &j->config, err);
 }
 
@@ -49,10 +50,8 @@ static ml_status make_stage(job *j, ml_error *err)
                                   .eval_windows = ml_options_int(j->o, "eval.windows") };
     ML_TRY(ml_pretrain_make(j->data, &config, &j->stage, err));
     int64_t n_window = ml_pretrain_n_window(j->stage);
-    double passes = (double)(j->train.schedule.steps * j->train.accumulate * j->train.batch) / (double)n_window;
-    ml_log_info("%lld steps of %lld x %lld x %lld tokens: %.2f passes over %lld windows",
-                (long long)j->train.schedule.steps, (long long)j->train.accumulate, (long long)j->train.batch,
-                (long long)j->train.seq, passes, (long long)n_window);
+    ml_log_info("%.2f passes over %lld windows", ml_cli_count_sequences(&j->train) / (double)n_window,
+                (long long)n_window);
     return ML_OK;
 }
 

@@ -12,6 +12,10 @@ ml_status ml_cli_train_config(const ml_options *o, ml_train_config *out, ml_erro
  * tokenizer (may be NULL) unless model.vocab_size is given. */
 ml_status ml_cli_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err);
 
+/* Sequences in the whole run; a double, since a plan may be larger than any data. */
+double ml_cli_count_sequences(const ml_train_config *train);
+/* Print the plan of steps: how many of what size, where the batch grows, where the router's bias rests. */
+void ml_cli_print_steps(const ml_train_config *train, const ml_config *model);
 /* Print the memory plan, and refuse what does not fit into this machine. */
 ml_status ml_cli_check_memory(const ml_train_config *train, const ml_config *model, ml_error *err);
 
