@@ -111,6 +111,7 @@ static double half_cosine(double from, double to, double p)
 int64_t ml_schedule_get_factor(const ml_schedule *s, int64_t step)
 {
     int64_t factor = 1;
+    if (step >= s->steps) step = s->steps - 1;
     for (int i = 0; i < s->n_ramp && s->ramp[i].step <= step; i++) factor = s->ramp[i].factor;
     return factor;
 }

@@ -51,7 +51,8 @@ typedef struct {
 ml_status ml_schedule_check(const ml_schedule *s, ml_error *err);
 /* The rate of a checked schedule. */
 double ml_schedule_get_lr(const ml_schedule *s, int64_t step);
-/* How many times the first batch a step has, and the sum of that over the steps before `step`. */
+/* How many times the first batch a step has (after the last step: as many as it), and the sum of that over the steps
+ * before `step`, which is at most `steps`. */
 int64_t ml_schedule_get_factor(const ml_schedule *s, int64_t step);
 int64_t ml_schedule_count_batches(const ml_schedule *s, int64_t step);
 bool ml_schedule_moves_bias(const ml_schedule *s, int64_t step);

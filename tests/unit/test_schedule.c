@@ -114,12 +114,15 @@ static void test_batch_grows(void **state)
     for (int i = 0; i < 3; i++) assert_ok(ml_schedule_parse_ramp(text[i], &s.ramp[i], &err));
     assert_ok(ml_schedule_check(&s, &err));
     int64_t n = 0;
-    for (int64_t step = 0; step < 50; step++) {
+    for (int64_t step = 0; step <= 40; step++) {
         int64_t wanted = step < 10 ? 1 : step < 20 ? 2 : 8; /* of two at one step the last counts */
         assert_int_equal(ml_schedule_get_factor(&s, step), wanted);
         assert_int_equal(ml_schedule_count_batches(&s, step), n);
         n += wanted;
     }
+    s.ramp[2].step = 40; /* after the last step there is no larger one */
+    assert_int_equal(ml_schedule_get_factor(&s, 39), 4);
+    assert_int_equal(ml_schedule_get_factor(&s, 40), 4);
     s.ramp[2].step = 19;
     assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "at step 19, expected at least 20");
     s.ramp[2] = (ml_batch_ramp){ 30, 0 };
