@@ -369,7 +369,8 @@ static ml_status set_up(chat *c, ml_error *err)
     }
     ml_sampling sampling = ml_cli_sampling(c->o);
     ML_TRY(make_sampler(c, &sampling, err));
-    ML_TRY(ml_session_make(c->model, c->model->config.max_position_embeddings, true, &c->session, err));
+    ML_TRY(ml_session_make_as(c->model, c->model->config.max_position_embeddings, true, ml_cli_kv_dtype(c->o),
+                              &c->session, err));
     c->transcript = json_array();
     if (!c->transcript) return ml_fail_memory(err, 0, "the transcript");
     ML_TRY(start(c, err));

@@ -4,6 +4,7 @@
 #include "format/gguf_tokenizer.h"
 #include "format/source.h"
 #include "infer/open.h"
+#include "infer/session.h"
 
 #include <string.h>
 
@@ -56,4 +57,11 @@ ml_status ml_cli_load_model(const char *path, const char *repack, ml_model **mod
         *tokenizer = NULL;
     }
     return status;
+}
+
+ml_dtype ml_cli_kv_dtype(const ml_options *o)
+{
+    ml_dtype dtype = ML_SESSION_KV;
+    ml_dtype_parse(ml_options_text(o, "kv-cache-type"), &dtype); /* the option is one of the types */
+    return dtype;
 }
