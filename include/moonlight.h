@@ -122,6 +122,10 @@ typedef struct ml_session ml_session;
 /* Room for `capacity` tokens (at most the model's positions).  Keeps keys and values of seen tokens when use_cache;
  * otherwise computes everything again at each call, with the same result.  The model must outlive the session. */
 ML_API ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err);
+/* The same with keys and values stored as "f16" (what ml_session_make takes), "bf16", "f32" or "q8_0": half, half, all
+ * and a quarter of fp32's memory.  ML_EINVAL for another type, or one that the model's heads do not divide into. */
+ML_API ml_status ml_session_make_typed(ml_model *model, int64_t capacity, bool use_cache, const char *kv_type,
+                                       ml_session **out, ml_error *err);
 ML_API void ml_session_free(ml_session *s);
 
 /* Run the model over n more tokens of a prompt.  ML_EINVAL when they do not fit or an id is outside the vocabulary. */

@@ -42,6 +42,7 @@ static ml_status measure_depth(job *j, int64_t depth, row *r, ml_error *err)
     ml_speed_config config = { .n_prompt = ml_options_int(j->o, "prompt"),
                                .n_gen = ml_options_int(j->o, "gen"),
                                .depth = depth,
+                               .kv_dtype = ml_cli_kv_dtype(j->o),
                                .n_repeat = ml_options_int(j->o, "repeat"),
                                .seed = 1 };
     r->depth = depth;

@@ -393,7 +393,8 @@ static ml_status set_up(chat *c, ml_error *err)
     }
     ml_sampling sampling = ml_cli_sampling(c->o);
     ML_TRY(make_sampler(c, &sampling, err));
-    ML_TRY(ml_session_make(c->m.model, c->m.model->config.max_position_embeddings, true, &c->session, err));
+    ML_TRY(ml_session_make_as(c->m.model, c->m.model->config.max_position_embeddings, true, ml_cli_kv_dtype(c->o),
+                              &c->session, err));
     ML_TRY(start(c, err));
     return ml_line_reader_make("> ", &c->reader, err);
 }

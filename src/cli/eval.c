@@ -72,7 +72,8 @@ static ml_status run_perplexity(job *j, ml_error *err)
     ml_ids ids = { 0 };
     ml_perplexity result;
     int64_t window = ml_options_int(j->o, "window"), most = j->m.model->config.max_position_embeddings;
-    ml_perplexity_config config = { .window = window < most ? window : most,
+    ml_perplexity_config config = { .kv_dtype = ml_cli_kv_dtype(j->o),
+                                    .window = window < most ? window : most,
                                     .batch = BATCH,
                                     .bos = j->prefix.n ? j->prefix.id[0] : -1,
                                     .max_window = ml_options_int(j->o, "limit"),
@@ -255,7 +256,8 @@ static ml_status run_choice(job *j, ml_error *err)
     ml_status status = read_quiz(j, &q, err);
     if (status == ML_OK) {
         j->progress = ml_progress_begin("choices", "choices", (double)q.n_item);
-        status = ml_continuation_score(j->m.model, q.item, (int64_t)q.n_item, BATCH, show_item, j, err);
+        status = ml_continuation_score(j->m.model, q.item, (int64_t)q.n_item, BATCH, ml_cli_kv_dtype(j->o), show_item,
+                                       j, err);
         ml_progress_end(j->progress);
     }
     if (status == ML_OK) status = report_choice(j, &q, err);

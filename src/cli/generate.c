@@ -102,7 +102,8 @@ static ml_status set_up(job *j, ml_error *err)
     const ml_config *c = &j->m.model->config;
     ml_sampling sampling = ml_cli_sampling(j->o);
     ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->m.tokenizer), &j->sampler, err));
-    return ml_session_make(j->m.model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"), &j->session, err);
+    return ml_session_make_as(j->m.model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"),
+                              ml_cli_kv_dtype(j->o), &j->session, err);
 }
 
 /* ---- what it gives ---- */

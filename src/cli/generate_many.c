@@ -7,7 +7,7 @@
 #include "cli/sampling.h"
 #include "infer/engine.h"
 #include "infer/generate.h"
-#include "infer/session.h"
+#include "cli/load.h"
 
 #include <string.h>
 
@@ -143,7 +143,7 @@ static ml_status run(batch *b, ml_error *err)
     ml_engine_config config = { .n_slot = parallel < (int64_t)b->n ? parallel : (int64_t)b->n,
                                 .capacity = context_of(b),
                                 .n_valid = ml_tokenizer_vocab_size(b->tokenizer),
-                                .kv_dtype = ML_SESSION_KV };
+                                .kv_dtype = ml_cli_kv_dtype(b->o) };
     ml_engine *e = NULL;
     listener *listeners = ml_calloc(b->n, sizeof *listeners);
     ml_status status = listeners ? ML_OK : ml_fail_memory(err, b->n * sizeof *listeners, "requests");

@@ -4,6 +4,7 @@
 #include "format/source.h"
 #include "infer/ends.h"
 #include "infer/open.h"
+#include "infer/session.h"
 
 #include <string.h>
 
@@ -61,4 +62,11 @@ void ml_cli_model_free(ml_cli_model *m)
     ml_tokenizer_free(m->tokenizer);
     ml_ids_free(&m->ends);
     *m = (ml_cli_model){ 0 };
+}
+
+ml_dtype ml_cli_kv_dtype(const ml_options *o)
+{
+    ml_dtype dtype = ML_SESSION_KV;
+    ml_dtype_parse(ml_options_text(o, "kv-cache-type"), &dtype); /* the option is one of the types */
+    return dtype;
 }

@@ -2,6 +2,7 @@
 #ifndef ML_CLI_LOAD_H
 #define ML_CLI_LOAD_H
 
+#include "base/options.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
 
@@ -18,5 +19,8 @@ ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **m
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
 ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err);
 void ml_cli_model_free(ml_cli_model *m);
+
+/* --kv-cache-type */
+ml_dtype ml_cli_kv_dtype(const ml_options *o);
 
 #endif

@@ -52,6 +52,8 @@ const ml_option_row ml_cli_rows[] = {
     REAL("generate chat", "", "repetition-penalty", 0.01, 100, "1", "lower the logits of recent tokens by this factor"),
     INT("generate chat", "", "repetition-window", 0, 1e9, "64", "how many recent tokens that concerns; 0: all"),
     INT("generate chat", "", "seed", 0, 9e15, "0", "of the random choices: the same seed gives the same text"),
+    CHOICE("generate chat bench eval", "", "kv-cache-type", "f16|bf16|f32|q8_0", "f16",
+           "type of the stored keys and values: how much memory a long context takes"),
     FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
     FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
     FLAG("generate", "", "json", "off", "print one JSON object: text, ids, logprobs, finish_reason, ..."),

@@ -101,7 +101,7 @@ static ml_status run_pass(work *w, int64_t first, int64_t *n_seq, ml_error *err)
     return find_greedy(w, first, n, err);
 }
 
-ml_status ml_continuation_score(ml_model *model, ml_continuation *items, int64_t n, int64_t batch,
+ml_status ml_continuation_score(ml_model *model, ml_continuation *items, int64_t n, int64_t batch, ml_dtype kv_dtype,
                                 void (*on_item)(void *arg, int64_t n_done), void *arg, ml_error *err)
 {
     int64_t longest;
@@ -109,7 +109,7 @@ ml_status ml_continuation_score(ml_model *model, ml_continuation *items, int64_t
     work w = { .items = items, .n_item = n, .batch = batch, .n_vocab = model->config.vocab_size };
     int64_t most = longest > batch ? longest : batch;
     ml_runner_config config = {
-        .n_seq = MAX_SEQ, .capacity = longest, .cache_token = most, .max_token = most, .kv_dtype = ML_SESSION_KV
+        .n_seq = MAX_SEQ, .capacity = longest, .cache_token = most, .max_token = most, .kv_dtype = kv_dtype
     };
     ml_status status = ml_runner_make(model, &config, &w.runner, err);
     w.id = ml_calloc((size_t)most, sizeof *w.id);

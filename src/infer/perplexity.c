@@ -69,12 +69,12 @@ static ml_status check(const ml_model *m, const ml_perplexity_config *c, ml_erro
     return ML_OK;
 }
 
-static ml_status make_runner(const work *w, ml_model *m, ml_runner **out, ml_error *err)
+static ml_status make_runner(const work *w, ml_model *m, ml_dtype kv_dtype, ml_runner **out, ml_error *err)
 {
     ml_runner_config config = { .n_seq = w->per_pass,
                                 .capacity = w->config->window,
                                 .max_token = w->per_pass * w->config->window,
-                                .kv_dtype = ML_SESSION_KV };
+                                .kv_dtype = kv_dtype };
     ML_TRY(ml_runner_make(m, &config, out, err));
     for (int64_t s = 0; s < w->per_pass; s++) {
         bool room = ml_pages_reserve(ml_runner_pages(*out), s, config.capacity);
@@ -92,7 +92,7 @@ static ml_status set_up(work *w, ml_model *m, ml_error *err)
     w->per_pass = c->batch / c->window > 0 ? c->batch / c->window : 1;
     if (w->per_pass > w->n_window) w->per_pass = w->n_window;
     size_t n = (size_t)(w->per_pass * c->window), n_logit = (size_t)(COMPARED_ROWS * w->n_vocab);
-    ML_TRY(make_runner(w, m, &w->runner, err));
+    ML_TRY(make_runner(w, m, c->kv_dtype, &w->runner, err));
     w->id = ml_calloc(n, sizeof *w->id);
     w->pos = ml_calloc(n, sizeof *w->pos);
     w->seq = ml_calloc(n, sizeof *w->seq);
@@ -100,7 +100,7 @@ static ml_status set_up(work *w, ml_model *m, ml_error *err)
     w->logprob = ml_calloc(n, sizeof *w->logprob);
     bool all = w->id && w->pos && w->seq && w->target && w->logprob;
     if (c->base && all) {
-        ML_TRY(make_runner(w, c->base, &w->base, err));
+        ML_TRY(make_runner(w, c->base, ML_SESSION_KV, &w->base, err));
         w->row = ml_calloc(COMPARED_ROWS, sizeof *w->row);
         w->logits = ml_calloc(n_logit, sizeof *w->logits);
         w->wanted = ml_calloc(n_logit, sizeof *w->wanted);

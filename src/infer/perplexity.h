@@ -11,6 +11,7 @@ typedef struct {
     int64_t batch;      /* tokens of a pass: several windows */
     int32_t bos;        /* begins each window; -1: none, and then a window's first token is not scored */
     int64_t max_window; /* 0: all */
+    ml_dtype kv_dtype;  /* of the model's cache; that of `base` has the usual type */
     ml_model *base;     /* NULL, or a model of the same vocabulary to compare with */
     void (*on_window)(void *arg, int64_t n_done, int64_t n_window, double nll_per_token);
     void *arg;

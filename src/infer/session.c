@@ -20,7 +20,8 @@ struct ml_session {
     bool has_logits;
 };
 
-ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err)
+ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, ml_dtype kv_dtype, ml_session **out,
+                             ml_error *err)
 {
     *out = NULL;
     ml_session *s = ml_calloc(1, sizeof *s);
@@ -28,7 +29,7 @@ ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_
     s->model = model;
     s->use_cache = use_cache;
     s->capacity = capacity;
-    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = CHUNK, .kv_dtype = ML_SESSION_KV };
+    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = CHUNK, .kv_dtype = kv_dtype };
     ml_status status = ml_runner_make(model, &config, &s->runner, err);
     if (status == ML_OK) {
         size_t n_vocab = (size_t)model->config.vocab_size;
@@ -45,6 +46,23 @@ ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_
     }
     *out = s;
     return ML_OK;
+}
+
+ml_status ml_session_make(ml_model *model, int64_t capacity, bool use_cache, ml_session **out, ml_error *err)
+{
+    return ml_session_make_as(model, capacity, use_cache, ML_SESSION_KV, out, err);
+}
+
+ml_status ml_session_make_typed(ml_model *model, int64_t capacity, bool use_cache, const char *kv_type,
+                                ml_session **out, ml_error *err)
+{
+    ml_dtype dtype;
+    *out = NULL;
+    if (!ml_dtype_parse(kv_type, &dtype)) {
+        return ml_fail(err, ML_EINVAL, "there is no type %s for keys and values: expected f16, bf16, f32 or q8_0",
+                       kv_type);
+    }
+    return ml_session_make_as(model, capacity, use_cache, dtype, out, err);
 }
 
 void ml_session_free(ml_session *s)

@@ -10,9 +10,11 @@
 
 #include "model/model.h"
 
-/* The type in which a session keeps keys and values. */
-#define ML_SESSION_KV ML_F32
+/* The type in which keys and values are kept unless another is asked for (docs/performance.md). */
+#define ML_SESSION_KV ML_F16
 
+ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, ml_dtype kv_dtype, ml_session **out,
+                             ml_error *err);
 int64_t ml_session_capacity(const ml_session *s);
 const int32_t *ml_session_ids(const ml_session *s);
 

@@ -66,10 +66,11 @@ static ml_status measure(run *r, ml_speed *out, ml_error *err)
 
 ml_status ml_speed_measure(ml_model *model, const ml_speed_config *config, ml_speed *out, ml_error *err)
 {
-    *out = (ml_speed){ .cache_token_bytes = ml_kv_cache_token_bytes(&model->config, ML_SESSION_KV) };
+    *out = (ml_speed){ 0 };
     int64_t n_new = config->n_prompt + config->n_gen, n = config->depth + n_new;
     run r = { .config = config };
-    ML_TRY(ml_session_make(model, n > 0 ? n : 1, true, &r.session, err));
+    ML_TRY(ml_session_make_as(model, n > 0 ? n : 1, true, config->kv_dtype, &r.session, err));
+    out->cache_token_bytes = ml_kv_cache_token_bytes(&model->config, config->kv_dtype);
     r.id = ml_calloc((size_t)n + 1, sizeof *r.id);
     ml_status status = r.id ? ML_OK : ml_fail_memory(err, (size_t)n * sizeof *r.id, "token ids");
     ml_rng rng = ml_rng_make(config->seed, 0);

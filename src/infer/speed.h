@@ -9,7 +9,8 @@ typedef struct {
     int64_t n_gen;    /* tokens of one decode; 0: not measured */
     int64_t depth;    /* tokens already in the sequence */
     int64_t n_repeat;
-    uint64_t seed; /* of the random token ids */
+    ml_dtype kv_dtype; /* of the cache */
+    uint64_t seed;     /* of the random token ids */
 } ml_speed_config;
 
 /* Tokens per second: mean over the repeats and its sample standard deviation. */

@@ -13,13 +13,30 @@ struct ml_kv_cache {
 
 static void row_bytes(const ml_config *c, ml_dtype dtype, int64_t *k, int64_t *v)
 {
-    int64_t size = (int64_t)ml_dtype_size(dtype);
     if (c->attention == ML_ATTENTION_MLA) {
-        *k = (c->kv_lora_rank + c->qk_rope_head_dim) * size;
+        *k = (int64_t)ml_dtype_row_bytes(dtype, c->kv_lora_rank + c->qk_rope_head_dim);
         *v = 0;
     } else {
-        *k = *v = c->num_key_value_heads * c->head_dim * size;
+        *k = *v = (int64_t)ml_dtype_row_bytes(dtype, c->num_key_value_heads * c->head_dim);
     }
+}
+
+/* What is stored in one piece must be whole blocks: c_kv and k_pe, or every head. */
+static ml_status check_type(const ml_config *c, ml_dtype dtype, ml_error *err)
+{
+    if (!ml_kv_dtype_is_valid(dtype)) {
+        return ml_fail(err, ML_EINVAL, "a key/value cache of %s: expected f32, f16, bf16 or q8_0",
+                       ml_dtype_name(dtype));
+    }
+    bool latent = c->attention == ML_ATTENTION_MLA;
+    int64_t first = latent ? c->kv_lora_rank : c->head_dim, second = latent ? c->qk_rope_head_dim : c->head_dim;
+    int64_t length = ml_dtype_block_length(dtype);
+    if (first % length == 0 && second % length == 0) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "a %s cache stores blocks of %lld numbers, and this model's %s are %lld and %lld wide: use "
+                   "--kv-cache-type f16",
+                   ml_dtype_name(dtype), (long long)length, latent ? "latent and rotary rows" : "keys and values",
+                   (long long)first, (long long)second);
 }
 
 int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype)
@@ -32,6 +49,7 @@ int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype)
 ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_kv_cache **out, ml_error *err)
 {
     *out = NULL;
+    ML_TRY(check_type(config, dtype, err));
     ml_kv_cache *cache = ml_calloc(1, sizeof *cache);
     if (!cache) return ml_fail_memory(err, sizeof *cache, "a key/value cache");
     cache->config = *config;

@@ -3,6 +3,7 @@
 
 #include "base/thread.h"
 #include "infer/continuation.h"
+#include "infer/session.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 
@@ -78,9 +79,13 @@ static void check_perplexity(int32_t bos)
         }
     }
     for (int64_t batch = 8; batch <= 64; batch *= 4) {
-        ml_perplexity_config config = {
-            .id = text, .n_id = N_TEXT, .window = WINDOW, .batch = batch, .bos = bos, .base = other
-        };
+        ml_perplexity_config config = { .id = text,
+                                        .n_id = N_TEXT,
+                                        .window = WINDOW,
+                                        .batch = batch,
+                                        .bos = bos,
+                                        .kv_dtype = ML_SESSION_KV,
+                                        .base = other };
         ml_perplexity got;
         assert_ok(ml_perplexity_measure(m, &config, &got, &err));
         assert_int_equal(got.n_token, n);
@@ -111,7 +116,12 @@ static void test_limits(void **state)
     int32_t text[N_TEXT];
     make_text(text);
     ml_perplexity got;
-    ml_perplexity_config config = { .id = text, .n_id = N_TEXT, .window = WINDOW, .batch = 64, .bos = -1 },
+    ml_perplexity_config config = { .id = text,
+                                    .n_id = N_TEXT,
+                                    .window = WINDOW,
+                                    .batch = 64,
+                                    .bos = -1,
+                                    .kv_dtype = ML_SESSION_KV },
                          bad = config;
     bad.window = 1;
     assert_int_equal(ml_perplexity_measure(m, &bad, &got, &err), ML_EINVAL);
@@ -152,14 +162,14 @@ static void test_continuations(void **state)
         item[i] = (ml_continuation){ .id = id[i], .n_id = n, .n_context = n_context };
     }
     for (int64_t batch = 4; batch <= 256; batch *= 8) {
-        assert_ok(ml_continuation_score(m, item, N, batch, NULL, NULL, &err));
+        assert_ok(ml_continuation_score(m, item, N, batch, ML_SESSION_KV, NULL, NULL, &err));
         for (int i = 0; i < N; i++) {
             assert_true(fabs(item[i].logprob - want[i]) < 10 * ROUNDING);
             assert_int_equal(item[i].greedy, greedy[i]);
         }
     }
     item[3].n_context = 0;
-    assert_int_equal(ml_continuation_score(m, item, N, 64, NULL, NULL, &err), ML_EINVAL);
+    assert_int_equal(ml_continuation_score(m, item, N, 64, ML_SESSION_KV, NULL, NULL, &err), ML_EINVAL);
     ml_model_free(m);
 }
 

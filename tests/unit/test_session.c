@@ -37,11 +37,22 @@ static ml_model *make_model(ml_config config)
     return m;
 }
 
+static const char *const kv_types[] = { "f32", "f16", "bf16", "q8_0" };
+enum { N_KV_TYPE = 4 };
+
+/* Can the cache of this model have this type?  q8_0 stores whole blocks of 32. */
+static bool has_kv_type(const ml_model *m, const char *type)
+{
+    const ml_config *c = &m->config;
+    int64_t d = c->attention == ML_ATTENTION_MLA ? c->kv_lora_rank | c->qk_rope_head_dim : c->head_dim;
+    return strcmp(type, "q8_0") != 0 || d % 32 == 0;
+}
+
 /* Logits after the first n tokens, handed over `chunk` at a time. */
-static void session_logits(ml_model *m, int64_t n, int64_t chunk, bool use_cache, float *logits)
+static void session_logits_as(ml_model *m, const char *kv_type, int64_t n, int64_t chunk, bool use_cache, float *logits)
 {
     ml_session *s;
-    assert_ok(ml_session_make(m, N_TOKEN, use_cache, &s, &err));
+    assert_ok(ml_session_make_typed(m, N_TOKEN, use_cache, kv_type, &s, &err));
     assert_null(ml_session_logits(s));
     for (int64_t i = 0; i < n; i += chunk) {
         assert_ok(ml_session_append(s, tokens + i, n - i < chunk ? n - i : chunk, &err));
@@ -49,6 +60,11 @@ static void session_logits(ml_model *m, int64_t n, int64_t chunk, bool use_cache
     assert_int_equal(ml_session_count(s), n);
     memcpy(logits, ml_session_logits(s), TEST_VOCAB * sizeof *logits);
     ml_session_free(s);
+}
+
+static void session_logits(ml_model *m, int64_t n, int64_t chunk, bool use_cache, float *logits)
+{
+    session_logits_as(m, "f16", n, chunk, use_cache, logits);
 }
 
 static void test_logits_do_not_depend_on_chunks_or_cache(void **state)
@@ -71,6 +87,46 @@ static void test_logits_do_not_depend_on_chunks_or_cache(void **state)
         ml_thread_set_count(1);
         session_logits(m, N_TOKEN - 1, 64, true, logits);
         assert_memory_not_equal(logits, one_by_one, sizeof logits);
+        ml_model_free(m);
+    }
+}
+
+/* A conversation: prompt, answer, prompt in pieces, answer. */
+static void converse(ml_session *s, float *logits)
+{
+    static const int pieces[] = { 30, -20, 17, 13, -25 }; /* negative: generated, one at a time */
+    int64_t at = 0;
+    for (size_t i = 0; i < sizeof pieces / sizeof pieces[0]; i++) {
+        if (pieces[i] > 0) {
+            assert_ok(ml_session_append(s, tokens + at, pieces[i], &err));
+            at += pieces[i];
+        }
+        for (int k = 0; k < -pieces[i]; k++) assert_ok(ml_session_append_generated(s, tokens[at++], &err));
+    }
+    assert_int_equal(ml_session_count(s), at);
+    memcpy(logits, ml_session_logits(s), TEST_VOCAB * sizeof *logits);
+}
+
+/* Each token keeps its phase and each row its rounding, so computing everything again changes nothing. */
+static void test_cache_off_computes_the_same_conversation(void **state)
+{
+    (void)state;
+    for (int which = 0; which < TEST_N_MODEL; which++) {
+        ml_model *m = make_model(test_model_config((test_model)which));
+        float first[TEST_VOCAB] = { 0 };
+        for (int type = 0; type < N_KV_TYPE; type++) {
+            float logits[2][TEST_VOCAB];
+            if (!has_kv_type(m, kv_types[type])) continue;
+            for (int use_cache = 0; use_cache < 2; use_cache++) {
+                ml_session *s;
+                assert_ok(ml_session_make_typed(m, N_TOKEN, use_cache, kv_types[type], &s, &err));
+                converse(s, logits[use_cache]);
+                ml_session_free(s);
+            }
+            assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+            assert_memory_not_equal(logits[0], first, sizeof first); /* the type is in use */
+            memcpy(first, logits[0], sizeof first);
+        }
         ml_model_free(m);
     }
 }
@@ -118,31 +174,145 @@ static void exact_logits(ml_model *m, int64_t n, float *out)
     ml_ctx_free(&ctx);
 }
 
+/* Logits [N_TOKEN, TEST_VOCAB] after each token, all of them prompt or all generated. */
+static void logits_of(ml_model *m, const char *kv_type, bool generated, float *out)
+{
+    ml_session *s;
+    assert_ok(ml_session_make_typed(m, N_TOKEN, true, kv_type, &s, &err));
+    for (int64_t t = 0; t < N_TOKEN; t++) {
+        assert_ok(generated ? ml_session_append_generated(s, tokens[t], &err)
+                            : ml_session_append(s, tokens + t, 1, &err));
+        memcpy(out + t * TEST_VOCAB, ml_session_logits(s), TEST_VOCAB * sizeof *out);
+    }
+    ml_session_free(s);
+}
+
+static double distance_of(const float *a, const float *b)
+{
+    double distance = 0;
+    for (int i = 0; i < N_TOKEN * TEST_VOCAB; i++) distance = fmax(distance, fabs((double)a[i] - (double)b[i]));
+    return distance;
+}
+
+static double rms_of(const float *a, const float *b)
+{
+    double sum = 0;
+    for (int i = 0; i < N_TOKEN * TEST_VOCAB; i++) sum += pow((double)a[i] - (double)b[i], 2);
+    return sqrt(sum / (N_TOKEN * TEST_VOCAB));
+}
+
 static void test_fast_logits_are_the_exact_ones(void **state)
 {
     (void)state;
-    static float exact[N_TOKEN * TEST_VOCAB];
+    static float exact[N_TOKEN * TEST_VOCAB], fast[N_TOKEN * TEST_VOCAB];
     for (int which = 0; which < TEST_N_MODEL; which++) {
         ml_model *m = make_model(test_model_config((test_model)which));
         exact_logits(m, N_TOKEN, exact);
-        ml_session *s;
-        double largest = 0, distance = 0;
-        assert_ok(ml_session_make(m, N_TOKEN, true, &s, &err));
-        for (int64_t t = 0; t < N_TOKEN; t++) {
-            assert_ok(ml_session_append(s, tokens + t, 1, &err));
-            for (int i = 0; i < TEST_VOCAB; i++) {
-                double x = (double)exact[t * TEST_VOCAB + i], y = (double)ml_session_logits(s)[i];
-                largest = fmax(largest, fabs(x));
-                distance = fmax(distance, fabs(x - y));
-            }
+        for (int generated = 0; generated < 2; generated++) {
+            double largest = 0;
+            for (int i = 0; i < N_TOKEN * TEST_VOCAB; i++) largest = fmax(largest, fabs((double)exact[i]));
+            logits_of(m, "f32", generated, fast);
+            double distance = distance_of(exact, fast);
+            /* Both are fp32 with other orders of summation, over two layers: some hundred roundings of 6e-8. */
+            print_message("  model %d: logits up to %.2f, fast and exact differ by up to %.1e\n", which, largest,
+                          distance);
+            assert_true(largest > 0.5 && largest < 20);
+            assert_true(distance < 1e-4);
         }
-        /* Both are fp32 with other orders of summation, over two layers: some hundred roundings of 6e-8. */
-        print_message("  model %d: logits up to %.2f, fast and exact differ by up to %.1e\n", which, largest, distance);
-        assert_true(largest > 0.5 && largest < 20);
-        assert_true(distance < 1e-4);
-        ml_session_free(s);
         ml_model_free(m);
     }
+}
+
+/* ---- a model that has learned something ---- */
+
+static int likeliest(const float *logits)
+{
+    int best = 0;
+    for (int i = 1; i < TEST_VOCAB; i++) best = logits[i] > logits[best] ? i : best;
+    return best;
+}
+
+/* Latent attention, with rows that divide into blocks of 32; 150 steps. */
+static void train_model(test_run *r)
+{
+    ml_config config = test_model_config(TEST_MLA_MOE);
+    ml_train_config train = test_train_config();
+    config.kv_lora_rank = config.qk_rope_head_dim = config.rotary_dim = 32;
+    train.schedule.steps = 150;
+    test_run_start(r, &config, &train);
+    for (int64_t i = 0; i < train.schedule.steps; i++) test_run_step(r);
+}
+
+/* A text that the model would write, now and then with something else; how far its logits spread. */
+static double write_text(ml_model *m)
+{
+    ml_session *s;
+    double spread = 0;
+    assert_ok(ml_session_make_typed(m, N_TOKEN, true, "f32", &s, &err));
+    tokens[0] = 1;
+    for (int32_t t = 0; t + 1 < N_TOKEN; t++) {
+        assert_ok(ml_session_append(s, tokens + t, 1, &err));
+        const float *z = ml_session_logits(s);
+        int best = likeliest(z);
+        for (int i = 0; i < TEST_VOCAB; i++) spread = fmax(spread, (double)(z[best] - z[i]));
+        tokens[t + 1] = t % 7 == 3 ? t % TEST_VOCAB : best;
+    }
+    ml_session_free(s);
+    return spread;
+}
+
+/* The likeliest tokens are the same, but where the first two are closer than `bound`. */
+static void expect_same_choices(const float *a, const float *b, double bound)
+{
+    for (int t = 0; t < N_TOKEN; t++) {
+        const float *z = a + t * TEST_VOCAB;
+        int first = likeliest(z), other = likeliest(b + t * TEST_VOCAB);
+        if (first != other) assert_true((double)(z[first] - z[other]) < bound);
+    }
+}
+
+/* Absorbed and decompressed attention are as close as two orders of summation. */
+static void test_phases_agree(void **state)
+{
+    (void)state;
+    static float prompt[N_TOKEN * TEST_VOCAB], generated[N_TOKEN * TEST_VOCAB];
+    const double bound = 2e-4;
+    test_run r;
+    train_model(&r);
+    double spread = write_text(r.model);
+    assert_true(spread > 4); /* not a fresh model, whose logits are all alike */
+    for (int type = 0; type < N_KV_TYPE; type++) {
+        logits_of(r.model, kv_types[type], false, prompt);
+        logits_of(r.model, kv_types[type], true, generated);
+        double distance = distance_of(prompt, generated);
+        print_message("  cache %s: phases differ by up to %.1e in logits that spread over %.1f\n", kv_types[type],
+                      distance, spread);
+        assert_true(distance > 0 && distance < bound);
+        expect_same_choices(prompt, generated, bound);
+    }
+    test_run_end(&r, false);
+}
+
+/* What a smaller cache costs: every stored number is rounded by up to half a unit of its own size (of q8_0: of the
+ * largest of 32), and what comes of it in the logits is of that order: in the mean, since a router may now and then
+ * choose another expert. */
+static void test_cache_types_are_close(void **state)
+{
+    (void)state;
+    static const double half_unit[N_KV_TYPE] = { 0x1p-24, 0x1p-11, 0x1p-8, 1.0 / 127 };
+    static float exact[N_TOKEN * TEST_VOCAB], rounded[N_TOKEN * TEST_VOCAB];
+    test_run r;
+    train_model(&r);
+    double spread = write_text(r.model);
+    logits_of(r.model, "f32", true, exact);
+    for (int type = 1; type < N_KV_TYPE; type++) {
+        logits_of(r.model, kv_types[type], true, rounded);
+        double rms = rms_of(exact, rounded);
+        print_message("  cache %s: logits move by %.1e (rms), up to %.1e, of %.1f\n", kv_types[type], rms,
+                      distance_of(exact, rounded), spread);
+        assert_true(rms > 0 && rms < half_unit[type] * spread);
+    }
+    test_run_end(&r, false);
 }
 
 static void test_truncating_goes_back(void **state)
@@ -175,6 +345,9 @@ static void test_refusals_change_nothing(void **state)
     int32_t bad[] = { 1, TEST_VOCAB }, negative = -1;
     assert_fails(ml_session_make(m, 129, true, &s, &err), ML_EINVAL, "1 to 128");
     assert_fails(ml_session_make(m, 0, true, &s, &err), ML_EINVAL, "1 to 128");
+    assert_fails(ml_session_make_typed(m, 10, true, "q9", &s, &err), ML_EINVAL, "no type q9 for keys and values");
+    assert_fails(ml_session_make_typed(m, 10, true, "q4_k", &s, &err), ML_EINVAL, "expected f32, f16, bf16 or q8_0");
+    assert_fails(ml_session_make_typed(m, 10, true, "q8_0", &s, &err), ML_EINVAL, "use --kv-cache-type f16");
     assert_ok(ml_session_make(m, 10, true, &s, &err));
     assert_ok(ml_session_append(s, tokens, 4, &err));
     float before[TEST_VOCAB];
@@ -202,7 +375,7 @@ static void generate(ml_model *m, int64_t n_prompt, const ml_generate_config *co
     ml_session *s;
     ml_sampler *sampler;
     ml_sampling greedy = ml_sampling_default();
-    assert_ok(ml_session_make(m, 40, true, &s, &err));
+    assert_ok(ml_session_make_typed(m, 40, true, "f32", &s, &err));
     assert_ok(ml_sampler_make(&greedy, TEST_VOCAB, TEST_VOCAB, &sampler, &err));
     assert_ok(ml_generate(s, sampler, tokens, n_prompt, config, out, &err));
     ml_sampler_free(sampler);
@@ -250,7 +423,7 @@ static void test_how_generation_ends(void **state)
     ml_session *s;
     ml_sampler *sampler;
     ml_sampling greedy = ml_sampling_default();
-    assert_ok(ml_session_make(m, 40, true, &s, &err));
+    assert_ok(ml_session_make_typed(m, 40, true, "f32", &s, &err));
     assert_ok(ml_sampler_make(&greedy, TEST_VOCAB, TEST_VOCAB, &sampler, &err));
     assert_fails(ml_generate(s, sampler, tokens, 41, &config, &g, &err), ML_EINVAL, "context of 40");
     assert_fails(ml_generate(s, sampler, tokens, 0, &config, &g, &err), ML_EINVAL, "empty");
@@ -286,7 +459,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_do_not_depend_on_chunks_or_cache),
         cmocka_unit_test(test_long_prompts_are_cut_inside),
+        cmocka_unit_test(test_cache_off_computes_the_same_conversation),
         cmocka_unit_test(test_fast_logits_are_the_exact_ones),
+        cmocka_unit_test(test_phases_agree),
+        cmocka_unit_test(test_cache_types_are_close),
         cmocka_unit_test(test_truncating_goes_back),
         cmocka_unit_test(test_refusals_change_nothing),
         cmocka_unit_test(test_how_generation_ends),
