@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
-#include "train/trainer.h"
+#include "train/loop.h"
 
 #include <cblas.h>
 #include <stdio.h>
@@ -94,7 +94,12 @@ static ml_status run(int argc, char **argv, ml_error *err)
     ML_TRY(ml_model_make(&config, ML_F32, true, &model, err));
     ml_model_init(model, 1);
     random_stage self = { ml_rng_make(1, 1), batch, seq, config.vocab_size };
-    ml_stage stage = { .name = "bench", .self = &self, .next = next, .position = position, .restore = restore };
+    ml_stage stage = { .name = "bench",
+                       .self = &self,
+                       .next = next,
+                       .loss = ml_loss_cross_entropy,
+                       .position = position,
+                       .restore = restore };
     ml_train_config train = { .batch = batch,
                               .accumulate = 1,
                               .seq = seq,
@@ -104,13 +109,13 @@ static ml_status run(int argc, char **argv, ml_error *err)
                               .optim = ml_optim_default_config(muon ? ML_OPTIM_MUON : ML_OPTIM_ADAMW) };
     char folder[] = "/tmp/moonlight-bench-XXXXXX";
     if (!mkdtemp(folder)) return ml_fail_errno(err, "%s", folder);
-    ml_trainer *trainer;
-    ML_TRY(ml_trainer_make(&train, folder, false, model, &stage, NULL, NULL, &trainer, err));
+    ml_loop *loop;
+    ML_TRY(ml_loop_make(&train, folder, false, model, &stage, NULL, NULL, &loop, err));
     static double seconds[MAX_STEPS];
     double last_loss = 0;
     for (int64_t i = 0; i < steps; i++) {
         ml_train_step r;
-        ML_TRY(ml_trainer_step(trainer, &r, err));
+        ML_TRY(ml_loop_step(loop, &r, err));
         seconds[i] = r.seconds;
         last_loss = r.ce;
     }
@@ -124,7 +129,7 @@ static ml_status run(int argc, char **argv, ml_error *err)
            seconds[steps / 2], (long long)steps, seconds[0], (double)peak / 1e6, last_loss);
     printf("6 N_active tokens/s = %.1f GFLOP/s = %.3f of OpenBLAS (%s) sgemm 2048 at %.1f, %.3f of ours at %.1f\n",
            flops / 1e9, flops / blas, openblas_get_corename(), blas / 1e9, flops / own, own / 1e9);
-    ml_trainer_free(trainer);
+    ml_loop_free(loop);
     ml_model_free(model);
     return ml_dir_remove(folder, err);
 }

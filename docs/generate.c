@@ -99,7 +99,8 @@ static void put_sections(FILE *out)
 
 static void put_cli(FILE *out)
 {
-    fputs("<!-- Written by `cmake --build --preset release --target docs` from src/cli/options.c and verbs.def. -->\n"
+    fputs("<!-- Written by `cmake --build --preset release --target docs` from cli/options.c, cli/verbs.def, "
+          "recipe/options.def. -->\n"
           "# The command line\n\n"
           "Options are `--name value` or `--name=value`; the names with a dot are also the keys of a recipe, where\n"
           "`--train.steps 100` is the line `steps = 100` of section `[train]`. The command line wins over the recipe, "

@@ -5,6 +5,7 @@
  *   ml_session     one growing sequence of tokens            one thread at a time
  *   ml_sampler     chooses the next token                    one thread at a time
  *   ml_generate    prompt -> text, token by token            (examples/generate.c)
+ *   ml_trainer     recipe -> data, tokenizer, trained model  (examples/train.c); one thread at a time
  *
  * Every fallible call returns an ml_status and, when it is not ML_OK, fills an ml_error with one
  * sentence a person can act on; results are then NULL or untouched.  Nothing here prints, exits or aborts.
@@ -182,6 +183,105 @@ typedef struct {
 ML_API ml_status ml_generate(ml_session *session, ml_sampler *sampler, const int32_t *prompt, int64_t n_prompt,
                              const ml_generate_config *config, ml_generation *out, ml_error *err);
 ML_API void ml_generation_free(ml_generation *g);
+
+/* ---- trainer ----
+ *
+ * A recipe is an INI file: sections model, data, train, optim, ...; docs/cli.md has every key, and `moonlight pretrain`
+ * is a program around these calls.  What it leaves is a run folder: log.jsonl, TensorBoard events, and checkpoints,
+ * each a model folder that ml_model_open takes. */
+
+typedef struct ml_trainer ml_trainer;
+
+/* One optimizer step that is done. */
+typedef struct {
+    int64_t step, n_step;     /* how many are done now, of how many */
+    int64_t tokens;           /* trained on since the run began */
+    double loss;              /* nats per target token, without auxiliary losses */
+    double grad_norm;         /* before clipping */
+    double lr;                /* learning rate */
+    double tokens_per_second; /* of this step */
+    double seconds;           /* it took */
+    bool skipped;             /* its gradient was out of line: the weights are as before */
+} ml_trainer_step;
+
+/* Work that takes a while, from its beginning to its end, one after the other: "text", "tokenizer" and "data" where
+ * they are missing, then "train". */
+typedef enum { ML_PROGRESS_BEGIN, ML_PROGRESS_UPDATE, ML_PROGRESS_END } ml_progress_phase;
+
+typedef struct {
+    ml_progress_phase phase;
+    const char *task, *unit; /* "train", "steps" */
+    const char *note;        /* "loss 2.3145  5423 tokens/s", or "" */
+    double done, total;      /* in units; total 0: unknown.  A run that is resumed does not begin at 0 */
+} ml_trainer_progress;
+
+typedef struct {
+    const char *stage;  /* what kind of training, as the verb of the program: NULL or "pretrain" */
+    const char *recipe; /* path of an INI file, or the name of one that is built in: "quickstart", "nano-moe", ... */
+    const char *const *set; /* [n_set] "section.name=value", each over what the recipe says, e.g. "train.steps=200" */
+    size_t n_set;
+    const char *run_folder; /* made if missing; another process cannot use it at the same time */
+    bool resume;            /* continue the run in it from its latest checkpoint, bit for bit; else it must hold none */
+    /* Who is told what, by the thread that called; each may be NULL.  Texts live until the function returns. */
+    void *arg;
+    void (*on_step)(void *arg, const ml_trainer_step *step);
+    void (*on_evaluation)(void *arg, int64_t step, double loss); /* nats per validation token */
+    void (*on_progress)(void *arg, const ml_trainer_progress *progress);
+    void (*on_message)(void *arg, bool is_warning, const char *text); /* one line, for a person */
+} ml_trainer_config;
+
+/* Read the recipe and check all that can be checked without building anything; writes nothing.  Messages: how the
+ * options of a resumed run differ from those it had, what was fitted to a small number of steps, the memory plan.
+ * ML_EINVAL naming file and line, or the key, for what cannot be honoured: a value, a folder that holds another run,
+ * data that were built with other options, a sweep (which only the program trains).  `config` and the texts it points
+ * to may go away afterwards. */
+ML_API ml_status ml_trainer_open(const ml_trainer_config *config, ml_trainer **out, ml_error *err);
+/* Unlocks the run folder. */
+ML_API void ml_trainer_free(ml_trainer *t);
+
+/* What the run will compute and hold, known once it is open; bytes are upper bounds with the present number of
+ * threads.  Of a tokenizer that is not made yet, the vocabulary is taken to be data.vocab_size, or else the preset's.
+ */
+typedef struct {
+    const char *class_name;             /* as in ml_model_info */
+    int64_t n_params, n_params_active;  /* likewise */
+    int64_t n_step;                     /* optimizer steps */
+    int64_t tokens_per_step;            /* at most */
+    int64_t weights_bytes;              /* fp32 */
+    int64_t gradients_bytes;            /* fp32 */
+    int64_t optimizer_bytes;            /* moments and scratch */
+    int64_t activations_bytes;          /* kept for the backward, and the largest scratch */
+    int64_t activation_gradients_bytes; /* of one layer and the ends */
+    int64_t total_bytes;                /* of the five */
+    int64_t available_bytes;            /* of this machine now; a run that needs more is refused */
+} ml_trainer_plan;
+
+ML_API ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t);
+
+/* Build data and tokenizer where they are missing (data.dir; what an interruption left is used), then train to the
+ * end.  Returns
+ *   ML_OK        at the end; a further call does nothing
+ *   ML_ECANCEL   after ml_trainer_stop: a checkpoint is saved, and a further call goes on, as a new process does that
+ *                resumes the run; stopped while data are built, a further call goes on with that
+ *   ML_ENOMEM    when the plan needs more than is available, saying what to change
+ *   ML_ENUMERIC  when training diverges again after going back to a checkpoint
+ *   others       a full disk, a damaged file, ...
+ * What has failed while training is gone on with by a new trainer that resumes. */
+ML_API ml_status ml_trainer_run(ml_trainer *t, ml_error *err);
+/* Ask ml_trainer_run to stop: it finishes the step, saves and returns ML_ECANCEL.  Any thread may call it, a callback
+ * and a signal handler too.  Before ml_trainer_run it stops the next one, after its first step at the latest. */
+ML_API void ml_trainer_stop(ml_trainer *t);
+
+typedef struct {
+    ml_status finish;     /* what the last ml_trainer_run returned; ML_OK before the first */
+    int64_t step, n_step; /* done, of how many */
+    int64_t tokens;       /* trained on since the run began */
+    double best_loss;     /* lowest validation loss, nats per token; NaN: none yet */
+    const char *best;     /* model folder: the checkpoint with that loss, or without any the latest; NULL: none yet */
+    const char *latest; /* model folder: the newest checkpoint; NULL: none yet.  Both live until the next call with t */
+} ml_trainer_result;
+
+ML_API ml_trainer_result ml_trainer_get_result(ml_trainer *t);
 
 #ifdef __cplusplus
 }

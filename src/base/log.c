@@ -30,6 +30,7 @@ struct ml_progress {
     bool has_base;
     double shown_time;
     bool terminal, on_screen;
+    const ml_listener *listener; /* who is told; NULL: it is shown here */
 };
 
 static pthread_mutex_t screen = PTHREAD_MUTEX_INITIALIZER;
@@ -198,9 +199,43 @@ ml_progress *ml_progress_begin(const char *label, const char *unit, double total
     return p;
 }
 
+static void tell(const ml_progress *p, ml_progress_phase phase)
+{
+    if (!p->listener->progress) return;
+    ml_trainer_progress told = {
+        .phase = phase, .task = p->label, .unit = p->unit, .note = p->note, .done = p->done, .total = p->total
+    };
+    p->listener->progress(p->listener->arg, &told);
+}
+
+ml_status ml_progress_begin_for(const ml_listener *listener, const char *label, const char *unit, double total,
+                                ml_progress **out, ml_error *err)
+{
+    ml_progress *p = *out = ml_calloc(1, sizeof *p);
+    if (!p) return ml_fail_memory(err, sizeof *p, "a progress");
+    copy_line(p->label, sizeof p->label, label);
+    copy_line(p->unit, sizeof p->unit, unit);
+    p->total = total;
+    p->listener = listener;
+    tell(p, ML_PROGRESS_BEGIN);
+    return ML_OK;
+}
+
+bool ml_progress_stopped(const ml_progress *p)
+{
+    if (p && p->listener && p->listener->stop && atomic_load(p->listener->stop)) return true;
+    return ml_stop_requested();
+}
+
 void ml_progress_update(ml_progress *p, double done, const char *note)
 {
     if (!p) return;
+    if (p->listener) {
+        p->done = done;
+        if (note) copy_line(p->note, sizeof p->note, note);
+        tell(p, ML_PROGRESS_UPDATE);
+        return;
+    }
     double now = ml_clock_seconds();
     pthread_mutex_lock(&screen);
     if (!p->has_base) {
@@ -230,6 +265,11 @@ void ml_progress_clear(ml_progress *p)
 void ml_progress_end(ml_progress *p)
 {
     if (!p) return;
+    if (p->listener) {
+        tell(p, ML_PROGRESS_END);
+        ml_free(p);
+        return;
+    }
     pthread_mutex_lock(&screen);
     erase(top);
     print_plain(p, ml_clock_seconds(), true);
@@ -268,5 +308,29 @@ void ml_log_warn(const char *format, ...)
     va_list args;
     va_start(args, format);
     log_line("moonlight: warning: ", format, args);
+    va_end(args);
+}
+
+static void say(const ml_listener *listener, bool is_warning, const char *format, va_list args)
+{
+    char line[4096];
+    if (!listener || !listener->message) return;
+    vsnprintf(line, sizeof line, format, args);
+    listener->message(listener->arg, is_warning, line);
+}
+
+void ml_listener_say(const ml_listener *listener, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say(listener, false, format, args);
+    va_end(args);
+}
+
+void ml_listener_warn(const ml_listener *listener, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say(listener, true, format, args);
     va_end(args);
 }

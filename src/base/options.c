@@ -200,6 +200,62 @@ bool ml_options_given(const ml_options *o, const char *path)
     return value_at(o, path, ~0u)->origin.rank != ML_ORIGIN_DEFAULT;
 }
 
+bool ml_options_overridden(const ml_options *o, const char *path)
+{
+    return value_at(o, path, ~0u)->origin.rank == ML_ORIGIN_ARGS;
+}
+
+typedef struct {
+    char **items;
+    size_t n, capacity;
+} text_list;
+
+static ml_status append_override(text_list *list, const char *section, const char *name, const char *value,
+                                 ml_error *err)
+{
+    size_t size = strlen(section) + strlen(name) + strlen(value) + 3;
+    char *text = ml_alloc(size);
+    if (!text) return ml_fail_memory(err, size, "an option");
+    snprintf(text, size, "%s.%s=%s", section, name, value);
+    ml_status status = ml_options_append_text(&list->items, &list->n, &list->capacity, text, err);
+    ml_free(text);
+    return status;
+}
+
+static ml_status list_overrides(const ml_options *o, text_list *list, ml_error *err)
+{
+    for (size_t i = 0; i < o->n_rows; i++) {
+        const ml_option_value *value = &o->values[i];
+        if (!*o->rows[i].section || value->origin.rank != ML_ORIGIN_ARGS) continue;
+        for (size_t k = 0; k < value->n_items; k++) {
+            ML_TRY(append_override(list, o->rows[i].section, o->rows[i].name, value->items[k], err));
+        }
+    }
+    for (size_t i = 0; i < o->n_open; i++) {
+        if (o->open[i].origin.rank != ML_ORIGIN_ARGS) continue;
+        ML_TRY(append_override(list, o->open_section, o->open[i].name, o->open[i].value, err));
+    }
+    return ML_OK;
+}
+
+ml_status ml_options_list_overrides(const ml_options *o, char ***items, size_t *n, ml_error *err)
+{
+    text_list list = { 0 };
+    ml_status status = list_overrides(o, &list, err);
+    if (status != ML_OK) {
+        free_texts(list.items, list.n);
+        list = (text_list){ 0 };
+    }
+    *items = list.items;
+    *n = list.n;
+    return status;
+}
+
+void ml_options_free_overrides(char **items, size_t n)
+{
+    free_texts(items, n);
+}
+
 size_t ml_options_open_count(const ml_options *o)
 {
     return o->n_open;

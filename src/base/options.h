@@ -54,8 +54,12 @@ ml_status ml_options_parse_args(ml_options *o, int argc, char **argv, ml_error *
  * line, and so is a name given twice that is no LIST.  ';' after a blank begins a comment; a value in double
  * quotes may hold the escapes \\ \" \n \r \t \xHH (\x3b is ';').  Arguments of the verb cannot stand in it. */
 ml_status ml_options_parse_ini(ml_options *o, const char *path, ml_error *err);
+/* The same from memory; `origin` stands for the path in errors and origins. */
+ml_status ml_options_parse_ini_text(ml_options *o, const char *origin, const char *text, size_t size, ml_error *err);
 /* As if given on the command line. */
 ml_status ml_options_set(ml_options *o, const char *section, const char *name, const char *value, ml_error *err);
+/* The same from "section.name=value". */
+ml_status ml_options_assign(ml_options *o, const char *assignment, ml_error *err);
 
 /* Values.  Asking for a row that is not in the table or has another type is a programmer's mistake
  * (assert). `path` is "section.name", or "name" for an argument of the verb. */
@@ -67,6 +71,12 @@ const char *ml_options_text(const ml_options *o, const char *path);
 size_t ml_options_list(const ml_options *o, const char *path, const char *const **items);
 /* Whether a recipe or the command line gave it (as opposed to the default). */
 bool ml_options_given(const ml_options *o, const char *path);
+/* Whether the command line, ml_options_set or ml_options_assign did. */
+bool ml_options_overridden(const ml_options *o, const char *path);
+/* The values of sections that did, in new memory: "section.name=value" each, as ml_options_assign takes them.  Free
+ * with ml_options_free_overrides. */
+ml_status ml_options_list_overrides(const ml_options *o, char ***items, size_t *n, ml_error *err);
+void ml_options_free_overrides(char **items, size_t n);
 /* Keys of the open section in the order given: i in [0, n). */
 size_t ml_options_open_count(const ml_options *o);
 void ml_options_open_item(const ml_options *o, size_t i, const char **name, const char **value);
@@ -77,6 +87,9 @@ const char *ml_options_positional(const ml_options *o, size_t i);
 /* Write every effective value in recipe syntax (sections sorted as in the table), with each value's origin
  * as a comment above it: the options.ini of a run.  Arguments of the verb are comments. */
 ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *err);
+/* The same for one section; `head` is a comment on the first line. */
+ml_status ml_options_write_section(const ml_options *o, const char *section, const char *head, const char *path,
+                                   ml_error *err);
 /* Print the help of the verb: arguments first, then sections. */
 void ml_options_print_help(const ml_options *o, FILE *out);
 /* Whether `verb` may use the row.  The verb "data:build" uses rows of the scopes "*", "data:build" and "data". */

@@ -92,6 +92,17 @@ static ml_status split_name(const char *typed, size_t n, char section[PATH_NAME_
     return ML_OK;
 }
 
+ml_status ml_options_assign(ml_options *o, const char *assignment, ml_error *err)
+{
+    char section[PATH_NAME_MAX], name[PATH_NAME_MAX];
+    size_t n = strcspn(assignment, "=");
+    if (!assignment[n] || !memchr(assignment, '.', n)) {
+        return ml_fail(err, ML_EINVAL, "expected section.key=value, found \"%.80s\"", assignment);
+    }
+    ML_TRY(split_name(assignment, n, section, name, err));
+    return store_argument(o, section, name, assignment + n + 1, err);
+}
+
 /* A word that may follow a flag as its value.  Digits may not: they are more likely positional. */
 static bool is_flag_word(const char *text)
 {
@@ -256,30 +267,29 @@ static int on_value(void *arg, const char *section, const char *name, const char
     return 1;
 }
 
+ml_status ml_options_parse_ini_text(ml_options *o, const char *origin, const char *text, size_t size, ml_error *err)
+{
+    recipe r = { .o = o, .path = origin, .at = text, .end = text + size, .file = (int)o->n_files, .err = err };
+    if (memchr(text, 0, size)) {
+        return ml_fail(err, ML_EFORMAT,
+                       "%s: expected a recipe (text of [section] and name = value lines), found a binary file", origin);
+    }
+    ML_TRY(ml_options_append_text(&o->files, &o->n_files, &o->files_capacity, origin, err));
+    int bad_line = ini_parse_stream(read_line, &r, on_value, &r);
+    /* What inih cannot read comes first: a value may only look wrong because of it. */
+    if (bad_line > 0 && (r.status == ML_OK || (r.status == ML_EINVAL && bad_line < r.line))) {
+        return ml_fail(err, ML_EINVAL, "%s:%d: expected [section] or name = value", origin, bad_line);
+    }
+    if (r.status == ML_OK && bad_line < 0) return ml_fail_memory(err, size, origin);
+    return r.status;
+}
+
 ml_status ml_options_parse_ini(ml_options *o, const char *path, ml_error *err)
 {
     char *text;
     size_t size;
     ML_TRY(ml_file_read(path, &text, &size, err));
-    recipe r = { .o = o, .path = path, .at = text, .end = text + size, .file = (int)o->n_files, .err = err };
-    ml_status status = ML_OK;
-    if (memchr(text, 0, size)) {
-        status = ml_fail(err, ML_EFORMAT,
-                         "%s: expected a recipe (text of [section] and name = value lines), found a "
-                         "binary file",
-                         path);
-        goto done;
-    }
-    ML_TRY_GOTO(ml_options_append_text(&o->files, &o->n_files, &o->files_capacity, path, err));
-    int bad_line = ini_parse_stream(read_line, &r, on_value, &r);
-    status = r.status;
-    /* What inih cannot read comes first: a value may only look wrong because of it. */
-    if (bad_line > 0 && (status == ML_OK || (status == ML_EINVAL && bad_line < r.line))) {
-        status = ml_fail(err, ML_EINVAL, "%s:%d: expected [section] or name = value", path, bad_line);
-    } else if (status == ML_OK && bad_line < 0) {
-        status = ml_fail_memory(err, size, path);
-    }
-done:
+    ml_status status = ml_options_parse_ini_text(o, path, text, size, err);
     ml_free(text);
     return status;
 }

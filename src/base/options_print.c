@@ -151,6 +151,18 @@ ml_status ml_options_write_ini(const ml_options *o, const char *path, ml_error *
     return status;
 }
 
+ml_status ml_options_write_section(const ml_options *o, const char *section, const char *head, const char *path,
+                                   ml_error *err)
+{
+    ml_file_writer w;
+    ML_TRY(ml_file_begin(&w, path, err));
+    ml_status status = ml_file_printf(&w, err, "; %s\n", head);
+    if (status == ML_OK) status = write_section(o, &w, section, err);
+    if (status == ML_OK) status = ml_file_commit(&w, err);
+    ml_file_abandon(&w);
+    return status;
+}
+
 /* True for a flag that is off unless named: help shows the bare name. */
 static bool is_switch(const ml_option_row *row)
 {

@@ -1,34 +1,7 @@
-/* The one option table (base/options.h): arguments of verbs first, then the sections of recipes. */
+/* The one option table (base/options.h): arguments of verbs, and the sections of recipes. */
+#include "base/option_rows.h"
 #include "cli/cli.h"
 #include "token/chat.h"
-
-#include <math.h>
-
-/* Rows with a word for their type: scope, section, name, [range or choices,] default, metavar, help. */
-#define FLAG(scope, section, name, def, help)                                                                          \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_FLAG, 0, 0, NULL, def, NULL, help                                              \
-    }
-#define INT(scope, section, name, min, max, def, help)                                                                 \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_INT, min, max, NULL, def, NULL, help                                           \
-    }
-#define REAL(scope, section, name, min, max, def, help)                                                                \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_REAL, min, max, NULL, def, NULL, help                                          \
-    }
-#define CHOICE(scope, section, name, choices, def, help)                                                               \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_CHOICE, 0, 0, choices, def, NULL, help                                         \
-    }
-#define TEXT(scope, section, name, def, metavar, help)                                                                 \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_TEXT, 0, 0, NULL, def, metavar, help                                           \
-    }
-#define LIST(scope, section, name, def, metavar, help)                                                                 \
-    {                                                                                                                  \
-        scope, section, name, ML_OPTION_LIST, 0, 0, NULL, def, metavar, help                                           \
-    }
 
 #define CHAT_CHOICE(name) "|" name
 
@@ -85,73 +58,6 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),
     FLAG("pretrain", "", "resume", "off", "continue the run from its latest checkpoint"),
 
-    TEXT("pretrain", "model", "preset", "nano-moe", "NAME", "architecture to start from; other keys change it"),
-
-    TEXT("pretrain", "data", "dir", NULL, "DIR", "data folder; built first when it does not exist"),
-    LIST("pretrain", "data", "text", NULL, "FILE", "text or JSON lines to build it from; none: generated"),
-    CHOICE("pretrain", "data", "builtin", "stories|arithmetic", "stories", "what is generated when no text is given"),
-    INT("pretrain", "data", "bytes", 1000, 1e12, "40m", "how much of it"),
-    TEXT("pretrain", "data", "marker", "<|endoftext|>", "TEXT", "line between two documents of a text file"),
-    TEXT("pretrain", "data", "field", "text", "KEY", "key of the text in JSON lines"),
-    TEXT("pretrain", "data", "tokenizer", NULL, "T", "tokenizer to use; none: one is trained"),
-    INT("pretrain", "data", "vocab_size", 260, 1e6, "2048", "vocabulary of the trained tokenizer"),
-    TEXT("pretrain", "data", "pattern", "gpt2", "NAME", "its split pattern: gpt2, gpt4, moonlight or a regex"),
-    TEXT("pretrain", "data", "special", "[UNK] [PAD] [BOS] [EOS]", "TEXT", "its special tokens, the first ids"),
-    INT("pretrain", "data", "tokenizer_docs", 1, 1e12, "10000", "documents it is trained on"),
-    REAL("pretrain", "data", "val_fraction", 0, 0.5, "0.02", "share of the text kept for validation"),
-    FLAG("pretrain", "data", "val_last", "off", "take it from the end of the text, cutting a document there"),
-    FLAG("pretrain", "data", "cross_documents", "off", "let tokens see the documents before their own"),
-    INT("pretrain", "data", "seed", 0, 9e15, "0", "of the generated text and of the split"),
-
-    INT("pretrain", "train", "steps", 1, 1e12, "1000", "optimizer steps"),
-    INT("pretrain inspect", "train", "batch", 1, 1e6, "8", "sequences in a micro-step"),
-    INT("pretrain", "train", "accumulate", 1, 1e6, "1", "micro-steps in a step"),
-    INT("pretrain inspect", "train", "seq", 1, 1e7, "512", "tokens in a sequence"),
-    FLAG("pretrain inspect", "train", "recompute", "off",
-         "keep layer inputs only and compute layers again going backward"),
-    INT("pretrain", "train", "seed", 0, 9e15, "0", "of weights and data order"),
-
-    CHOICE("pretrain inspect", "optim", "name", "muon|adamw", "muon", "optimizer of the matrices; the rest has AdamW"),
-    REAL("pretrain", "optim", "lr", 0, 1, "1e-3", "largest learning rate"),
-    REAL("pretrain", "optim", "lr_min", 0, 1, "0", "smallest, at the end"),
-    CHOICE("pretrain", "optim", "schedule", "constant|linear|cosine|wsd|moonlight", "cosine", "how it falls"),
-    INT("pretrain", "optim", "warmup", 0, 1e12, "100", "steps of linear rise; less where stages do not fit"),
-    INT("pretrain", "optim", "decay", 0, 1e12, "0", "wsd, moonlight: steps of the last stage"),
-    INT("pretrain", "optim", "rewarm", 0, 1e12, "0", "moonlight: steps of it that rise ..."),
-    REAL("pretrain", "optim", "rewarm_lr", 0, 1, "0", "... to this rate"),
-    INT("pretrain", "optim", "ramp_step", 0, 1e12, "0", "moonlight: step at which the batch grows ..."),
-    REAL("pretrain", "optim", "ramp_factor", 1, 1000, "1", "... by this factor"),
-    REAL("pretrain", "optim", "beta1", 0, 0.9999999, "0.9", "AdamW: decay of the first moment"),
-    REAL("pretrain", "optim", "beta2", 0, 0.9999999, "0.95", "AdamW: decay of the second moment"),
-    REAL("pretrain", "optim", "eps", 0, 1, "1e-8", "AdamW: added to the root of the second moment"),
-    REAL("pretrain", "optim", "weight_decay", 0, 10, "0.1", "decoupled decay"),
-    REAL("pretrain", "optim", "momentum", 0, 0.9999999, "0.95", "Muon: momentum"),
-    FLAG("pretrain", "optim", "nesterov", "on", "Muon: Nesterov momentum"),
-    INT("pretrain", "optim", "ns_steps", 1, 20, "5", "Muon: Newton-Schulz iterations"),
-    REAL("pretrain", "optim", "rms_scale", 0, 10, "0.2", "Muon: RMS of an update, as AdamW's"),
-    TEXT("pretrain", "optim", "muon", "matrix, expert, router", "KINDS", "kinds of parameters that Muon updates"),
-    TEXT("pretrain", "optim", "no_decay", "none", "KINDS", "kinds that do not decay"),
-    REAL("pretrain", "optim", "clip", 0, 1e9, "1", "largest gradient norm; 0: no clipping"),
-
-    REAL("pretrain", "guard", "deviations", 0, 1e6, "6", "a gradient norm so many deviations out is skipped; 0: off"),
-    INT("pretrain", "guard", "patience", 1, 1e6, "5", "skips in a row before going back to the last checkpoint"),
-
-    INT("pretrain", "eval", "every", 0, 1e12, "500", "steps between evaluations (and at the end); 0: only there"),
-    INT("pretrain", "eval", "windows", 0, 1e9, "64", "validation windows, always the same; 0: none"),
-
-    INT("pretrain", "checkpoint", "every", 0, 1e12, "500", "steps between checkpoints (and at the end); 0: only there"),
-    INT("pretrain", "checkpoint", "keep", 0, 1e6, "2", "newest ones to keep besides the best; 0: all"),
-    INT("pretrain", "checkpoint", "milestone", 0, 1e12, "0", "keep every checkpoint at a multiple of this; 0: none"),
-    CHOICE("pretrain", "checkpoint", "dtype", "f32|bf16|f16", "f32",
-           "type of the saved matrices (fp32 is kept in state/)"),
-
-    INT("pretrain", "sample", "every", 0, 1e12, "0", "steps between samples; 0: none"),
-    INT("pretrain", "sample", "tokens", 1, 1e6, "100", "tokens of a sample"),
-    LIST("pretrain", "sample", "prompt", "Once upon a time", "TEXT", "what samples begin with"),
-
-    LIST("pretrain", "sweep", "run", NULL, "NAME: KEY=VALUE ...", "train once with these keys, in <run>/NAME-seedS"),
-    TEXT("pretrain", "sweep", "seeds", "1", "SEEDS", "train.seed of each run, e.g. 1 2 3"),
-    INT("pretrain", "sweep", "jobs", 1, 1000, "1", "runs at once, sharing the threads"),
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),
     TEXT("data:info", "", "tokenizer", NULL, "T", "tokenizer for the samples; default: the copy in the data folder"),
     TEXT("data:build", "", "out", NULL, "DIR", "folder to write; an interrupted build there is continued"),
@@ -181,6 +87,8 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:synth", "", "format", "auto|txt|jsonl", "auto", "auto: JSON lines if the file is named .jsonl"),
     INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
+
+#include "recipe/options.def"
 };
 
 const size_t ml_cli_n_rows = sizeof ml_cli_rows / sizeof *ml_cli_rows;

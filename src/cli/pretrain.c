@@ -1,108 +1,59 @@
-/* moonlight pretrain RECIPE.ini: data, model, training, in that order. */
+/* moonlight pretrain RECIPE: the library's trainer, with its words on standard error and its work as bars. */
 #include "cli/pretrain.h"
 
 #include "cli/cli.h"
-#include "cli/prepare.h"
 #include "cli/sweep.h"
-#include "cli/train_setup.h"
-#include "train/pretrain.h"
+#include "recipe/recipe.h"
 
-#include <string.h>
+#include <math.h>
 
-typedef struct {
-    const ml_options *o;
-    const char *run;
-    bool resume;
-    ml_train_config train;
-    ml_dataset *data;
-    ml_tokenizer *tokenizer;
-    ml_config config;
-    ml_model *model;
-    ml_pretrain *stage;
-    ml_train_hooks hooks;
-    ml_trainer *trainer;
-} job;
-
-static void say(void *arg, const char *text)
+static void show_message(void *arg, bool is_warning, const char *text)
 {
     (void)arg;
-    ml_log_info("%s", text);
+    if (is_warning)
+        ml_log_warn("%s", text);
+    else
+        ml_log_info("%s", text);
 }
 
-/* A run that cannot be is refused before hours of data preparation. */
-static ml_status check_first(job *j, ml_error *err)
+static void show_progress(void *arg, const ml_trainer_progress *p)
 {
-    ML_TRY(ml_trainer_check_folder(j->run, j->resume, err));
-    if (j->resume) ML_TRY(ml_cli_check_resume(j->o, j->run, err));
-    ML_TRY(ml_cli_train_config(j->o, &j->train, err));
-    ML_TRY(ml_cli_model_config(j->o, NULL, &j->config, err));
-    ML_TRY(ml_trainer_check_config(&j->train, &j->config, err));
-    return ml_cli_check_memory(&j->train, &j->config, err);
+    ml_progress **bar = arg;
+    switch (p->phase) {
+    case ML_PROGRESS_BEGIN: *bar = ml_progress_begin(p->task, p->unit, p->total); break;
+    case ML_PROGRESS_UPDATE: ml_progress_update(*bar, p->done, p->note); break;
+    case ML_PROGRESS_END:
+        ml_progress_end(*bar);
+        *bar = NULL;
+        break;
+    }
 }
 
-static ml_status make_stage(job *j, ml_error *err)
+ml_listener ml_cli_listener(ml_progress **bar)
 {
-    ml_pretrain_config config = { .batch = j->train.batch,
-                                  .seq = j->train.seq,
-                                  .cross_documents = ml_options_flag(j->o, "data.cross_documents"),
-                                  .seed = j->train.seed,
-                                  .eval_windows = ml_options_int(j->o, "eval.windows") };
-    ML_TRY(ml_pretrain_make(j->data, &config, &j->stage, err));
-    int64_t n_window = ml_pretrain_n_window(j->stage);
-    double passes = (double)(j->train.schedule.steps * j->train.accumulate * j->train.batch) / (double)n_window;
-    ml_log_info("%lld steps of %lld x %lld x %lld tokens: %.2f passes over %lld windows",
-                (long long)j->train.schedule.steps, (long long)j->train.accumulate, (long long)j->train.batch,
-                (long long)j->train.seq, passes, (long long)n_window);
-    return ML_OK;
-}
-
-static ml_status write_options(const job *j, ml_error *err)
-{
-    char path[ML_PATH_MAX];
-    ML_TRY(ml_path_join(path, j->run, "options.ini", err));
-    return ml_options_write_ini(j->o, path, err);
-}
-
-static ml_status set_up(job *j, ml_error *err)
-{
-    ML_TRY(check_first(j, err));
-    ML_TRY(ml_cli_prepare_data(j->o, &j->data, &j->tokenizer, err));
-    ML_TRY(ml_cli_model_config(j->o, j->tokenizer, &j->config, err));
-    ML_TRY(make_stage(j, err));
-    ML_TRY(ml_model_make(&j->config, ML_F32, true, &j->model, err));
-    if (!j->resume) ml_model_init(j->model, j->train.seed);
-    j->hooks = (ml_train_hooks){ .line = say };
-    ML_TRY(ml_trainer_make(&j->train, j->run, j->resume, j->model, ml_pretrain_stage(j->stage), j->tokenizer, &j->hooks,
-                           &j->trainer, err));
-    ml_cli_print_groups(ml_trainer_optimizer(j->trainer));
-    return write_options(j, err);
-}
-
-static ml_status train(job *j, ml_error *err)
-{
-    ml_progress *progress = ml_progress_begin("train", "steps", (double)j->train.schedule.steps);
-    ml_trainer_set_progress(j->trainer, progress);
-    ml_status status = ml_trainer_run(j->trainer, err);
-    ml_progress_end(progress);
-    return status;
-}
-
-static void free_job(job *j)
-{
-    ml_trainer_free(j->trainer);
-    ml_model_free(j->model);
-    ml_pretrain_free(j->stage);
-    ml_dataset_free(j->data);
-    ml_tokenizer_free(j->tokenizer);
+    return (ml_listener){ .arg = bar, .message = show_message, .progress = show_progress };
 }
 
 ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume, double *best_loss, ml_error *err)
 {
-    job j = { .o = o, .run = run, .resume = resume };
-    ml_status status = set_up(&j, err);
-    if (status == ML_OK) status = train(&j, err);
-    if (status == ML_OK && best_loss) *best_loss = ml_trainer_best_loss(j.trainer);
-    free_job(&j);
+    ml_trainer *t = NULL;
+    ml_progress *bar = NULL;
+    char **set;
+    size_t n_set;
+    ML_TRY(ml_options_list_overrides(o, &set, &n_set, err));
+    ml_trainer_config config = { .recipe = ml_options_positional(o, 0),
+                                 .set = (const char *const *)set,
+                                 .n_set = n_set,
+                                 .run_folder = run,
+                                 .resume = resume,
+                                 .arg = &bar,
+                                 .on_progress = show_progress,
+                                 .on_message = show_message };
+    ml_status status = ml_trainer_open(&config, &t, err);
+    ml_options_free_overrides(set, n_set);
+    if (status == ML_OK) status = ml_trainer_run(t, err);
+    if (status == ML_OK && best_loss) *best_loss = ml_trainer_get_result(t).best_loss;
+    ml_trainer_free(t);
     return status;
 }
 
@@ -114,9 +65,9 @@ static ml_status run_recipe(const ml_options *o, ml_error *err)
     if (status == ML_ECANCEL) {
         ml_log_info("saved; continue with: moonlight pretrain %s --run %s --resume", ml_options_positional(o, 0), run);
     } else if (status == ML_OK) {
-        ml_log_info(
-            "done; best validation loss %.4f.  Try: moonlight generate --model %s --prompt \"Once upon a time\"", best,
-            run);
+        char loss[64] = "";
+        if (!isnan(best)) snprintf(loss, sizeof loss, "; best validation loss %.4f", best);
+        ml_log_info("done%s.  Try: moonlight generate --model %s --prompt \"Once upon a time\"", loss, run);
     }
     return status;
 }
@@ -124,10 +75,11 @@ static ml_status run_recipe(const ml_options *o, ml_error *err)
 ml_status ml_cli_pretrain(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file", &o, err));
-    ml_status status = ml_options_parse_ini(o, ml_options_positional(o, 0), err);
+    ML_TRY(
+        ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file or the name of a built-in recipe", &o, err));
+    ml_status status = ml_recipe_read(o, ml_options_positional(o, 0), err);
     ml_stop_install();
-    if (status == ML_OK) status = ml_cli_is_sweep(o) ? ml_cli_sweep(o, argc, argv, err) : run_recipe(o, err);
+    if (status == ML_OK) status = ml_recipe_is_sweep(o) ? ml_cli_sweep(o, argc, argv, err) : run_recipe(o, err);
     ml_options_free(o);
     return status;
 }

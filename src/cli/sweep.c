@@ -3,10 +3,10 @@
 
 #include "base/log.h"
 #include "base/thread.h"
-#include "cli/prepare.h"
 #include "cli/pretrain.h"
 #include "cli/sweep_results.h"
 #include "format/run.h"
+#include "recipe/data.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -110,12 +110,12 @@ static size_t wait_for_one(const child *c, size_t n, bool *passed_on)
 
 static ml_status prepare_data(void *arg, ml_error *err)
 {
-    const ml_options *o = arg;
-    ml_dataset *data;
-    ml_tokenizer *tokenizer;
-    ml_status status = ml_cli_prepare_data(o, &data, &tokenizer, err);
-    ml_dataset_free(data);
-    ml_tokenizer_free(tokenizer);
+    ml_progress *bar = NULL;
+    ml_listener listener = ml_cli_listener(&bar);
+    ml_recipe_data data;
+    ml_status status = ml_recipe_data_find(arg, &data, err);
+    if (status == ML_OK) status = ml_recipe_data_prepare(&data, &listener, err);
+    ml_recipe_data_free(&data);
     return status;
 }
 
@@ -173,6 +173,17 @@ static void note_difference(void *arg, const char *section, const char *name, co
     }
 }
 
+/* The last checkpoint is written before the evaluation that belongs to it: a run that was killed between the two has to
+ * be resumed for its result. */
+static ml_status is_evaluated(ml_sweep_cell *c, bool *out, ml_error *err)
+{
+    ML_TRY(ml_sweep_read_log(c, err));
+    int64_t last = c->n_eval > 0 ? c->eval_step[c->n_eval - 1] : -1;
+    *out = last >= ml_options_int(c->o, "train.steps") || ml_options_int(c->o, "eval.windows") == 0;
+    if (!*out) ml_sweep_forget_log(c); /* results are of finished runs */
+    return ML_OK;
+}
+
 /* Whether the cell is finished; ML_EINVAL when its folder holds something else. */
 static ml_status look_at_cell(ml_sweep_cell *c, ml_error *err)
 {
@@ -183,11 +194,12 @@ static ml_status look_at_cell(ml_sweep_cell *c, ml_error *err)
     ML_TRY(ml_path_join(path, c->folder, "options.ini", err));
     if (!any || !ml_path_exists(path)) return ML_OK;
     ML_TRY(ml_options_compare_ini(c->o, path, note_difference, &compare, err));
+    if (c->is_done) ML_TRY(is_evaluated(c, &c->is_done, err));
     if (*compare.first) {
         return ml_fail(err, ML_EINVAL, "%s was made with %s: give another --run, or remove that folder", c->folder,
                        compare.first);
     }
-    return c->is_done ? ml_sweep_read_log(c, err) : ML_OK;
+    return ML_OK;
 }
 
 static ml_status start_cell(runner *r, ml_sweep_cell *cell, ml_error *err)
@@ -273,13 +285,6 @@ static ml_status run_sweep(runner *r, const ml_options *o, int argc, char **argv
     ml_progress_end(r->progress);
     ML_TRY(status);
     return ml_sweep_write_results(s, err);
-}
-
-bool ml_cli_is_sweep(const ml_options *o)
-{
-    const char *const *run;
-    size_t n = ml_options_list(o, "sweep.run", &run);
-    return n > 0 && *run[n - 1];
 }
 
 ml_status ml_cli_sweep(const ml_options *o, int argc, char **argv, ml_error *err)

@@ -17,8 +17,6 @@
 
 #include "base/options.h"
 
-bool ml_cli_is_sweep(const ml_options *o);
-
 /* `o` is the parsed recipe; argc and argv are the verb's, parsed again for each run.  A run that diverges is listed as
  * such; any other failure ends the sweep when the runs under way are done.  ML_ECANCEL after a stop request. */
 ml_status ml_cli_sweep(const ml_options *o, int argc, char **argv, ml_error *err);

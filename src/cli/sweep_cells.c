@@ -1,6 +1,7 @@
 #include "cli/sweep_cells.h"
 
 #include "cli/cli.h"
+#include "recipe/recipe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,21 +26,16 @@ static ml_status read_name(const char *line, char **name, const char **settings,
 }
 
 /* One "section.key=value". */
-static ml_status apply_setting(ml_options *o, const char *run, char *word, ml_error *err)
+static ml_status apply_setting(ml_options *o, const char *run, const char *word, ml_error *err)
 {
-    char *dot = strchr(word, '.'), *equals = strchr(word, '=');
-    if (!dot || !equals || dot > equals) {
-        return ml_fail(err, ML_EINVAL, "sweep.run %s: expected section.key=value, found \"%.80s\"", run, word);
-    }
-    *equals = 0;
-    if (!strncmp(word, "data.", 5) || !strncmp(word, "sweep.", 6) || !strcmp(word, "train.seed")) {
+    int n = (int)strcspn(word, "=");
+    if (!strncmp(word, "data.", 5) || !strncmp(word, "sweep.", 6) || !strncmp(word, "train.seed=", 11)) {
         return ml_fail(err, ML_EINVAL,
-                       "sweep.run %s: %s cannot differ between the runs of a sweep: they share their data, and "
+                       "sweep.run %s: %.*s cannot differ between the runs of a sweep: they share their data, and "
                        "sweep.seeds gives the seeds",
-                       run, word);
+                       run, n, word);
     }
-    *dot = 0;
-    ml_status status = ml_options_set(o, word, dot + 1, equals + 1, err);
+    ml_status status = ml_options_assign(o, word, err);
     return status == ML_OK ? ML_OK : ml_fail_prefix(err, "sweep.run %s", run);
 }
 
@@ -66,7 +62,7 @@ static ml_status make_options(ml_sweep_cell *c, const char *run, const char *set
     ML_TRY(ml_options_parse_args(c->o, argc, argv, err));
     ML_TRY(ml_options_set(c->o, "train", "seed", seed, err));
     ML_TRY(ml_options_set(c->o, "sweep", "run", "", err)); /* its options.ini is a recipe for this one run */
-    return ml_options_parse_ini(c->o, ml_options_positional(c->o, 0), err);
+    return ml_recipe_read(c->o, ml_options_positional(c->o, 0), err);
 }
 
 static ml_status make_cell(ml_sweep *s, size_t run_id, int64_t seed, const char *settings, int argc, char **argv,

@@ -12,7 +12,7 @@ typedef struct {
     ml_options *o;            /* effective */
     char folder[ML_PATH_MAX]; /* <run>/NAME-seedS */
     bool is_done, is_diverged;
-    int64_t *eval_step; /* [n_eval] once done */
+    int64_t *eval_step; /* [n_eval] of its log */
     double *eval_loss;
     size_t n_eval;
     double seconds; /* of its steps */

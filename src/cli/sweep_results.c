@@ -31,10 +31,21 @@ done:
     return status;
 }
 
+void ml_sweep_forget_log(ml_sweep_cell *c)
+{
+    ml_free(c->eval_step);
+    ml_free(c->eval_loss);
+    c->eval_step = NULL;
+    c->eval_loss = NULL;
+    c->n_eval = 0;
+    c->seconds = 0;
+}
+
 ml_status ml_sweep_read_log(ml_sweep_cell *c, ml_error *err)
 {
     char path[ML_PATH_MAX], *text;
     size_t size, step_capacity = 0, loss_capacity = 0;
+    ml_sweep_forget_log(c);
     ML_TRY(ml_path_join(path, c->folder, "log.jsonl", err));
     ML_TRY(ml_file_read(path, &text, &size, err));
     ml_status status = ML_OK;

@@ -4,8 +4,9 @@
 
 #include "cli/sweep_cells.h"
 
-/* Take the evaluations of a finished run from its log.jsonl. */
+/* Take the evaluations of a run from its log.jsonl, in place of those taken before. */
 ml_status ml_sweep_read_log(ml_sweep_cell *cell, ml_error *err);
+void ml_sweep_forget_log(ml_sweep_cell *cell);
 /* Lowest validation loss, and its step; NaN and -1 when there is none. */
 double ml_sweep_lowest_loss(const ml_sweep_cell *cell, int64_t *step);
 /* sweep.jsonl, sweep.md and sweep.svg in the folder of the sweep, of the cells that are done. */

@@ -287,7 +287,7 @@ static ml_status build_shards(builder *b, ml_error *err)
         ML_TRY_GOTO(check_bad(b, false, err));
         release_batch(b);
         ml_progress_update(b->config->progress, b->done_bytes / 1e6, NULL);
-        if (!ml_stop_requested()) continue;
+        if (!ml_progress_stopped(b->config->progress)) continue;
         status = ml_fail(err, ML_ECANCEL, "%s: finished shards are kept: run the same command again to continue",
                          b->config->out);
         goto done;

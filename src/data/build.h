@@ -53,7 +53,7 @@ typedef struct {
 /* With val_last: the byte, of `n_bytes` in all files together, from which on text is for validation. */
 uint64_t ml_build_val_begin(const ml_build_config *config, uint64_t n_bytes);
 
-/* ML_ECANCEL after ml_stop_requested(): the same call continues.  ML_EINVAL for options that cannot be honoured or a
+/* ML_ECANCEL after ml_progress_stopped(): the same call continues.  ML_EINVAL for options that cannot be honoured or a
  * folder that belongs to another build, ML_EFORMAT when too many lines are malformed (naming the first). */
 ml_status ml_data_build(const ml_build_config *config, const ml_tokenizer *tokenizer, ml_build_result *result,
                         ml_error *err);

@@ -37,7 +37,7 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
                    config->input[i], err));
         json_array_append_new(*out, entry);
         bool more = i + 1 < config->n_input;
-        if (more && ml_stop_requested())
+        if (more && ml_progress_stopped(config->progress))
             return ml_fail(err, ML_ECANCEL, "%s: stopped before anything was written", config->out);
     }
     return ML_OK;

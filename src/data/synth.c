@@ -140,7 +140,7 @@ ml_status ml_data_synth(const ml_synth_config *config, uint64_t *n_document, uin
         ml_parallel_for(N_PART, 1, make_parts, w);
         ML_TRY_GOTO(write_round(w, &file, &documents, &bytes, &done, err));
         ml_progress_update(config->progress, config->n_document ? (double)documents : (double)bytes / 1e6, NULL);
-        if (!done && ml_stop_requested()) {
+        if (!done && ml_progress_stopped(config->progress)) {
             status = ml_fail(err, ML_ECANCEL, "%s: stopped before it was complete; nothing was written", config->out);
             goto done;
         }

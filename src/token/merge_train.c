@@ -240,7 +240,7 @@ static ml_status run(merger *m, const ml_bpe_train_config *config, ml_progress *
         ML_TRY(merge_pair(m, top.pair, err));
         if (m->step % REPORT_EVERY) continue;
         ml_progress_update(progress, (double)m->t->n_pieces, NULL);
-        if (ml_stop_requested())
+        if (ml_progress_stopped(progress))
             return ml_fail(err, ML_ECANCEL, "stopped at %zu of %zu tokens", m->t->n_pieces, wanted);
     }
     ml_progress_update(progress, (double)m->t->n_pieces, NULL);

@@ -2,7 +2,7 @@
  *
  * It keeps a running mean and variance of log(gradient norm).  A norm that is not finite, or further above the
  * mean than `deviations` standard deviations (and at least twice the typical norm), is an outlier: the step is
- * skipped and logged.  After `patience` skips in a row the trainer rolls back to its last checkpoint.  The state
+ * skipped and logged.  After `patience` skips in a row the loop rolls back to its last checkpoint.  The state
  * is four numbers, saved with the checkpoint so that a resumed run decides the same. */
 #ifndef ML_TRAIN_GUARD_H
 #define ML_TRAIN_GUARD_H

@@ -86,6 +86,7 @@ ml_status ml_pretrain_make(const ml_dataset *data, const ml_pretrain_config *con
     p->stage = (ml_stage){ .name = "pretrain",
                            .self = p,
                            .next = next_batch,
+                           .loss = ml_loss_cross_entropy,
                            .eval = eval_batch,
                            .n_eval = (p->n_eval_window + config->batch - 1) / config->batch,
                            .position = position,

@@ -3,7 +3,7 @@
 #define ML_TRAIN_PRETRAIN_H
 
 #include "data/loader.h"
-#include "train/trainer.h"
+#include "train/loop.h"
 
 typedef struct ml_pretrain ml_pretrain;
 
@@ -17,7 +17,7 @@ typedef struct {
 /* `data` must outlive the stage. */
 ml_status ml_pretrain_make(const ml_dataset *data, const ml_pretrain_config *config, ml_pretrain **out, ml_error *err);
 void ml_pretrain_free(ml_pretrain *p);
-/* The stage to hand to the trainer; lives as long as p. */
+/* The stage to hand to the loop; lives as long as p. */
 const ml_stage *ml_pretrain_stage(ml_pretrain *p);
 /* Windows in one pass over the training split. */
 int64_t ml_pretrain_n_window(const ml_pretrain *p);

@@ -1,12 +1,12 @@
 /* Samples of a model in training: what it writes after each prompt, appended to samples.jsonl of the run. */
-#include "train/trainer_internal.h"
+#include "train/loop_internal.h"
 
 #include "infer/generate.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static ml_status write_line(ml_trainer *t, const char *prompt, const ml_generation *g, ml_error *err)
+static ml_status write_line(ml_loop *t, const char *prompt, const ml_generation *g, ml_error *err)
 {
     char *text = NULL;
     size_t n_bytes;
@@ -24,14 +24,13 @@ static ml_status write_line(ml_trainer *t, const char *prompt, const ml_generati
     } else if (status == ML_OK && j) {
         status = ml_fail_errno(err, "%s: cannot be opened", path);
     }
-    if (j) ml_trainer_say(t, "sample: %s%.*s", prompt, n_bytes > 400 ? 400 : (int)n_bytes, text);
+    if (j) ml_loop_say(t, "sample: %s%.*s", prompt, n_bytes > 400 ? 400 : (int)n_bytes, text);
     json_decref(j);
     ml_free(text);
     return status;
 }
 
-static ml_status write_sample(ml_trainer *t, ml_session *session, ml_sampler *sampler, const char *prompt,
-                              ml_error *err)
+static ml_status write_sample(ml_loop *t, ml_session *session, ml_sampler *sampler, const char *prompt, ml_error *err)
 {
     ml_ids ids = { 0 };
     int32_t eos = ml_tokenizer_eos(t->tokenizer);
@@ -48,7 +47,7 @@ done:
     return status;
 }
 
-ml_status ml_trainer_write_samples(ml_trainer *t, ml_error *err)
+ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
 {
     if (!t->tokenizer) return ML_OK;
     const ml_config *c = &t->model->config;

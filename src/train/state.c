@@ -1,5 +1,5 @@
 /* Saving and restoring a training run. */
-#include "train/trainer_internal.h"
+#include "train/loop_internal.h"
 
 #include "format/checkpoint.h"
 #include "format/hf.h"
@@ -14,7 +14,7 @@ static const char MASTER_FILE[] = "state/master.safetensors";
 static const char TRAINER_FILE[] = "state/trainer.json";
 
 /* The optimizer's buffers, or (when weights are saved rounded) the fp32 masters, as state buffers. */
-static ml_status list_buffers(ml_trainer *t, bool masters, ml_state_buffer **out, size_t *n, ml_error *err)
+static ml_status list_buffers(ml_loop *t, bool masters, ml_state_buffer **out, size_t *n, ml_error *err)
 {
     *n = masters ? t->model->n_param : (size_t)ml_optimizer_n_state(t->optimizer);
     ml_state_buffer *list = ml_calloc(*n, sizeof *list);
@@ -32,7 +32,7 @@ static ml_status list_buffers(ml_trainer *t, bool masters, ml_state_buffer **out
     return ML_OK;
 }
 
-static ml_status save_buffers(ml_trainer *t, ml_checkpoint *c, bool masters, ml_error *err)
+static ml_status save_buffers(ml_loop *t, ml_checkpoint *c, bool masters, ml_error *err)
 {
     ml_state_buffer *list;
     size_t n;
@@ -42,7 +42,7 @@ static ml_status save_buffers(ml_trainer *t, ml_checkpoint *c, bool masters, ml_
     return status;
 }
 
-static ml_status load_buffers(ml_trainer *t, const char *folder, bool masters, ml_error *err)
+static ml_status load_buffers(ml_loop *t, const char *folder, bool masters, ml_error *err)
 {
     ml_state_buffer *list;
     size_t n;
@@ -52,7 +52,7 @@ static ml_status load_buffers(ml_trainer *t, const char *folder, bool masters, m
     return status;
 }
 
-static json_t *trainer_to_json(const ml_trainer *t)
+static json_t *loop_to_json(const ml_loop *t)
 {
     json_t *j = json_object();
     json_object_set_new(j, "stage", json_string(t->stage->name));
@@ -65,7 +65,7 @@ static json_t *trainer_to_json(const ml_trainer *t)
     return j;
 }
 
-static uint64_t expected_bytes(const ml_trainer *t)
+static uint64_t expected_bytes(const ml_loop *t)
 {
     uint64_t n_bytes = ml_hf_save_bytes(t->model, t->config.save_dtype) + (4u << 20);
     for (int64_t i = 0; i < ml_optimizer_n_state(t->optimizer); i++) {
@@ -75,7 +75,7 @@ static uint64_t expected_bytes(const ml_trainer *t)
     return n_bytes;
 }
 
-static ml_status write_checkpoint(ml_trainer *t, ml_checkpoint *c, ml_error *err)
+static ml_status write_checkpoint(ml_loop *t, ml_checkpoint *c, ml_error *err)
 {
     char summary[256];
     snprintf(summary, sizeof summary, "Stage `%s`, step %lld of %lld, %lld tokens seen.", t->stage->name,
@@ -84,14 +84,14 @@ static ml_status write_checkpoint(ml_trainer *t, ml_checkpoint *c, ml_error *err
     if (t->tokenizer) ML_TRY(ml_tokenizer_save(t->tokenizer, ml_checkpoint_path(c), err));
     ML_TRY(save_buffers(t, c, false, err));
     if (t->config.save_dtype != ML_F32) ML_TRY(save_buffers(t, c, true, err));
-    json_t *j = trainer_to_json(t);
+    json_t *j = loop_to_json(t);
     ml_status status = ml_checkpoint_put_json(c, TRAINER_FILE, j, err);
     json_decref(j);
     ML_TRY(status);
     return ml_checkpoint_commit(c, err);
 }
 
-ml_status ml_trainer_save(ml_trainer *t, ml_error *err)
+ml_status ml_loop_save(ml_loop *t, ml_error *err)
 {
     ml_checkpoint *c = NULL;
     ML_TRY(ml_checkpoint_begin(&c, t->run, t->step, expected_bytes(t), err));
@@ -103,7 +103,7 @@ ml_status ml_trainer_save(ml_trainer *t, ml_error *err)
     return ml_run_prune(t->run, t->config.keep, t->config.milestone, err);
 }
 
-static ml_status copy_weights(ml_trainer *t, const char *folder, ml_error *err)
+static ml_status copy_weights(ml_loop *t, const char *folder, ml_error *err)
 {
     ml_model *saved;
     ML_TRY(ml_hf_load(folder, ML_F32, false, &saved, err));
@@ -121,7 +121,7 @@ static ml_status copy_weights(ml_trainer *t, const char *folder, ml_error *err)
     return status;
 }
 
-static ml_status restore_trainer(ml_trainer *t, const json_t *j, const char *path, bool keep_position, ml_error *err)
+static ml_status restore_loop(ml_loop *t, const json_t *j, const char *path, bool keep_position, ml_error *err)
 {
     int64_t optimizer_step;
     const char *stage;
@@ -142,7 +142,7 @@ static ml_status restore_trainer(ml_trainer *t, const json_t *j, const char *pat
     return keep_position ? ML_OK : t->stage->restore(t->stage->self, data, path, err);
 }
 
-ml_status ml_trainer_restore(ml_trainer *t, bool keep_position, ml_error *err)
+ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err)
 {
     char folder[ML_PATH_MAX], path[ML_PATH_MAX];
     int64_t step;
@@ -154,7 +154,7 @@ ml_status ml_trainer_restore(ml_trainer *t, bool keep_position, ml_error *err)
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
     json_t *j;
     ML_TRY(ml_json_load(path, &j, err));
-    ml_status status = restore_trainer(t, j, path, keep_position, err);
+    ml_status status = restore_loop(t, j, path, keep_position, err);
     json_decref(j);
     t->saved_step = t->step;
     return status;

@@ -1,5 +1,5 @@
-/* One optimizer step, and evaluation: the computing part of the trainer. */
-#include "train/trainer_internal.h"
+/* One optimizer step, and evaluation: the computing part of the loop. */
+#include "train/loop_internal.h"
 
 #include "base/clock.h"
 #include "optim/clip.h"
@@ -13,7 +13,7 @@ typedef struct {
 } prepared;
 
 /* Describe a batch's arrays as tensors. */
-static prepared prepare(ml_trainer *t, const ml_batch *b)
+static prepared prepare(ml_loop *t, const ml_batch *b)
 {
     ml_ctx *ctx = &t->ctx;
     int64_t n = b->n_token, n_offset = b->n_seq + 1;
@@ -25,8 +25,19 @@ static prepared prepare(ml_trainer *t, const ml_batch *b)
     return p;
 }
 
-/* Forward and backward of one micro-batch; adds -sum(log p) to *nll. */
-static ml_status micro_step(ml_trainer *t, const ml_batch *b, double weight, double *nll, ml_error *err)
+void ml_loss_cross_entropy(void *self, const ml_batch *batch, const float *logp, double weight, float *seed,
+                           double *sum)
+{
+    (void)self;
+    for (int64_t i = 0; i < batch->n_token; i++) {
+        if (batch->target[i] < 0) continue;
+        *sum -= (double)logp[i];
+        if (seed) seed[i] = (float)-weight;
+    }
+}
+
+/* Forward and backward of one micro-batch; adds its loss to *sum. */
+static ml_status micro_step(ml_loop *t, const ml_batch *b, double weight, double *sum, ml_error *err)
 {
     ml_ctx *ctx = &t->ctx;
     ml_ctx_reset(ctx);
@@ -40,15 +51,11 @@ static ml_status micro_step(ml_trainer *t, const ml_batch *b, double weight, dou
     ml_tensor *logp = ml_model_logprob(ctx, t->model, hidden, p.target); // [tokens]
     float *seed = logp ? ml_tape_grad(ctx, logp) : NULL;
     ML_TRY(ml_ctx_status(ctx, err));
-    for (int64_t i = 0; i < b->n_token; i++) {
-        if (b->target[i] < 0) continue;
-        *nll -= (double)ml_f32(logp)[i];
-        seed[i] = (float)-weight;
-    }
+    t->stage->loss(t->stage->self, b, ml_f32(logp), weight, seed, sum);
     return ml_tape_backward(ctx, err);
 }
 
-static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error *err)
+static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
 {
     int64_t n_target = 0;
     for (int64_t i = 0; i < t->config.accumulate; i++) {
@@ -58,13 +65,13 @@ static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error
     }
     ml_model_zero_grads(t->model);
     ml_router_stats_clear(&t->stats);
-    double weight = n_target ? 1.0 / (double)n_target : 0, nll = 0;
-    for (int64_t i = 0; i < t->config.accumulate; i++) ML_TRY(micro_step(t, &t->batch[i], weight, &nll, err));
+    double weight = n_target ? 1.0 / (double)n_target : 0, sum = 0;
+    for (int64_t i = 0; i < t->config.accumulate; i++) ML_TRY(micro_step(t, &t->batch[i], weight, &sum, err));
 
     const ml_config *c = &t->model->config;
     double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
     double per_layer = c->aux_mean && n_moe > 0 ? 1 / n_moe : 1;
-    result->ce = nll * weight;
+    result->ce = sum * weight;
     result->aux = t->stats.balance * per_layer / (double)t->config.accumulate;
     result->z = t->stats.z * per_layer / (double)t->config.accumulate;
     result->loss = result->ce + c->balance_coef * result->aux + c->z_coef * result->z;
@@ -72,7 +79,7 @@ static ml_status forward_backward(ml_trainer *t, ml_train_step *result, ml_error
 }
 
 /* Apply the gradients unless the guard objects. */
-static ml_status update(ml_trainer *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
+static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
 {
     ml_error not_finite = { 0 };
     if (ml_clip_compute_norm(t->model->param, (int64_t)t->model->n_param, &result->grad_norm, &not_finite) != ML_OK) {
@@ -93,7 +100,7 @@ static ml_status update(ml_trainer *t, ml_train_step *result, ml_guard_verdict *
     return ML_OK;
 }
 
-ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
+ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
 {
     double start = ml_clock_seconds();
     *result = (ml_train_step){ 0 };
@@ -104,8 +111,8 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
     ml_alloc_forbid(false);
     ML_TRY(status);
     if (result->skipped) {
-        ml_trainer_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
-                       result->grad_norm);
+        ml_loop_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
+                    result->grad_norm);
     }
     if (verdict == ML_GUARD_ROLL_BACK) {
         if (t->saved_step < 0 || t->n_roll_back++ >= 2) {
@@ -115,8 +122,8 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
                            (long long)t->step + 1, result->grad_norm,
                            t->saved_step < 0 ? "there is no checkpoint to go back to" : "going back did not help");
         }
-        ML_TRY(ml_trainer_restore(t, true, err));
-        ml_trainer_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
+        ML_TRY(ml_loop_restore(t, true, err));
+        ml_loop_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
         result->step = t->step;
         result->tokens = t->tokens;
         result->seconds = ml_clock_seconds() - start;
@@ -129,9 +136,9 @@ ml_status ml_trainer_step(ml_trainer *t, ml_train_step *result, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err)
+ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
 {
-    double nll = 0;
+    double sum = 0;
     int64_t n_target = 0;
     for (int64_t i = 0; i < t->stage->n_eval; i++) {
         ml_batch *b = &t->eval_batch;
@@ -142,11 +149,9 @@ ml_status ml_trainer_evaluate(ml_trainer *t, double *loss, ml_error *err)
         ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
         ML_TRY(ml_ctx_status(&t->ctx, err));
-        for (int64_t j = 0; j < b->n_token; j++) {
-            if (b->target[j] >= 0) nll -= (double)ml_f32(logp)[j];
-        }
+        t->stage->loss(t->stage->self, b, ml_f32(logp), 0, NULL, &sum);
         n_target += b->n_target;
     }
-    *loss = n_target ? nll / (double)n_target : NAN;
+    *loss = n_target ? sum / (double)n_target : NAN;
     return ML_OK;
 }

@@ -105,6 +105,7 @@ ml_stage test_stage_make(test_stage *self)
     return (ml_stage){ .name = "test",
                        .self = self,
                        .next = next,
+                       .loss = ml_loss_cross_entropy,
                        .eval = eval,
                        .n_eval = self->n_eval,
                        .position = position,
@@ -147,8 +148,8 @@ static void begin(test_run *r, const char *folder, bool resume, const ml_config 
     }
     r->self = (test_stage){ .seed = 3, .batch = config->batch, .seq = config->seq, .n_eval = 2, .model = r->model };
     r->stage = test_stage_make(&r->self);
-    ml_train_hooks hooks = { r, remember_line };
-    assert_ok(ml_trainer_make(&r->config, r->folder, resume, r->model, &r->stage, NULL, &hooks, &r->trainer, &err));
+    ml_train_hooks hooks = { .arg = r, .line = remember_line };
+    assert_ok(ml_loop_make(&r->config, r->folder, resume, r->model, &r->stage, NULL, &hooks, &r->loop, &err));
 }
 
 void test_run_start(test_run *r, const ml_config *model, const ml_train_config *config)
@@ -165,7 +166,7 @@ void test_run_resume(test_run *r, const char *folder, const ml_config *model, co
 
 void test_run_end(test_run *r, bool keep)
 {
-    ml_trainer_free(r->trainer);
+    ml_loop_free(r->loop);
     ml_model_free(r->model);
     if (!keep) test_remove_folder(r->folder);
 }
@@ -173,7 +174,7 @@ void test_run_end(test_run *r, bool keep)
 ml_train_step test_run_step(test_run *r)
 {
     ml_train_step step;
-    assert_ok(ml_trainer_step(r->trainer, &step, &err));
+    assert_ok(ml_loop_step(r->loop, &step, &err));
     return step;
 }
 
@@ -184,18 +185,18 @@ void test_assert_same_run(const test_run *a, const test_run *b)
         assert_string_equal(x->name, y->name);
         if (memcmp(x->data, y->data, (size_t)ml_weight_count(x) * sizeof(float))) fail_msg("%s differs", x->name);
     }
-    const ml_optimizer *p = a->trainer->optimizer, *q = b->trainer->optimizer;
+    const ml_optimizer *p = a->loop->optimizer, *q = b->loop->optimizer;
     assert_int_equal(ml_optimizer_n_state(p), ml_optimizer_n_state(q));
     assert_int_equal(ml_optimizer_get_step(p), ml_optimizer_get_step(q));
     for (int64_t i = 0; i < ml_optimizer_n_state(p); i++) {
         ml_optim_state x = ml_optimizer_get_state(p, i), y = ml_optimizer_get_state(q, i);
         if (memcmp(x.data, y.data, (size_t)x.count * sizeof(float))) fail_msg("%s differs", x.name);
     }
-    const ml_guard *g = &a->trainer->guard, *h = &b->trainer->guard;
+    const ml_guard *g = &a->loop->guard, *h = &b->loop->guard;
     assert_true(g->mean == h->mean && g->variance == h->variance);
     assert_int_equal(g->n_seen, h->n_seen);
     assert_int_equal(g->n_skipped_in_row, h->n_skipped_in_row);
     assert_int_equal(a->self.index, b->self.index);
-    assert_int_equal(a->trainer->step, b->trainer->step);
-    assert_int_equal(a->trainer->tokens, b->trainer->tokens);
+    assert_int_equal(a->loop->step, b->loop->step);
+    assert_int_equal(a->loop->tokens, b->loop->tokens);
 }

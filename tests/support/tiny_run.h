@@ -2,7 +2,7 @@
 #ifndef ML_TESTS_TINY_RUN_H
 #define ML_TESTS_TINY_RUN_H
 
-#include "train/trainer_internal.h"
+#include "train/loop_internal.h"
 
 enum { TEST_VOCAB = 64 };
 
@@ -42,13 +42,13 @@ typedef struct {
     test_stage self;
     ml_stage stage;
     ml_train_config config;
-    ml_trainer *trainer;
-    char said[8192]; /* all lines that the trainer said */
+    ml_loop *loop;
+    char said[8192]; /* all lines that the loop said */
 } test_run;
 
 /* batch 4, sequences of up to 24 tokens, AdamW, cosine over 20 steps; change what the test needs before starting. */
 ml_train_config test_train_config(void);
-/* A fresh folder, a model initialised with seed 7, and a trainer. */
+/* A fresh folder, a model initialised with seed 7, and a loop. */
 void test_run_start(test_run *r, const ml_config *model, const ml_train_config *config);
 /* As a new process would: the same folder, another model in memory whose weights are NaN, --resume. */
 void test_run_resume(test_run *r, const char *folder, const ml_config *model, const ml_train_config *config);

@@ -162,9 +162,88 @@ static void test_first_signal_asks_second_ends(void **state)
     assert_int_equal(WTERMSIG(status), SIGTERM);
 }
 
+/* ---- listeners ---- */
+
+typedef struct {
+    char said[1024];
+} heard;
+
+static void hear_message(void *arg, bool is_warning, const char *text)
+{
+    heard *h = arg;
+    size_t n = strlen(h->said);
+    snprintf(h->said + n, sizeof h->said - n, "%s%s|", is_warning ? "! " : "", text);
+}
+
+static void hear_progress(void *arg, const ml_trainer_progress *p)
+{
+    static const char *const phase[] = { "begin", "update", "end" };
+    heard *h = arg;
+    size_t n = strlen(h->said);
+    snprintf(h->said + n, sizeof h->said - n, "%s %s %g/%g %s [%s]|", phase[p->phase], p->task, p->done, p->total,
+             p->unit, p->note);
+}
+
+static heard ear;
+
+static void work_heard(void)
+{
+    ml_error err;
+    ml_progress *p;
+    ml_listener listener = { .arg = &ear, .message = hear_message, .progress = hear_progress };
+    ml_listener_say(&listener, "%d words", 2);
+    ml_listener_warn(&listener, "careful");
+    assert_ok(ml_progress_begin_for(&listener, "train", "steps", 4, &p, &err));
+    ml_progress_update(p, 1, "loss\n3");
+    ml_progress_update(p, 2, NULL);
+    ml_progress_clear(p);
+    ml_progress_end(p);
+}
+
+/* A listener is told everything, and nothing is shown. */
+static void test_listener_hears_all(void **state)
+{
+    (void)state;
+    char text[256];
+    memset(&ear, 0, sizeof ear);
+    capture(false, work_heard, text, sizeof text);
+    assert_string_equal(text, "");
+    assert_string_equal(ear.said, "2 words|! careful|begin train 0/4 steps []|update train 1/4 steps [loss 3]|"
+                                  "update train 2/4 steps [loss 3]|end train 2/4 steps [loss 3]|");
+}
+
+static void test_listener_stops_its_own_work(void **state)
+{
+    (void)state;
+    ml_error err;
+    atomic_bool stop = false;
+    ml_listener listener = { .stop = &stop }, deaf = { 0 };
+    ml_progress *p, *q;
+    assert_ok(ml_progress_begin_for(&listener, "a", "steps", 1, &p, &err));
+    assert_ok(ml_progress_begin_for(&deaf, "b", "steps", 1, &q, &err));
+    assert_false(ml_progress_stopped(p));
+    atomic_store(&stop, true);
+    assert_true(ml_progress_stopped(p));
+    assert_false(ml_progress_stopped(q) || ml_progress_stopped(NULL));
+    ml_stop_set(true);
+    assert_true(ml_progress_stopped(q) && ml_progress_stopped(NULL));
+    ml_stop_set(false);
+    ml_progress_end(p);
+    ml_progress_end(q);
+    ml_listener_say(NULL, "nobody");
+    ml_listener_say(&deaf, "nobody");
+    ml_alloc_fail_after(0);
+    ml_status status = ml_progress_begin_for(&deaf, "b", "steps", 1, &q, &err);
+    ml_alloc_fail_after(-1);
+    assert_int_equal(status, ML_ENOMEM);
+    assert_null(q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_listener_hears_all),
+        cmocka_unit_test(test_listener_stops_its_own_work),
         cmocka_unit_test(test_plain_lines_without_a_terminal),
         cmocka_unit_test(test_bar_on_a_terminal),
         cmocka_unit_test(test_bars_nest),

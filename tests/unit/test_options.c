@@ -290,6 +290,62 @@ static void test_written_options_read_back_the_same(void **state)
     ml_options_free(back);
 }
 
+/* What the command line gave, as texts, gives another set the same values: also with '=', blanks, lists and nothing. */
+static void test_overrides_travel_as_texts(void **state)
+{
+    (void)state;
+    static const char *const expected[] = { "train.steps=2k", "data.source=a=b;c", "data.source=", "data.dir=two words",
+                                            "model.hidden_size=896" };
+    ml_options *o = make("train"), *copy = make("train");
+    char **items, path[ML_PATH_MAX], differences[1024] = "";
+    size_t n;
+    write_recipe("[train]\nbatch = 4\nsteps = 7\n[model]\nn = 1\n");
+    assert_ok(ml_options_parse_ini(o, recipe, &err));
+    assert_ok(PARSE(o, "--model.hidden_size=896", "--data.source", "a=b;c", "--data.source=", "--data.dir", "two words",
+                    "--train.steps", "2k", "--json"));
+    assert_true(ml_options_overridden(o, "train.steps") && !ml_options_overridden(o, "train.batch"));
+    assert_false(ml_options_overridden(o, "optim.lr"));
+    assert_ok(ml_options_list_overrides(o, &items, &n, &err));
+    assert_int_equal(n, sizeof expected / sizeof expected[0]);
+    for (size_t i = 0; i < n; i++) {
+        assert_string_equal(items[i], expected[i]);
+        assert_ok(ml_options_assign(copy, items[i], &err));
+    }
+    ml_options_free_overrides(items, n);
+    assert_ok(ml_options_parse_ini(copy, recipe, &err));
+    assert_ok(ml_path_join(path, folder, "options.ini", &err));
+    assert_ok(ml_options_write_ini(o, path, &err));
+    assert_ok(ml_options_compare_ini(copy, path, count_difference, differences, &err));
+    assert_string_equal(differences, "");
+    assert_fails(ml_options_assign(copy, "train.steps", &err), ML_EINVAL,
+                 "expected section.key=value, found \"train.steps\"");
+    assert_fails(ml_options_assign(copy, "steps=3.5", &err), ML_EINVAL, "found \"steps=3.5\"");
+    assert_fails(ml_options_assign(copy, "train.steps=0", &err), ML_EINVAL, "train.steps: expected an integer from 1");
+    assert_fails(ml_options_assign(copy, "train.step=1", &err), ML_EINVAL, "did you mean --train.steps?");
+    ml_options_free(o);
+    ml_options_free(copy);
+}
+
+static void test_one_section_is_written(void **state)
+{
+    (void)state;
+    ml_options *o = make("train"), *back = make("train");
+    char path[ML_PATH_MAX], *text;
+    assert_ok(ml_path_join(path, folder, "data.ini", &err));
+    assert_ok(PARSE(o, "--data.dir", "d", "--train.steps", "3"));
+    assert_ok(ml_options_write_section(o, "data", "About data.", path, &err));
+    assert_ok(ml_file_read(path, &text, NULL, &err));
+    assert_string_equal(text, "; About data.\n\n[data]\n; default\nsource = default:1\n; command line\ndir = d\n"
+                              "; default\ncross_documents = off\n");
+    assert_ok(ml_options_parse_ini_text(back, "a name", text, strlen(text), &err));
+    assert_string_equal(ml_options_text(back, "data.dir"), "d");
+    assert_int_equal(ml_options_int(back, "train.steps"), 100);
+    assert_fails(ml_options_parse_ini_text(back, "a name", "[train]\nsteps = x\n", 18, &err), ML_EINVAL, "a name:2: ");
+    ml_free(text);
+    ml_options_free(o);
+    ml_options_free(back);
+}
+
 static void test_help_lists_what_the_verb_accepts(void **state)
 {
     (void)state;
@@ -379,6 +435,8 @@ int main(void)
         cmocka_unit_test(test_lists_start_anew_in_a_stronger_origin),
         cmocka_unit_test(test_open_section),
         cmocka_unit_test(test_written_options_read_back_the_same),
+        cmocka_unit_test(test_overrides_travel_as_texts),
+        cmocka_unit_test(test_one_section_is_written),
         cmocka_unit_test(test_help_lists_what_the_verb_accepts),
         cmocka_unit_test(test_bad_default_is_refused),
         cmocka_unit_test(test_out_of_memory),

@@ -73,8 +73,8 @@ static void check_case(const plan_case *p, bool single)
     r.self.single = single;
     test_run_step(&r);
     ml_train_plan plan = ml_train_make_plan(&model, p->batch * p->seq, p->muon, p->recompute);
-    check_bound("activations", p->name, plan.activations, (int64_t)r.trainer->ctx.act.peak);
-    check_bound("gradients", p->name, plan.activation_gradients, (int64_t)r.trainer->ctx.grad.peak);
+    check_bound("activations", p->name, plan.activations, (int64_t)r.loop->ctx.act.peak);
+    check_bound("gradients", p->name, plan.activation_gradients, (int64_t)r.loop->ctx.grad.peak);
     ml_optim_memory optim = ml_optim_plan_memory(&config.optim, r.model->param, (int64_t)r.model->n_param);
     check_bound("optimizer", p->name, plan.optimizer, optim.state_bytes + optim.scratch_bytes);
     /* Each tensor begins at a multiple of 64 bytes, which nobody plans for. */

@@ -1,6 +1,4 @@
-#include "cli/train_setup.h"
-
-#include "base/memory.h"
+#include "recipe/setup.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +26,7 @@ static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_erro
 
 /* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in
  * proportion.  Said, since the learning rate is then another. */
-static void shrink_stages(ml_schedule *s)
+static void shrink_stages(ml_schedule *s, const ml_listener *listener)
 {
     bool last_stage = s->kind == ML_SCHEDULE_WSD || s->kind == ML_SCHEDULE_MOONLIGHT;
     int64_t warmup = s->warmup, decay = last_stage ? s->decay : 0;
@@ -38,16 +36,16 @@ static void shrink_stages(ml_schedule *s)
     s->decay = (int64_t)(share * (double)s->decay);
     s->rewarm = (int64_t)(share * (double)s->rewarm);
     if (last_stage) {
-        ml_log_warn("optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
-                    (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup,
-                    (long long)s->decay);
+        ml_listener_warn(
+            listener, "optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
+            (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup, (long long)s->decay);
     } else {
-        ml_log_warn("optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
-                    (long long)s->steps, (long long)s->warmup);
+        ml_listener_warn(listener, "optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
+                         (long long)s->steps, (long long)s->warmup);
     }
 }
 
-static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
+static ml_status schedule(const ml_options *o, const ml_listener *listener, ml_schedule *out, ml_error *err)
 {
     *out = (ml_schedule){ .lr = ml_options_real(o, "optim.lr"),
                           .lr_min = ml_options_real(o, "optim.lr_min"),
@@ -59,11 +57,11 @@ static ml_status schedule(const ml_options *o, ml_schedule *out, ml_error *err)
                           .ramp_step = ml_options_int(o, "optim.ramp_step"),
                           .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
     ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
-    shrink_stages(out);
+    shrink_stages(out, listener);
     return ml_schedule_check(out, err);
 }
 
-ml_status ml_cli_train_config(const ml_options *o, ml_train_config *out, ml_error *err)
+ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err)
 {
     *out = (ml_train_config){ .batch = ml_options_int(o, "train.batch"),
                               .accumulate = ml_options_int(o, "train.accumulate"),
@@ -82,10 +80,27 @@ ml_status ml_cli_train_config(const ml_options *o, ml_train_config *out, ml_erro
     out->n_prompt = ml_options_list(o, "sample.prompt", &out->prompt);
     if (!ml_dtype_parse(ml_options_text(o, "checkpoint.dtype"), &out->save_dtype)) out->save_dtype = ML_F32;
     ML_TRY(optim_config(o, &out->optim, err));
-    return schedule(o, &out->schedule, err);
+    return schedule(o, listener, &out->schedule, err);
 }
 
-ml_status ml_cli_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err)
+static ml_status check_vocab_size(const ml_options *o, const ml_tokenizer *tokenizer, int64_t found, ml_error *err)
+{
+    if (tokenizer && found < ml_tokenizer_vocab_size(tokenizer)) {
+        return ml_fail(err, ML_EINVAL,
+                       "model.vocab_size %lld is smaller than the tokenizer's vocabulary of %d: leave it "
+                       "out, or make it at least that",
+                       (long long)found, ml_tokenizer_vocab_size(tokenizer));
+    }
+    if (!tokenizer && found < ml_options_int(o, "data.vocab_size")) {
+        return ml_fail(err, ML_EINVAL,
+                       "model.vocab_size %lld is smaller than data.vocab_size %lld, the vocabulary of the tokenizer to "
+                       "be trained: leave it out, make it at least that, or lower data.vocab_size",
+                       (long long)found, (long long)ml_options_int(o, "data.vocab_size"));
+    }
+    return ML_OK;
+}
+
+ml_status ml_recipe_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err)
 {
     ML_TRY(ml_config_preset(ml_options_text(o, "model.preset"), out, err));
     bool vocab_given = false;
@@ -94,6 +109,9 @@ ml_status ml_cli_model_config(const ml_options *o, const ml_tokenizer *tokenizer
         out->bos_token_id = ml_tokenizer_bos(tokenizer);
         out->eos_token_id = ml_tokenizer_eos(tokenizer);
         out->pad_token_id = ml_tokenizer_pad(tokenizer);
+    } else { /* which it will have is not known yet */
+        if (ml_options_given(o, "data.vocab_size")) out->vocab_size = ml_options_int(o, "data.vocab_size");
+        out->bos_token_id = out->eos_token_id = out->pad_token_id = -1;
     }
     for (size_t i = 0; i < ml_options_open_count(o); i++) {
         const char *name, *value;
@@ -101,29 +119,12 @@ ml_status ml_cli_model_config(const ml_options *o, const ml_tokenizer *tokenizer
         ML_TRY(ml_config_set(out, name, value, "options", err));
         if (!strcmp(name, "vocab_size")) vocab_given = true;
     }
-    if (tokenizer && vocab_given && out->vocab_size < ml_tokenizer_vocab_size(tokenizer)) {
-        return ml_fail(err, ML_EINVAL,
-                       "model.vocab_size %lld is smaller than the tokenizer's vocabulary of %d: leave it "
-                       "out, or make it at least that",
-                       (long long)out->vocab_size, ml_tokenizer_vocab_size(tokenizer));
-    }
+    if (vocab_given) ML_TRY(check_vocab_size(o, tokenizer, out->vocab_size, err));
     return ml_config_check(out, "options", err);
 }
 
-ml_status ml_cli_check_memory(const ml_train_config *train, const ml_config *model, ml_error *err)
-{
-    ml_train_plan plan =
-        ml_train_make_plan(model, train->batch * train->seq, train->optim.name == ML_OPTIM_MUON, train->recompute);
-    ml_param_counts n = ml_model_count(model);
-    char text[512];
-    ml_train_format_plan(&plan, text, sizeof text);
-    ml_log_info("%s: %lld parameters, %lld active per token", ml_config_class_name(model), (long long)n.total,
-                (long long)n.active);
-    ml_log_info("%s", text);
-    return ml_train_check_plan(&plan, ml_memory_available(), train->batch, train->recompute, err);
-}
-
 typedef struct {
+    const ml_listener *listener;
     bool refused;
     char first[256];
 } resume_check;
@@ -146,18 +147,19 @@ static void report_difference(void *arg, const char *section, const char *name, 
     resume_check *check = arg;
     if (!strcmp(section, "sweep")) return; /* what other runs there are */
     bool refused = decides_the_run(section, name);
-    ml_log_info("%s%s%s: was %s, now %s%s", section, *section ? "." : "", name, old_value ? old_value : "(unset)",
-                new_value ? new_value : "(unset)", refused ? " (refused)" : "");
+    ml_listener_say(check->listener, "%s%s%s: was %s, now %s%s", section, *section ? "." : "", name,
+                    old_value ? old_value : "(unset)", new_value ? new_value : "(unset)", refused ? " (refused)" : "");
     if (refused && !check->refused) {
         check->refused = true;
         snprintf(check->first, sizeof check->first, "%s.%s", section, name);
     }
 }
 
-ml_status ml_cli_check_resume(const ml_options *o, const char *run_folder, ml_error *err)
+ml_status ml_recipe_check_resume(const ml_options *o, const ml_listener *listener, const char *run_folder,
+                                 ml_error *err)
 {
     char path[ML_PATH_MAX];
-    resume_check check = { 0 };
+    resume_check check = { .listener = listener };
     ML_TRY(ml_path_join(path, run_folder, "options.ini", err));
     ML_TRY(ml_options_compare_ini(o, path, report_difference, &check, err));
     if (!check.refused) return ML_OK;
@@ -167,7 +169,7 @@ ml_status ml_cli_check_resume(const ml_options *o, const char *run_folder, ml_er
                    check.first, path);
 }
 
-void ml_cli_print_groups(const ml_optimizer *optimizer)
+void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *listener)
 {
     /* One line per (kind, group): the names of a few thousand tensors would tell nobody anything. */
     int64_t n_tensor[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 }, n_element[ML_N_PARAM_KIND][ML_N_OPTIM_GROUP] = { 0 };
@@ -179,9 +181,9 @@ void ml_cli_print_groups(const ml_optimizer *optimizer)
     for (int kind = 0; kind < ML_N_PARAM_KIND; kind++) {
         for (int group = 0; group < ML_N_OPTIM_GROUP; group++) {
             if (!n_tensor[kind][group]) continue;
-            ml_log_info("%-9s %5lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
-                        (long long)n_tensor[kind][group], (long long)n_element[kind][group],
-                        ml_optim_group_name((ml_optim_group)group));
+            ml_listener_say(listener, "%-9s %5lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
+                            (long long)n_tensor[kind][group], (long long)n_element[kind][group],
+                            ml_optim_group_name((ml_optim_group)group));
         }
     }
 }

@@ -1,5 +1,5 @@
 /* When things happen: the loop around steps, and the set-up before it. */
-#include "train/trainer_internal.h"
+#include "train/loop_internal.h"
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-void ml_trainer_say(const ml_trainer *t, const char *format, ...)
+void ml_loop_say(const ml_loop *t, const char *format, ...)
 {
     if (!t->hooks.line) return;
     char text[1024];
@@ -46,7 +46,7 @@ static double measure_peak(void)
     return 2.0 * N * N * N / best;
 }
 
-static ml_status make_memory(ml_trainer *t, ml_error *err)
+static ml_status make_memory(ml_loop *t, ml_error *err)
 {
     const ml_train_config *c = &t->config;
     int64_t tokens = c->batch * c->seq;
@@ -62,7 +62,7 @@ static ml_status make_memory(ml_trainer *t, ml_error *err)
     return ml_batch_init(&t->eval_batch, tokens, tokens, err);
 }
 
-ml_status ml_trainer_check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
+ml_status ml_loop_check_config(const ml_train_config *c, const ml_config *model, ml_error *err)
 {
     if (c->batch < 1 || c->accumulate < 1 || c->seq < 1) {
         return ml_fail(err, ML_EINVAL, "train.batch, train.accumulate and train.seq must be at least 1");
@@ -87,7 +87,7 @@ static ml_status check_unused(const char *folder, ml_error *err)
     return ml_fail(err, ML_EINVAL, "%s already holds a run: give --resume to continue it, or another --run", folder);
 }
 
-ml_status ml_trainer_check_folder(const char *folder, bool resume, ml_error *err)
+ml_status ml_loop_check_folder(const char *folder, bool resume, ml_error *err)
 {
     char path[ML_PATH_MAX];
     bool exists = ml_path_exists(folder);
@@ -98,25 +98,25 @@ ml_status ml_trainer_check_folder(const char *folder, bool resume, ml_error *err
     return ml_fail(err, ML_EINVAL, "%s holds no complete checkpoint to resume from: start it without --resume", folder);
 }
 
-static ml_status open_run(ml_trainer *t, const char *folder, bool resume, ml_error *err)
+static ml_status open_run(ml_loop *t, const char *folder, bool resume, ml_error *err)
 {
     ML_TRY(ml_run_open(&t->run, folder, err));
-    ML_TRY(ml_trainer_check_folder(folder, resume, err));
+    ML_TRY(ml_loop_check_folder(folder, resume, err));
     if (resume) {
-        ML_TRY(ml_trainer_restore(t, false, err));
-        ml_trainer_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
+        ML_TRY(ml_loop_restore(t, false, err));
+        ml_loop_say(t, "RESUMING %s from step %lld", folder, (long long)t->step);
     }
     return ml_metrics_open(&t->metrics, folder, t->step, err);
 }
 
-ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
-                          const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks,
-                          ml_trainer **out, ml_error *err)
+ml_status ml_loop_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
+                       const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks, ml_loop **out,
+                       ml_error *err)
 {
     *out = NULL;
-    ML_TRY(ml_trainer_check_config(config, &model->config, err));
-    ml_trainer *t = ml_calloc(1, sizeof *t);
-    if (!t) return ml_fail_memory(err, sizeof *t, "a trainer");
+    ML_TRY(ml_loop_check_config(config, &model->config, err));
+    ml_loop *t = ml_calloc(1, sizeof *t);
+    if (!t) return ml_fail_memory(err, sizeof *t, "a training loop");
     t->config = *config;
     t->model = model;
     t->stage = stage;
@@ -128,14 +128,14 @@ ml_status ml_trainer_make(const ml_train_config *config, const char *run_folder,
     ml_status status = make_memory(t, err);
     if (status == ML_OK) status = open_run(t, run_folder, resume, err);
     if (status != ML_OK) {
-        ml_trainer_free(t);
+        ml_loop_free(t);
         return status;
     }
     *out = t;
     return ML_OK;
 }
 
-void ml_trainer_free(ml_trainer *t)
+void ml_loop_free(ml_loop *t)
 {
     if (!t) return;
     ml_metrics_close(t->metrics);
@@ -149,7 +149,7 @@ void ml_trainer_free(ml_trainer *t)
     ml_free(t);
 }
 
-void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress)
+void ml_loop_set_progress(ml_loop *t, ml_progress *progress)
 {
     t->progress = progress;
     ml_progress_update(progress, (double)t->step, NULL);
@@ -160,7 +160,7 @@ void ml_trainer_set_progress(ml_trainer *t, ml_progress *progress)
 enum { MAX_LOGGED_LAYER = 512 };
 
 /* Load of the busiest expert over the mean, and mean entropy, per expert layer. */
-static int summarise_routing(const ml_trainer *t, float *max_load, float *entropy)
+static int summarise_routing(const ml_loop *t, float *max_load, float *entropy)
 {
     const ml_router_stats *s = &t->stats;
     int n = 0;
@@ -179,7 +179,7 @@ static int summarise_routing(const ml_trainer *t, float *max_load, float *entrop
     return n;
 }
 
-static ml_status log_step(ml_trainer *t, const ml_train_step *r, ml_error *err)
+static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
 {
     float max_load[MAX_LOGGED_LAYER], entropy[MAX_LOGGED_LAYER];
     int n_moe = summarise_routing(t, max_load, entropy);
@@ -209,6 +209,7 @@ static ml_status log_step(ml_trainer *t, const ml_train_step *r, ml_error *err)
     ML_TRY(ml_metrics_write_step(t->metrics, &s, err));
     char note[96];
     snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r->ce, tps);
+    if (t->hooks.step) t->hooks.step(t->hooks.arg, r, tps);
     ml_progress_update(t->progress, (double)t->step, note);
     return ML_OK;
 }
@@ -220,14 +221,15 @@ static bool is_due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
-static ml_status evaluate_and_rank(ml_trainer *t, bool log, ml_error *err)
+static ml_status evaluate_and_rank(ml_loop *t, bool log, ml_error *err)
 {
     double loss;
-    ML_TRY(ml_trainer_evaluate(t, &loss, err));
+    ML_TRY(ml_loop_evaluate(t, &loss, err));
     if (log) {
         ML_TRY(ml_metrics_write_eval(t->metrics, t->step, loss, NULL, 0, err));
-        ml_trainer_say(t, "step %lld: validation loss %.4f%s", (long long)t->step, loss,
-                       loss < t->best_loss ? " (best so far)" : "");
+        ml_loop_say(t, "step %lld: validation loss %.4f%s", (long long)t->step, loss,
+                    loss < t->best_loss ? " (best so far)" : "");
+        if (t->hooks.eval) t->hooks.eval(t->hooks.arg, t->step, loss);
     }
     if (!(loss < t->best_loss)) return ML_OK;
     t->best_loss = loss;
@@ -235,59 +237,71 @@ static ml_status evaluate_and_rank(ml_trainer *t, bool log, ml_error *err)
 }
 
 /* Save before evaluating: a checkpoint exists whatever happens in the evaluation. */
-static ml_status after_step(ml_trainer *t, bool stopping, ml_error *err)
+static ml_status after_step(ml_loop *t, bool stopping, ml_error *err)
 {
     bool last = t->step >= t->config.schedule.steps;
     bool evaluate = t->stage->n_eval > 0 && (is_due(t->config.eval_every, t->step) || last);
-    if (stopping || last || evaluate || is_due(t->config.save_every, t->step)) ML_TRY(ml_trainer_save(t, err));
+    if (stopping || last || evaluate || is_due(t->config.save_every, t->step)) ML_TRY(ml_loop_save(t, err));
     if (evaluate && !stopping) ML_TRY(evaluate_and_rank(t, true, err));
-    if (is_due(t->config.sample_every, t->step) && !stopping) ML_TRY(ml_trainer_write_samples(t, err));
+    if (is_due(t->config.sample_every, t->step) && !stopping) ML_TRY(ml_loop_write_samples(t, err));
     return ML_OK;
 }
 
 /* The steps that are abandoned leave the log, as they do when a run is resumed. */
-static ml_status reopen_log(ml_trainer *t, ml_error *err)
+static ml_status reopen_log(ml_loop *t, ml_error *err)
 {
     ml_metrics_close(t->metrics);
     t->metrics = NULL;
     return ml_metrics_open(&t->metrics, ml_run_folder(t->run), t->step, err);
 }
 
-ml_status ml_trainer_run(ml_trainer *t, ml_error *err)
+/* The checkpoint that a run goes on from was written before the evaluation that belongs to it: that of a multiple of
+ * eval.every, or of what was or is the last step. */
+static ml_status evaluate_resumed(ml_loop *t, ml_error *err)
+{
+    bool is_logged = ml_metrics_has_eval(t->metrics);
+    bool last = t->step >= t->config.schedule.steps;
+    if (t->step == 0 || t->stage->n_eval == 0) return ML_OK;
+    if (!is_logged && !last && !is_due(t->config.eval_every, t->step)) return ML_OK;
+    return evaluate_and_rank(t, !is_logged, err);
+}
+
+ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
     t->peak_flops = measure_peak();
-    bool resumed = t->step > 0;
-    if (resumed && t->stage->n_eval > 0 && is_due(t->config.eval_every, t->step)) {
-        /* The checkpoint was written before the evaluation that belongs to it. */
-        ML_TRY(evaluate_and_rank(t, !ml_metrics_has_eval(t->metrics), err));
-    }
+    ML_TRY(evaluate_resumed(t, err));
     while (t->step < t->config.schedule.steps) {
         ml_train_step r;
         int64_t before = t->step;
-        ML_TRY(ml_trainer_step(t, &r, err));
+        ML_TRY(ml_loop_step(t, &r, err));
         if (t->step <= before) { /* rolled back */
             ML_TRY(reopen_log(t, err));
             continue;
         }
         ML_TRY(log_step(t, &r, err));
-        bool stopping = ml_stop_requested() && t->step < t->config.schedule.steps;
+        bool stopping = ml_progress_stopped(t->progress) && t->step < t->config.schedule.steps;
         ML_TRY(after_step(t, stopping, err));
         if (stopping) return ml_fail(err, ML_ECANCEL, "stopped after step %lld", (long long)t->step);
     }
     return ML_OK;
 }
 
-int64_t ml_trainer_steps_done(const ml_trainer *t)
+int64_t ml_loop_steps_done(const ml_loop *t)
 {
     return t->step;
 }
 
-double ml_trainer_best_loss(const ml_trainer *t)
+int64_t ml_loop_tokens_done(const ml_loop *t)
+{
+    return t->tokens;
+}
+
+double ml_loop_best_loss(const ml_loop *t)
 {
     return t->best_loss;
 }
 
-const ml_optimizer *ml_trainer_optimizer(const ml_trainer *t)
+const ml_optimizer *ml_loop_optimizer(const ml_loop *t)
 {
     return t->optimizer;
 }

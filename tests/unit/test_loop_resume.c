@@ -1,4 +1,4 @@
-/* The trainer over time: resuming bit for bit, the guard, going back, and what the log says of it. */
+/* The training loop over time: resuming bit for bit, the guard, going back, and what the log says of it. */
 #include "base/json.h"
 #include "base/thread.h"
 #include "support/support.h"
@@ -25,11 +25,11 @@ static void check_resume(test_model which, ml_optim_name optim, ml_dtype dtype)
     for (int i = 0; i < 10; i++) expected[i] = test_run_step(&straight);
     test_run_start(&first, &model, &config);
     for (int i = 0; i < 5; i++) test_run_step(&first);
-    assert_ok(ml_trainer_save(first.trainer, &err));
+    assert_ok(ml_loop_save(first.loop, &err));
     test_run_end(&first, true);
 
     test_run_resume(&second, first.folder, &model, &config);
-    assert_int_equal(ml_trainer_steps_done(second.trainer), 5);
+    assert_int_equal(ml_loop_steps_done(second.loop), 5);
     for (int i = 5; i < 10; i++) {
         ml_train_step step = test_run_step(&second);
         assert_true(step.step == expected[i].step && step.tokens == expected[i].tokens);
@@ -60,35 +60,35 @@ static void test_resume_refuses_another_run(void **state)
     ml_config model = test_model_config(TEST_GQA_MOE), other = model;
     ml_train_config config = test_train_config();
     test_run r;
-    ml_trainer *t;
+    ml_loop *t;
     test_run_start(&r, &model, &config);
-    assert_fails(ml_trainer_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "in use by process");
     test_run_step(&r);
-    assert_ok(ml_trainer_save(r.trainer, &err));
-    ml_trainer_free(r.trainer);
+    assert_ok(ml_loop_save(r.loop, &err));
+    ml_loop_free(r.loop);
 
-    assert_fails(ml_trainer_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "--resume");
     ml_stage tuning = r.stage;
     tuning.name = "tuning";
-    assert_fails(ml_trainer_make(&config, r.folder, true, r.model, &tuning, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, r.folder, true, r.model, &tuning, NULL, NULL, &t, &err), ML_EINVAL,
                  "\"tuning\"");
     ml_train_config muon = config;
     muon.optim = ml_optim_default_config(ML_OPTIM_MUON);
-    assert_fails(ml_trainer_make(&muon, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
+    assert_fails(ml_loop_make(&muon, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
                  "optimizer.safetensors");
     ml_model *wider;
     other.moe_intermediate_size = 32;
     assert_ok(ml_model_make(&other, ML_F32, true, &wider, &err));
-    assert_fails(ml_trainer_make(&config, r.folder, true, wider, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, r.folder, true, wider, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "moe_intermediate_size");
     ml_model_free(wider);
     const char *empty = test_make_folder();
-    assert_fails(ml_trainer_make(&config, empty, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
+    assert_fails(ml_loop_make(&config, empty, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "no complete checkpoint");
     test_remove_folder(empty);
-    r.trainer = NULL;
+    r.loop = NULL;
     test_run_end(&r, false);
 }
 
@@ -102,13 +102,13 @@ static void test_resume_finds_damage(void **state)
     ml_train_config config = test_train_config();
     config.save_dtype = ML_BF16;
     test_run r;
-    ml_trainer *t;
+    ml_loop *t;
     char folder[ML_PATH_MAX], path[ML_PATH_MAX];
     test_run_start(&r, &model, &config);
     test_run_step(&r);
-    assert_ok(ml_trainer_save(r.trainer, &err));
-    ml_trainer_free(r.trainer);
-    r.trainer = NULL;
+    assert_ok(ml_loop_save(r.loop, &err));
+    ml_loop_free(r.loop);
+    r.loop = NULL;
     assert_ok(ml_run_step_path(r.folder, 1, folder, &err));
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char *bytes;
@@ -117,18 +117,18 @@ static void test_resume_finds_damage(void **state)
         assert_ok(ml_file_read(path, &bytes, &n, &err));
         bytes[n - 9] ^= 1;
         assert_ok(ml_file_replace(path, bytes, n, &err));
-        assert_fails(ml_trainer_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
+        assert_fails(ml_loop_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
                      files[i]);
         bytes[n - 9] ^= 1;
         assert_ok(ml_file_replace(path, bytes, n - 1, &err));
-        assert_fails(ml_trainer_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
+        assert_fails(ml_loop_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &t, &err), ML_EFORMAT,
                      files[i]);
-        assert_fails(ml_trainer_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
+        assert_fails(ml_loop_make(&config, r.folder, false, r.model, &r.stage, NULL, NULL, &t, &err), ML_EINVAL,
                      "already holds a run");
         assert_ok(ml_file_replace(path, bytes, n, &err));
         ml_free(bytes);
     }
-    assert_ok(ml_trainer_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &r.trainer, &err));
+    assert_ok(ml_loop_make(&config, r.folder, true, r.model, &r.stage, NULL, NULL, &r.loop, &err));
     test_run_end(&r, false);
 }
 
@@ -211,8 +211,8 @@ static void test_poisoned_step_is_skipped(void **state)
             assert_true(step.skipped && !isfinite(step.grad_norm) && step.update_rms == 0);
         }
         assert_weights(&r, copy);
-        assert_int_equal(ml_optimizer_get_step(r.trainer->optimizer), 2);
-        assert_int_equal(ml_trainer_steps_done(r.trainer), 4); /* the schedule and the data went on */
+        assert_int_equal(ml_optimizer_get_step(r.loop->optimizer), 2);
+        assert_int_equal(ml_loop_steps_done(r.loop), 4); /* the schedule and the data went on */
         assert_int_equal(r.self.index, 16);
         assert_non_null(strstr(r.said, "step 4: gradient norm nan is out of line; the step is skipped"));
         ml_train_step step = test_run_step(&r);
@@ -231,7 +231,7 @@ static void test_patience_ends_in_going_back(void **state)
     float *copy[256];
     test_run_start(&r, &model, &config);
     for (int i = 0; i < 4; i++) test_run_step(&r);
-    assert_ok(ml_trainer_save(r.trainer, &err));
+    assert_ok(ml_loop_save(r.loop, &err));
     copy_weights(&r, copy);
     test_run_step(&r);
     r.self.bad_from = 6;
@@ -239,14 +239,14 @@ static void test_patience_ends_in_going_back(void **state)
     for (int i = 0; i < 2; i++) assert_true(test_run_step(&r).skipped);
     ml_train_step step = test_run_step(&r); /* the third in a row */
     assert_true(step.skipped && step.step == 4);
-    assert_int_equal(ml_trainer_steps_done(r.trainer), 4);
-    assert_int_equal(ml_optimizer_get_step(r.trainer->optimizer), 4);
+    assert_int_equal(ml_loop_steps_done(r.loop), 4);
+    assert_int_equal(ml_optimizer_get_step(r.loop->optimizer), 4);
     r.self.spoilt = false; /* what was spoilt has been loaded again */
     assert_weights(&r, copy);
     assert_int_equal(r.self.index, 32); /* the data went on */
     assert_non_null(strstr(r.said, "went back to step 4"));
     assert_false(test_run_step(&r).skipped);
-    assert_int_equal(ml_trainer_steps_done(r.trainer), 5);
+    assert_int_equal(ml_loop_steps_done(r.loop), 5);
     test_run_end(&r, false);
 }
 
@@ -261,13 +261,13 @@ static void test_divergence_that_returns_is_an_error(void **state)
     test_run_start(&r, &model, &config);
     r.self.bad_from = 1;
     r.self.bad_to = 1000;
-    assert_fails(ml_trainer_run(r.trainer, &err), ML_ENUMERIC, "diverges");
+    assert_fails(ml_loop_run(r.loop, &err), ML_ENUMERIC, "diverges");
     test_run_end(&r, false);
     /* With checkpoints, also of skipped steps, it ends all the same. */
     test_run_start(&r, &model, &config);
     r.self.bad_from = 6;
     r.self.bad_to = 1000;
-    assert_fails(ml_trainer_run(r.trainer, &err), ML_ENUMERIC, "going back did not help");
+    assert_fails(ml_loop_run(r.loop, &err), ML_ENUMERIC, "going back did not help");
     assert_true(r.self.n_call < 100);
     test_run_end(&r, false);
 }
@@ -312,7 +312,7 @@ static void test_log_has_every_step_once(void **state)
     test_run_start(&r, &model, &config);
     r.self.bad_from = 6; /* steps 6, 7, 8; then back to 4 */
     r.self.bad_to = 9;
-    assert_ok(ml_trainer_run(r.trainer, &err));
+    assert_ok(ml_loop_run(r.loop, &err));
     assert_non_null(strstr(r.said, "went back to step 4"));
     assert_log_has_steps(r.folder, 12, 4);
     test_run_end(&r, false);
@@ -329,22 +329,22 @@ static void test_stop_and_resume(void **state)
     config.eval_every = 3;
     test_run straight, r;
     test_run_start(&straight, &model, &config);
-    assert_ok(ml_trainer_run(straight.trainer, &err));
+    assert_ok(ml_loop_run(straight.loop, &err));
     test_run_start(&r, &model, &config);
     ml_stop_set(true);
-    assert_fails(ml_trainer_run(r.trainer, &err), ML_ECANCEL, "step 1");
+    assert_fails(ml_loop_run(r.loop, &err), ML_ECANCEL, "step 1");
     for (int64_t step = 2; step < 9; step++) {
         test_run_end(&r, true);
         test_run_resume(&r, r.folder, &model, &config);
-        assert_int_equal(ml_trainer_steps_done(r.trainer), step - 1);
-        assert_fails(ml_trainer_run(r.trainer, &err), ML_ECANCEL, "stopped");
+        assert_int_equal(ml_loop_steps_done(r.loop), step - 1);
+        assert_fails(ml_loop_run(r.loop, &err), ML_ECANCEL, "stopped");
     }
     ml_stop_set(false);
     test_run_end(&r, true);
     test_run_resume(&r, r.folder, &model, &config);
-    assert_ok(ml_trainer_run(r.trainer, &err));
+    assert_ok(ml_loop_run(r.loop, &err));
     test_assert_same_run(&straight, &r);
-    assert_true(ml_trainer_best_loss(r.trainer) == ml_trainer_best_loss(straight.trainer));
+    assert_true(ml_loop_best_loss(r.loop) == ml_loop_best_loss(straight.loop));
     char a[ML_PATH_MAX], b[ML_PATH_MAX];
     int64_t best_a, best_b;
     assert_ok(ml_run_find(straight.folder, ML_RUN_BEST, a, &best_a, &err));
@@ -352,6 +352,69 @@ static void test_stop_and_resume(void **state)
     assert_int_equal(best_a, best_b);
     assert_log_has_steps(r.folder, 9, 3);
     test_run_end(&straight, false);
+    test_run_end(&r, false);
+}
+
+/* ---- the last evaluation ---- */
+
+static ml_status fail_to_evaluate(void *self, int64_t i, ml_batch *out, ml_error *error)
+{
+    (void)self, (void)i, (void)out;
+    return ml_fail(error, ML_EIO, "as if killed here");
+}
+
+static int64_t best_step(const test_run *r)
+{
+    char path[ML_PATH_MAX];
+    int64_t step;
+    assert_ok(ml_run_find(r->folder, ML_RUN_BEST, path, &step, &err));
+    return step;
+}
+
+/* Killed between the last checkpoint and its evaluation: resuming makes up for it, also where eval.every is 0. */
+static void test_last_evaluation_is_made_up_for(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.schedule.steps = 4;
+    test_run straight, r;
+    test_run_start(&straight, &model, &config);
+    assert_ok(ml_loop_run(straight.loop, &err));
+    assert_log_has_steps(straight.folder, 4, 4);
+    test_run_start(&r, &model, &config);
+    r.stage.eval = fail_to_evaluate;
+    assert_fails(ml_loop_run(r.loop, &err), ML_EIO, "as if killed here");
+    for (int i = 0; i < 2; i++) { /* once more changes nothing */
+        test_run_end(&r, true);
+        test_run_resume(&r, r.folder, &model, &config);
+        assert_ok(ml_loop_run(r.loop, &err));
+        assert_log_has_steps(r.folder, 4, 4);
+        assert_true(ml_loop_best_loss(r.loop) == ml_loop_best_loss(straight.loop));
+        assert_int_equal(best_step(&r), 4);
+    }
+    test_run_end(&straight, false);
+    test_run_end(&r, false);
+}
+
+/* A finished run that is given more steps still knows how good it was: worse steps do not become the best. */
+static void test_best_survives_more_steps(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.schedule.steps = 8;
+    test_run r;
+    test_run_start(&r, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    double best = ml_loop_best_loss(r.loop);
+    test_run_end(&r, true);
+    config.schedule.steps = 10;
+    config.schedule.lr = 1; /* ruins it */
+    test_run_resume(&r, r.folder, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_true(ml_loop_best_loss(r.loop) == best);
+    assert_int_equal(best_step(&r), 8);
     test_run_end(&r, false);
 }
 
@@ -368,6 +431,8 @@ int main(void)
         cmocka_unit_test(test_divergence_that_returns_is_an_error),
         cmocka_unit_test(test_log_has_every_step_once),
         cmocka_unit_test(test_stop_and_resume),
+        cmocka_unit_test(test_last_evaluation_is_made_up_for),
+        cmocka_unit_test(test_best_survives_more_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

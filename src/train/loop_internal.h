@@ -1,13 +1,13 @@
-/* The trainer's parts share its state: step.c computes, state.c saves and restores, trainer.c decides when. */
-#ifndef ML_TRAIN_TRAINER_INTERNAL_H
-#define ML_TRAIN_TRAINER_INTERNAL_H
+/* The loop's parts share its state: step.c computes, state.c saves and restores, loop.c decides when. */
+#ifndef ML_TRAIN_LOOP_INTERNAL_H
+#define ML_TRAIN_LOOP_INTERNAL_H
 
 #include "format/run.h"
 #include "train/guard.h"
 #include "train/metrics.h"
-#include "train/trainer.h"
+#include "train/loop.h"
 
-struct ml_trainer {
+struct ml_loop {
     ml_train_config config;
     ml_model *model;
     const ml_stage *stage;
@@ -29,11 +29,11 @@ struct ml_trainer {
     double peak_flops;  /* of this machine's fp32 matrix product, measured at the start */
 };
 
-ml_status ml_trainer_save(ml_trainer *t, ml_error *err);
+ml_status ml_loop_save(ml_loop *t, ml_error *err);
 /* Load the latest checkpoint of the run into model, optimizer, guard and counters.  With `keep_position` the data
  * position stays where it is (rolling back goes on with other data). */
-ml_status ml_trainer_restore(ml_trainer *t, bool keep_position, ml_error *err);
-ml_status ml_trainer_write_samples(ml_trainer *t, ml_error *err);
-void ml_trainer_say(const ml_trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err);
+ml_status ml_loop_write_samples(ml_loop *t, ml_error *err);
+void ml_loop_say(const ml_loop *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

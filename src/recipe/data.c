@@ -1,0 +1,259 @@
+#include "recipe/data.h"
+
+#include "base/alloc.h"
+#include "data/build.h"
+#include "data/synth.h"
+#include "recipe/data_record.h"
+#include "token/train.h"
+
+#include <string.h>
+
+/* A folder being built. */
+typedef struct {
+    ml_recipe_data *d;
+    const ml_listener *listener;
+    const char *generated;    /* the one input when text is generated */
+    const char *const *input; /* [n_input] */
+    size_t n_input;
+} building;
+
+static ml_source_config source_config(const ml_options *o)
+{
+    return (ml_source_config){ .rule = ML_RULE_MARKER,
+                               .marker = ml_options_text(o, "data.marker"),
+                               .field = ml_options_text(o, "data.field") };
+}
+
+static ml_build_config build_config(const building *b)
+{
+    const ml_options *o = b->d->o;
+    return (ml_build_config){ .input = b->input,
+                              .n_input = b->n_input,
+                              .out = b->d->tokens,
+                              .name = b->d->dir,
+                              .source = source_config(o),
+                              .val_fraction = ml_options_real(o, "data.val_fraction"),
+                              .val_last = ml_options_flag(o, "data.val_last"),
+                              .seed = (uint64_t)ml_options_int(o, "data.seed"),
+                              .shard_tokens = 100000000,
+                              .max_bad = 0.01 };
+}
+
+static ml_status generate_text(const building *b, ml_error *err)
+{
+    const ml_options *o = b->d->o;
+    if (ml_path_exists(b->generated)) return ML_OK;
+    const char *kind = ml_options_text(o, "data.builtin");
+    ml_synth_config config = { .kind = strcmp(kind, "stories") ? ML_SYNTH_ARITHMETIC : ML_SYNTH_STORIES,
+                               .out = b->generated,
+                               .n_bytes = (uint64_t)ml_options_int(o, "data.bytes"),
+                               .seed = (uint64_t)ml_options_int(o, "data.seed") };
+    double megabytes = (double)config.n_bytes / 1e6;
+    ml_listener_say(b->listener, "no data in %s: writing %.0f MB of built-in %s first", b->d->dir, megabytes, kind);
+    ML_TRY(ml_progress_begin_for(b->listener, "text", "MB", megabytes, &config.progress, err));
+    uint64_t n_document, n_bytes;
+    ml_status status = ml_data_synth(&config, &n_document, &n_bytes, err);
+    ml_progress_end(config.progress);
+    return status;
+}
+
+/* ---- the tokenizer ---- */
+
+/* Hand the first `limit` documents that begin before byte `end` to the trainer, some at a time. */
+static ml_status count_documents(ml_source *source, uint64_t end, int64_t limit, ml_bpe_trainer *trainer,
+                                 const ml_progress *progress, ml_error *err)
+{
+    enum { AT_ONCE = 512 };
+    ml_span span;
+    bool more = true;
+    ml_status status = ML_OK;
+    while (more && limit > 0 && status == ML_OK) {
+        ml_text docs[AT_ONCE];
+        json_t *hold[AT_ONCE] = { 0 };
+        size_t n = 0;
+        while (n < AT_ONCE && limit > 0 && status == ML_OK && more) {
+            more = ml_source_next(source, &span) && ml_source_position(source, &span) < end;
+            if (!more) break;
+            status = ml_source_text(source, &span, &hold[n], &docs[n].data, &docs[n].n_bytes, err);
+            n++;
+            limit--;
+        }
+        if (status == ML_OK) status = ml_bpe_trainer_add(trainer, docs, n, err);
+        for (size_t i = 0; i < n; i++) json_decref(hold[i]);
+        if (status == ML_OK && ml_progress_stopped(progress)) {
+            status = ml_fail(err, ML_ECANCEL, "stopped while counting words");
+        }
+    }
+    return status;
+}
+
+enum { MAX_SPECIAL = 32 };
+
+/* Split at spaces, in place. */
+static size_t split_words(char *text, const char *words[MAX_SPECIAL])
+{
+    size_t n = 0;
+    for (char *word = strtok(text, " "); word && n < MAX_SPECIAL; word = strtok(NULL, " ")) words[n++] = word;
+    return n;
+}
+
+static ml_status learn(const building *b, const ml_bpe_train_config *config, ml_progress *progress, ml_tokenizer **out,
+                       ml_error *err)
+{
+    ml_source_config documents = source_config(b->d->o);
+    ml_build_config split = build_config(b);
+    ml_source *source = NULL;
+    ml_bpe_trainer *trainer = NULL;
+    uint64_t end = UINT64_MAX;
+    ml_status status;
+    ML_TRY_GOTO(ml_source_open(b->input, b->n_input, &documents, &source, err));
+    if (split.val_last) {
+        end = ml_build_val_begin(&split, ml_source_size(source));
+        ml_source_cut(source, end);
+    }
+    ML_TRY_GOTO(ml_bpe_trainer_make(config, &trainer, err));
+    int64_t limit = ml_options_int(b->d->o, "data.tokenizer_docs");
+    ML_TRY_GOTO(count_documents(source, end, limit, trainer, progress, err));
+    status = ml_bpe_trainer_finish(trainer, progress, out, err);
+done:
+    ml_bpe_trainer_free(trainer);
+    ml_source_free(source);
+    return status;
+}
+
+static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error *err)
+{
+    const ml_options *o = b->d->o;
+    char special_text[1024];
+    const char *special[MAX_SPECIAL];
+    snprintf(special_text, sizeof special_text, "%s", ml_options_text(o, "data.special"));
+    ml_bpe_train_config config = { .vocab_size = (int32_t)ml_options_int(o, "data.vocab_size"),
+                                   .pattern = ml_options_text(o, "data.pattern"),
+                                   .special = special,
+                                   .n_special = split_words(special_text, special),
+                                   .allow_fewer = true };
+    ml_progress *progress;
+    ml_listener_say(b->listener, "training a tokenizer of %d tokens on up to %lld documents", config.vocab_size,
+                    (long long)ml_options_int(o, "data.tokenizer_docs"));
+    ML_TRY(ml_progress_begin_for(b->listener, "tokenizer", "tokens", (double)config.vocab_size, &progress, err));
+    ml_status status = learn(b, &config, progress, out, err);
+    ml_progress_end(progress);
+    return status;
+}
+
+/* The one that was given, or that an earlier build left, is open already. */
+static ml_status make_tokenizer(const building *b, ml_error *err)
+{
+    ml_recipe_data *d = b->d;
+    if (d->tokenizer && !ml_options_text(d->o, "data.tokenizer")) return ML_OK;
+    if (!d->tokenizer) ML_TRY(train_tokenizer(b, &d->tokenizer, err));
+    return ml_tokenizer_save(d->tokenizer, d->tokenizer_path, err);
+}
+
+/* ---- the tokens ---- */
+
+static ml_status encode(const building *b, ml_error *err)
+{
+    ml_build_config config = build_config(b);
+    ml_build_result result;
+    ml_listener_say(b->listener, "encoding into %s", b->d->tokens);
+    ML_TRY(ml_progress_begin_for(b->listener, "data", "MB", 0, &config.progress, err));
+    ml_status status = ml_data_build(&config, b->d->tokenizer, &result, err);
+    ml_progress_end(config.progress);
+    ML_TRY(status);
+    ml_listener_say(b->listener, "%lld training tokens in %lld documents, %lld validation tokens in %lld",
+                    (long long)result.n_token[ML_SPLIT_TRAIN], (long long)result.n_document[ML_SPLIT_TRAIN],
+                    (long long)result.n_token[ML_SPLIT_VAL], (long long)result.n_document[ML_SPLIT_VAL]);
+    return ML_OK;
+}
+
+static ml_status build(ml_recipe_data *d, const ml_listener *listener, ml_error *err)
+{
+    building b = { .d = d, .listener = listener, .generated = d->text };
+    b.n_input = ml_options_list(d->o, "data.text", &b.input);
+    bool generate = b.n_input == 0;
+    if (generate) {
+        b.input = &b.generated;
+        b.n_input = 1;
+    }
+    ML_TRY(ml_dir_make(d->tokens, err));
+    ML_TRY(ml_recipe_data_write_record(d, err));
+    if (generate) ML_TRY(generate_text(&b, err));
+    ML_TRY(make_tokenizer(&b, err));
+    return encode(&b, err);
+}
+
+ml_status ml_recipe_data_prepare(ml_recipe_data *d, const ml_listener *listener, ml_error *err)
+{
+    if (!d->is_built) ML_TRY(build(d, listener, err));
+    d->is_built = true;
+    if (!d->set) ML_TRY(ml_dataset_open(d->tokens, &d->set, err));
+    return ml_dataset_check_tokenizer(d->set, ml_tokenizer_fingerprint(d->tokenizer), err);
+}
+
+/* ---- what is there ---- */
+
+static ml_status find_tokens(ml_recipe_data *d, ml_error *err)
+{
+    char meta[ML_PATH_MAX];
+    ML_TRY(ml_path_join(meta, d->dir, "meta.json", err));
+    d->is_foreign = d->is_built = ml_path_exists(meta);
+    if (d->is_foreign) {
+        snprintf(d->tokens, sizeof d->tokens, "%s", d->dir);
+        return ML_OK;
+    }
+    ML_TRY(ml_path_join(d->tokens, d->dir, "tokens", err));
+    ML_TRY(ml_path_join(meta, d->tokens, "meta.json", err));
+    d->is_built = ml_path_exists(meta);
+    return ML_OK;
+}
+
+static ml_status find_tokenizer(ml_recipe_data *d, ml_error *err)
+{
+    const char *given = ml_options_text(d->o, "data.tokenizer");
+    char last[ML_PATH_MAX]; /* the file written last: an interruption may have left the other */
+    if (given) return ml_tokenizer_open(given, &d->tokenizer, err);
+    ML_TRY(ml_path_join(last, d->tokenizer_path, "tokenizer_config.json", err));
+    if (!d->is_built && !ml_path_exists(last)) return ML_OK;
+    return ml_tokenizer_open(d->tokenizer_path, &d->tokenizer, err);
+}
+
+/* There is a document to read. */
+static ml_status check_text(const ml_recipe_data *d, ml_error *err)
+{
+    const char *const *input;
+    size_t n_input = ml_options_list(d->o, "data.text", &input);
+    ml_source_config config = source_config(d->o);
+    ml_source *source;
+    ml_span span;
+    if (n_input == 0) return ML_OK;
+    ML_TRY(ml_source_open(input, n_input, &config, &source, err));
+    bool found = ml_source_next(source, &span);
+    ml_source_free(source);
+    if (found) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "data.text: no document in %s%s", input[0],
+                   n_input > 1 ? " or the other files" : "");
+}
+
+ml_status ml_recipe_data_find(const ml_options *o, ml_recipe_data *d, ml_error *err)
+{
+    *d = (ml_recipe_data){ .o = o, .dir = ml_options_text(o, "data.dir") };
+    if (!d->dir) {
+        return ml_fail(err, ML_EINVAL, "data.dir is not set: name the data folder in the recipe or with --data.dir");
+    }
+    ML_TRY(ml_path_join(d->record, d->dir, "data.ini", err));
+    ML_TRY(ml_path_join(d->text, d->dir, "text.txt", err));
+    ML_TRY(ml_path_join(d->tokenizer_path, d->dir, "tokenizer", err));
+    ML_TRY(find_tokens(d, err));
+    ML_TRY(ml_recipe_data_check_record(d, err));
+    ML_TRY(find_tokenizer(d, err));
+    return d->is_built ? ML_OK : check_text(d, err);
+}
+
+void ml_recipe_data_free(ml_recipe_data *d)
+{
+    ml_dataset_free(d->set);
+    ml_tokenizer_free(d->tokenizer);
+    d->set = NULL;
+    d->tokenizer = NULL;
+}

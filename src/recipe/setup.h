@@ -1,0 +1,25 @@
+/* From effective options to what the trainer takes: shared by every stage. */
+#ifndef ML_RECIPE_SETUP_H
+#define ML_RECIPE_SETUP_H
+
+#include "base/options.h"
+#include "train/loop.h"
+
+/* Fill *out from the sections train, optim, guard, eval, checkpoint and sample. Texts point into `o`.  The listener is
+ * told where a schedule was fitted to fewer steps. */
+ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err);
+
+/* The architecture: model.preset, then every other model.* key over it; the vocabulary and its special ids follow the
+ * tokenizer unless model.vocab_size is given.  Without a tokenizer, because it is to be trained, the vocabulary is that
+ * of data.vocab_size where it is given.  ML_EINVAL for a model.vocab_size smaller than the tokenizer's. */
+ml_status ml_recipe_model_config(const ml_options *o, const ml_tokenizer *tokenizer, ml_config *out, ml_error *err);
+
+/* Options of a resumed run against those it was started with (options.ini of the run): the listener is told every
+ * difference, and ML_EINVAL when one would change the model or the order of the data. */
+ml_status ml_recipe_check_resume(const ml_options *o, const ml_listener *listener, const char *run_folder,
+                                 ml_error *err);
+
+/* Tell the parameter groups and their optimizers, a line per kind of parameter. */
+void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *listener);
+
+#endif
