@@ -1,5 +1,6 @@
 /* moonlight data build | synth | info */
 #include "cli/cli.h"
+#include "cli/data_rows.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -160,6 +161,7 @@ static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
     const char *path;
     double n_bytes;
     ML_TRY(read_build_options(o, inputs, &c, err));
+    if (strcmp(ml_options_text(o, "kind"), "pretrain")) return ml_cli_build_rows(o, inputs, c.n_input, err);
     ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
     ML_TRY(input_bytes(&c, &n_bytes, err));
     ML_TRY(ml_tokenizer_open(path, &tokenizer, err));
