@@ -79,7 +79,9 @@ const ml_option_row ml_cli_rows[] = {
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),
-    FLAG("pretrain", "", "resume", "off", "continue the run from its latest checkpoint"),
+    TEXT("sft", "", "run", "runs/sft", "DIR", "folder of the run: checkpoints, logs, samples"),
+    TEXT("dpo", "", "run", "runs/dpo", "DIR", "folder of the run: checkpoints, logs, samples"),
+    FLAG("pretrain sft dpo", "", "resume", "off", "continue the run from its latest checkpoint"),
 
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),
     TEXT("data:info", "", "tokenizer", NULL, "T", "tokenizer for the samples; default: the copy in the data folder"),
@@ -112,6 +114,8 @@ const ml_option_row ml_cli_rows[] = {
     INT("data:synth", "", "docs", 0, 1e12, "0", "write so many documents"),
     INT("data:synth", "", "seed", 0, 9e15, "0", "same seed, same text"),
     CHOICE("data:synth", "", "format", "auto|txt|jsonl", "auto", "auto: JSON lines if the file is named .jsonl"),
+    CHOICE("data:synth", "", "split", "train|val", "train",
+           "constraints, preferences: for training, or with the templates and words kept out of it"),
     INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
 

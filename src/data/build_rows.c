@@ -235,8 +235,11 @@ static ml_status build_folder(builder *b, ml_error *err)
     for (size_t i = 0; i < c->n_val_input; i++) ML_TRY(read_file(b, c->val_input[i], true, err));
     ML_TRY(check_bad(b, true, err));
     if (b->n_train == 0) {
-        return ml_fail(err, ML_EINVAL, "%s: none of %lld records gave a row for training%s%s", c->input[0],
-                       (long long)b->result->n_record, *b->result->first_bad ? "; the first: " : "",
+        int most = 1;
+        for (int i = 2; i < ML_N_REJECT; i++) most = b->result->n_reject[i] > b->result->n_reject[most] ? i : most;
+        return ml_fail(err, ML_EINVAL, "%s: none of %lld records gave a row for training; %lld were left out: %s%s%s",
+                       c->input[0], (long long)b->result->n_record, (long long)b->result->n_reject[most],
+                       ml_row_reject_name((ml_row_reject)most), *b->result->first_bad ? "; the first: " : "",
                        b->result->first_bad);
     }
     json_t *facts = describe(b);
