@@ -1,5 +1,6 @@
 /* moonlight eval: how good a model is, by a number. */
 #include "cli/cli.h"
+#include "cli/eval_constraints.h"
 #include "cli/load.h"
 
 #include "base/file.h"
@@ -274,6 +275,9 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
     ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->model, &j->tokenizer, err));
+    if (!strcmp(task, "constraints")) {
+        return ml_cli_eval_constraints(j->o, j->model, j->tokenizer, data, j->text, j->n_bytes, err);
+    }
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 
