@@ -1,9 +1,9 @@
-/* Speed of attention, forward and backward, on the shapes of the models that are trained here, and of attention over
- * a cache.  Usage: bench_attention [repeats].  Effective GFLOP/s count the products of the causal half only. */
+/* Speed of attention, forward and backward, on the shapes of the models that are trained here.
+ * Usage: bench_attention [repeats].  Effective GFLOP/s count the products of the causal half only. */
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
-#include "ops/cached.h"
+#include "ops/ops.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -85,48 +85,10 @@ static void measure(const shape *s, int n_repeat)
     ml_ctx_free(&ctx);
 }
 
-/* One batch of n_new tokens at the end of a cached sequence; Moonlight-16B's heads on the compressed cache. */
-static void measure_cached(int64_t length, int64_t n_new, int n_repeat)
-{
-    enum { RANK = 512, N_ROT = 64, PAGE = 64 };
-    const ml_mla_param param = { 16, 128, N_ROT, 128, RANK, 0.07f };
-    ml_ctx ctx;
-    ml_error err;
-    if (ml_ctx_init(&ctx, (size_t)2 << 30, 0, &err) != ML_OK) return;
-    ml_tensor *cache = random_rows(&ctx, length, RANK + N_ROT), *table = ml_tensor_new_1d(&ctx, ML_I32, length / PAGE);
-    for (int i = 0; i < length / PAGE; i++) ml_i32(table)[i] = i;
-    ml_kv_view kv = { .dtype = ML_F32,
-                      .k = cache->data,
-                      .k_row_bytes = (RANK + N_ROT) * 4,
-                      .page_size = PAGE,
-                      .page_table = ml_i32(table),
-                      .pages_per_seq = length / PAGE };
-    ml_tensor *q = random_rows(&ctx, n_new, param.n_head * (param.d_nope + N_ROT));
-    ml_tensor *kv_b = random_rows(&ctx, param.n_head * (param.d_nope + param.d_v), RANK);
-    ml_tensor *seq = ml_tensor_new_1d(&ctx, ML_I32, n_new), *pos = ml_tensor_new_1d(&ctx, ML_I32, n_new);
-    for (int64_t t = 0; t < n_new; t++) {
-        ml_i32(seq)[t] = 0;
-        ml_i32(pos)[t] = (int32_t)(length - n_new + t);
-    }
-    double best = INFINITY;
-    for (int i = 0; i < n_repeat; i++) {
-        size_t mark = ml_arena_mark(&ctx.act);
-        double start = now();
-        if (!ml_attention_cached_mla(&ctx, q, kv_b, &kv, seq, pos, &param)) break;
-        best = fmin(best, now() - start);
-        ml_arena_release(&ctx.act, mark);
-    }
-    printf("absorbed MLA, %4lld new of %lld: %8.2f ms\n", (long long)n_new, (long long)length, best * 1e3);
-    ml_ctx_free(&ctx);
-}
-
 int main(int argc, char **argv)
 {
     int n_repeat = argc > 1 ? atoi(argv[1]) : 10;
     printf("%d threads, %s, best of %d\n", ml_thread_count(), ml_isa_name(ml_cpu_isa()), n_repeat);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) measure(&shapes[i], n_repeat);
-    measure_cached(512, 1, n_repeat);
-    measure_cached(4096, 1, n_repeat);
-    measure_cached(4096, 128, n_repeat);
     return 0;
 }

@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 #include "infer/open.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_RULE = 256 };
@@ -15,7 +17,7 @@ typedef struct {
     ml_convert_report report;
     ml_quant_rule rule[MAX_RULE];
     char from[ML_PATH_MAX];
-    ml_progress *progress;
+    ml_progress *progress, *reading;
 } job;
 
 static bool ends_in_gguf(const char *path)
@@ -42,8 +44,17 @@ static ml_status read_types(job *j, const ml_options *o, ml_error *err)
 static void show(void *arg, uint64_t done, uint64_t total)
 {
     job *j = arg;
+    ml_progress_end(j->reading);
+    j->reading = NULL;
     if (!j->progress) j->progress = ml_progress_begin("converting", "MB", (double)total / 1e6);
     ml_progress_update(j->progress, (double)done / 1e6, NULL);
+}
+
+static void show_reading(void *arg, int64_t n_done, int64_t n_token)
+{
+    job *j = arg;
+    if (!j->reading) j->reading = ml_progress_begin("calibrating", "tokens", (double)n_token);
+    ml_progress_update(j->reading, (double)n_done, NULL);
 }
 
 static ml_status set_up(job *j, const ml_options *o, ml_error *err)
@@ -53,9 +64,13 @@ static ml_status set_up(job *j, const ml_options *o, ml_error *err)
     ML_TRY(ml_model_find(ml_options_positional(o, 0), j->from, err));
     x->from = j->from;
     x->to = ml_options_positional(o, 1);
-    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ends_in_gguf(x->to);
+    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
     x->tokenizer = ml_options_text(o, "tokenizer");
+    x->importance = ml_options_text(o, "imatrix");
+    x->calibrate = ml_options_text(o, "calibrate");
+    x->calibrate_tokens = ml_options_int(o, "calibrate-tokens");
     x->progress = show;
+    x->reading = show_reading;
     x->arg = j;
     if (ml_path_exists(x->to)) {
         return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove it", x->to);
@@ -63,9 +78,27 @@ static ml_status set_up(job *j, const ml_options *o, ml_error *err)
     return read_types(j, o, err);
 }
 
+/* What quantisation lost, for each class of tensors and type. */
+static void print_errors(const ml_quant_errors *errors)
+{
+    bool any = false;
+    for (int c = 0; c < ML_N_CLASS; c++) {
+        for (int d = 0; d < ML_N_DTYPE; d++) {
+            const ml_quant_error *e = &errors->by[c][d];
+            if (!e->n_tensor || e->square == 0) continue;
+            if (!any) printf("%-12s %-6s %8s %16s  %s\n", "class", "type", "tensors", "elements", "relative error");
+            any = true;
+            printf("%-12s %-6s %8lld %16lld  %.5f\n", ml_weight_class_name((ml_weight_class)c),
+                   ml_dtype_name((ml_dtype)d), (long long)e->n_tensor, (long long)e->n_element,
+                   sqrt(e->error / e->square));
+        }
+    }
+}
+
 static void tell(const job *j)
 {
     const ml_convert_report *r = &j->report;
+    print_errors(&r->errors);
     if (r->n_unused) {
         ml_log_warn("%zu tensors of %s are none of the model's and were left out: %s%s", r->n_unused, j->convert.from,
                     r->unused, r->n_unused > 1 ? ", ..." : "");
@@ -89,6 +122,7 @@ ml_status ml_cli_convert(int argc, char **argv, ml_error *err)
     ml_status status = set_up(&j, o, err);
     ml_stop_install();
     if (status == ML_OK) status = ml_convert_model(&j.convert, &j.report, err);
+    ml_progress_end(j.reading);
     ml_progress_end(j.progress);
     if (status == ML_OK) tell(&j);
     ml_options_free(o);

@@ -17,8 +17,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    ml_model *model;
-    const ml_tokenizer *tokenizer;
+    ml_cli_model *m;
     ml_row_maker maker;
     demand *demand; /* [n] */
     ml_answer *item;
@@ -79,7 +78,7 @@ static ml_status decode(const evaluation *e, const ml_answer *a, ml_chars *out, 
 {
     ml_detok detok = { .skip_special = true, .replace_invalid = true };
     out->n = 0;
-    for (size_t i = 0; i < a->answer.n; i++) ML_TRY(ml_detok_push(&detok, e->tokenizer, a->answer.id[i], out, err));
+    for (size_t i = 0; i < a->answer.n; i++) ML_TRY(ml_detok_push(&detok, e->m->tokenizer, a->answer.id[i], out, err));
     ML_TRY(ml_detok_flush(&detok, out, err));
     ML_TRY(ml_chars_append(out, "", 1, err));
     out->n = strlen(out->data); /* a 0 in it would end it for people too */
@@ -155,27 +154,25 @@ static ml_status measure(const evaluation *e, ml_error *err)
 
 static ml_status answer(evaluation *e, ml_error *err)
 {
-    int32_t stop = ml_tokenizer_eos(e->tokenizer);
-    if (stop < 0) stop = (int32_t)e->model->config.eos_token_id;
     ml_answer_config c = { .sampling = ml_sampling_default(),
                            .max_tokens = ml_options_int(e->o, "max-tokens"),
-                           .stop_id = &stop,
-                           .n_stop = stop >= 0,
-                           .n_valid = ml_tokenizer_vocab_size(e->tokenizer),
+                           .stop_id = e->m->ends.id,
+                           .n_stop = (int64_t)e->m->ends.n,
+                           .n_valid = ml_tokenizer_vocab_size(e->m->tokenizer),
                            .parallel = 16 };
     c.sampling.temperature = ml_options_real(e->o, "temperature");
     c.sampling.seed = (uint64_t)ml_options_int(e->o, "seed");
     c.progress = ml_progress_begin("stories", "stories", (double)e->n);
-    ml_status status = ml_answer_all(e->model, &c, e->item, e->n, err);
+    ml_status status = ml_answer_all(e->m->model, &c, e->item, e->n, err);
     ml_progress_end(c.progress);
     return status;
 }
 
-ml_status ml_cli_eval_constraints(const ml_options *o, ml_model *model, const ml_tokenizer *tokenizer, const char *path,
-                                  const char *text, size_t n_bytes, ml_error *err)
+ml_status ml_cli_eval_constraints(const ml_options *o, ml_cli_model *m, const char *path, const char *text,
+                                  size_t n_bytes, ml_error *err)
 {
-    evaluation e = { .o = o, .model = model, .tokenizer = tokenizer };
-    ml_status status = ml_row_maker_init(&e.maker, tokenizer, ML_ROW_PROMPT, NULL, INT32_MAX, err);
+    evaluation e = { .o = o, .m = m };
+    ml_status status = ml_row_maker_init(&e.maker, m->tokenizer, ML_ROW_PROMPT, NULL, INT32_MAX, err);
     if (status == ML_OK) status = read_demands(&e, path, text, n_bytes, err);
     if (status == ML_OK) status = answer(&e, err);
     if (status == ML_OK) status = measure(&e, err);

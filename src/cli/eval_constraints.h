@@ -3,11 +3,10 @@
 #define ML_CLI_EVAL_CONSTRAINTS_H
 
 #include "base/options.h"
-#include "model/model.h"
-#include "token/tokenizer.h"
+#include "cli/load.h"
 
 /* `text` is the data: JSON lines with "prompt" and "constraints" (data/constraints.h); `path` names it in errors. */
-ml_status ml_cli_eval_constraints(const ml_options *o, ml_model *model, const ml_tokenizer *tokenizer, const char *path,
-                                  const char *text, size_t n_bytes, ml_error *err);
+ml_status ml_cli_eval_constraints(const ml_options *o, ml_cli_model *m, const char *path, const char *text,
+                                  size_t n_bytes, ml_error *err);
 
 #endif

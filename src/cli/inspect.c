@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 #include "data/dataset.h"
 #include "format/run.h"
+#include "format/source.h"
 
 #include <string.h>
 
@@ -129,6 +130,9 @@ static bool ends_with(const char *path, const char *end)
 
 static ml_status inspect_file(ml_inspection *x, const char *path, ml_error *err)
 {
+    ml_source_kind kind = ml_weight_source_kind(path);
+    if (kind == ML_SOURCE_GGUF) return ml_cli_inspect_gguf(x, path, err);
+    if (kind == ML_SOURCE_PT) return ml_cli_inspect_pt(x, path, err);
     if (ends_with(path, ".safetensors") || ends_with(path, ".safetensors.index.json")) {
         return ml_cli_inspect_tensors(x, path, err);
     }
@@ -143,7 +147,8 @@ static ml_status inspect_file(ml_inspection *x, const char *path, ml_error *err)
         return ml_cli_inspect_model(x, path, &config, NULL, err);
     }
     return ml_fail(err, ML_EINVAL,
-                   "%s: a file of a kind that is not known here: expected a .safetensors file, config.json, a "
+                   "%s: a file of a kind that is not known here: expected a GGUF or .safetensors file, a PyTorch "
+                   "checkpoint, config.json, a "
                    "tokenizer's file, or a folder of a model, a run or data",
                    path);
 }

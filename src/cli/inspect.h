@@ -28,6 +28,22 @@ ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_conf
                                ml_error *err);
 /* A .safetensors file, or an index of several: every tensor. */
 ml_status ml_cli_inspect_tensors(ml_inspection *x, const char *path, ml_error *err);
+/* A GGUF file (architecture, tensors, metadata) and a PyTorch checkpoint (tensors, architecture where it is known). */
+ml_status ml_cli_inspect_gguf(ml_inspection *x, const char *path, ml_error *err);
+ml_status ml_cli_inspect_pt(ml_inspection *x, const char *path, ml_error *err);
+
+/* A table of tensors, one by one, then a summary by type; with --json "tensors", "n_elements", "n_bytes", "dtypes". */
+typedef struct {
+    ml_inspection *x;
+    json_t *list, *dtypes;
+    int64_t n_element, n_bytes;
+} ml_tensor_table;
+
+ml_tensor_table ml_cli_table_begin(ml_inspection *x);
+void ml_cli_table_add(ml_tensor_table *table, const char *name, const char *dtype, int n_dim, const int64_t *shape,
+                      int64_t n_element, int64_t n_bytes);
+void ml_cli_table_end(ml_tensor_table *table);
+
 ml_status ml_cli_inspect_tokenizer(ml_inspection *x, const char *path, ml_error *err);
 
 #endif

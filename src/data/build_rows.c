@@ -207,7 +207,7 @@ static json_t *describe(const builder *b)
         if (n) json_object_set_new(left_out, ml_row_reject_name((ml_row_reject)i), json_integer(n));
     }
     return json_pack("{s:s, s:s, s:I, s:f, s:I, s:o, s:o}", "form", ml_row_form_name(c->form), "chat_format",
-                     ml_chat_name(b->maker.chat.kind), "max_tokens", (json_int_t)c->max_tokens, "val_fraction",
+                     ml_chat_name(&b->maker.chat), "max_tokens", (json_int_t)c->max_tokens, "val_fraction",
                      c->val_fraction, "records", (json_int_t)b->result->n_record, "inputs", inputs, "left_out",
                      left_out);
 }

@@ -28,7 +28,7 @@ bool ml_row_reject_is_bad(ml_row_reject reject)
 
 static bool has_format(const ml_row_maker *m)
 {
-    return m->chat.kind != ML_CHAT_NONE;
+    return !ml_chat_is_none(&m->chat);
 }
 
 /* `answer`: up to where the model is to go on; else a complete conversation with the end of its last answer. */
@@ -36,8 +36,9 @@ static ml_status render(const ml_row_maker *m, const ml_turn *turn, size_t n, bo
 {
     ml_chat_message *message = ml_calloc(n + 1, sizeof *message);
     if (!message) return ml_fail_memory(err, n * sizeof *message, "a conversation");
-    for (size_t i = 0; i < n; i++) message[i] = (ml_chat_message){ turn[i].role, turn[i].text };
-    ml_status status = ml_chat_render(&m->chat, m->tokenizer, message, n, answer, out, err);
+    for (size_t i = 0; i < n; i++) message[i] = (ml_chat_message){ .role = turn[i].role, .text = turn[i].text };
+    ml_chat_conversation c = { .messages = message, .n_message = n, .answer = answer };
+    ml_status status = ml_chat_render(&m->chat, m->tokenizer, &c, out, err);
     ml_free(message);
     return status;
 }
@@ -45,8 +46,9 @@ static ml_status render(const ml_row_maker *m, const ml_turn *turn, size_t n, bo
 /* Formats of which the answer is found by its marker; of others it begins where the prompt for it ends. */
 static bool find_markers(const ml_row_maker *m, int32_t *marker, int32_t *end)
 {
-    *end = m->chat.end;
-    *marker = m->chat.kind == ML_CHAT_MOONLIGHT_MOE ? m->chat.role[ML_ROLE_ASSISTANT] : -1;
+    bool has_marker = !strcmp(ml_chat_name(&m->chat), "moonlight-moe");
+    *end = m->chat.end[0];
+    *marker = has_marker ? ml_tokenizer_find(m->tokenizer, "<|assistant|>") : -1;
     return *marker >= 0;
 }
 
@@ -58,7 +60,7 @@ ml_status ml_row_maker_init(ml_row_maker *m, const ml_tokenizer *tokenizer, ml_r
     bool is_auto = !chat_format || !strcmp(chat_format, "auto");
     *m = (ml_row_maker){ .tokenizer = tokenizer, .form = form, .max_tokens = max_tokens };
     if (form == ML_ROW_PROMPT && is_auto) chat_format = "none", is_auto = false;
-    ML_TRY(ml_chat_choose(tokenizer, is_auto ? NULL : chat_format, &m->chat, err));
+    ML_TRY(ml_chat_choose(tokenizer, is_auto ? NULL : chat_format, NULL, &m->chat, err));
     if (form == ML_ROW_PROMPT && has_format(m)) {
         return ml_fail(err, ML_EINVAL, "rows of kind prompt have no chat format: use kind instruction for %s",
                        chat_format);
@@ -72,8 +74,6 @@ ml_status ml_row_maker_init(ml_row_maker *m, const ml_tokenizer *tokenizer, ml_r
     }
     m->eos_id = ml_tokenizer_eos(tokenizer);
     if (m->eos_id < 0) m->eos_id = ml_tokenizer_find(tokenizer, "<|endoftext|>");
-    m->bos_id = ml_tokenizer_bos(tokenizer);
-    if (m->bos_id == m->eos_id) m->bos_id = -1;
     if (m->eos_id >= 0 || has_format(m)) return ML_OK;
     return ml_fail(err, ML_EINVAL, "rows of kind %s need a tokenizer with an EOS token to end an answer with",
                    ml_row_form_name(form));
@@ -95,12 +95,14 @@ bool ml_row_find_answer(const int32_t *id, size_t n, int32_t marker, int32_t end
     return true;
 }
 
-/* The last answer of a complete row, of which the first n_prompt tokens ask for it. */
-static bool mark_answer(const ml_row_maker *m, const ml_ids *ids, size_t n_prompt, ml_row_span *span)
+/* The last answer of a complete row, which begins as the prompt for it does. */
+static bool mark_answer(const ml_row_maker *m, const ml_ids *ids, const ml_ids *prompt, ml_row_span *span)
 {
+    size_t n_prompt = prompt->n;
     int32_t marker, end;
     ml_mark_rule rule = m->form == ML_ROW_INSTRUCTION ? ML_MARK_FIRST : ML_MARK_LAST;
     if (find_markers(m, &marker, &end)) return ml_row_find_answer(ids->id, ids->n, marker, end, rule, span);
+    if (n_prompt > ids->n || memcmp(ids->id, prompt->id, n_prompt * sizeof *prompt->id)) return false;
     size_t stop = n_prompt;
     while (stop < ids->n && ids->id[stop] != end) stop++;
     if (stop < ids->n) stop++;
@@ -132,10 +134,10 @@ static ml_status put_text(const ml_row_maker *m, ml_text text, ml_ids *out, ml_e
     return ml_tokenizer_encode(m->tokenizer, text.data, text.n_bytes, false, out, err);
 }
 
-/* [BOS], a system text if there is one, the prompt. */
+/* What the tokenizer puts before texts, a system text if there is one, the prompt. */
 static ml_status put_plain_prompt(const ml_row_maker *m, const ml_turn *turn, size_t n, ml_ids *out, ml_error *err)
 {
-    if (m->bos_id >= 0) ML_TRY(ml_ids_append(out, &m->bos_id, 1, err));
+    ML_TRY(ml_tokenizer_append_prefix(m->tokenizer, out, err));
     for (size_t i = 0; i < n; i++) ML_TRY(put_text(m, turn[i].text, out, err));
     return ML_OK;
 }
@@ -165,15 +167,15 @@ static ml_status make_chat(const ml_row_maker *m, const ml_turn *turn, size_t n,
                            ml_error *err)
 {
     ml_row_span span;
-    ML_TRY(render(m, turn, n - 1, true, &row->ids, err));
-    size_t n_prompt = row->ids.n;
-    row->ids.n = 0;
-    ML_TRY(render(m, turn, n, false, &row->ids, err));
-    if (mark_answer(m, &row->ids, n_prompt, &span)) {
-        return ml_row_add_span(row, (size_t)span.begin, (size_t)span.end, err);
-    }
-    *reject = ML_REJECT_NO_MARKER;
-    return ML_OK;
+    ml_ids prompt = { 0 };
+    ml_status status = render(m, turn, n - 1, true, &prompt, err);
+    if (status == ML_OK) status = render(m, turn, n, false, &row->ids, err);
+    if (status == ML_OK && mark_answer(m, &row->ids, &prompt, &span))
+        status = ml_row_add_span(row, (size_t)span.begin, (size_t)span.end, err);
+    else if (status == ML_OK)
+        *reject = ML_REJECT_NO_MARKER;
+    ml_ids_free(&prompt);
+    return status;
 }
 
 ml_status ml_row_make(const ml_row_maker *m, const ml_dialog *dialog, ml_row row[ML_ROW_MAX_PREFIXES], size_t *n,
@@ -220,6 +222,7 @@ static ml_status put_answer(const ml_row_maker *m, const ml_preference *p, ml_te
     ml_dialog whole = { 0 };
     ml_row one = { 0 };
     ml_row_span span;
+    ml_ids prompt = { .id = row->ids.id, .n = n_prompt }; /* a view */
     ml_status status = ML_OK;
     for (size_t i = 0; i < p->prompt.n && status == ML_OK; i++) {
         const ml_turn *t = &p->prompt.turn[i];
@@ -227,7 +230,7 @@ static ml_status put_answer(const ml_row_maker *m, const ml_preference *p, ml_te
     }
     if (status == ML_OK) status = ml_dialog_add(&whole, ML_ROLE_ASSISTANT, text.data, text.n_bytes, err);
     if (status == ML_OK) status = render(m, whole.turn, whole.n, false, &one.ids, err);
-    if (status == ML_OK && mark_answer(m, &one.ids, n_prompt, &span) && (size_t)span.begin == n_prompt) {
+    if (status == ML_OK && mark_answer(m, &one.ids, &prompt, &span) && (size_t)span.begin == n_prompt) {
         status = ml_ids_append(&row->ids, one.ids.id + span.begin, (size_t)(span.end - span.begin), err);
         if (status == ML_OK) status = ml_row_add_span(row, begin, row->ids.n, err);
     } else if (status == ML_OK) {

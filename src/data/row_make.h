@@ -1,6 +1,6 @@
 /* From a conversation to rows: which tokens, and which of them are learned.
  *
- *   prompt        [BOS] prompt response [EOS]; learned: response and EOS
+ *   prompt        [BOS] prompt response [EOS]; learned: response and EOS.  BOS where the tokenizer puts it before texts
  *   instruction   one question and answer (two or three messages) in the chat format; learned: the first answer up to
  *                 its end
  *   chat          S U1 A1, then S U1 A1 U2 A2, ...: a row for each of the first three answers; learned: the last one up
@@ -43,9 +43,9 @@ enum { ML_ROW_MAX_PREFIXES = 3 };
 typedef struct {
     const ml_tokenizer *tokenizer;
     ml_row_form form;
-    ml_chat_format chat;    /* not for ML_ROW_PROMPT; `none` for preferences without one */
-    int64_t max_tokens;     /* of a row (a pair: of each answer with its prompt) */
-    int32_t bos_id, eos_id; /* of rows without a chat format; bos -1: none */
+    ml_chat_format chat; /* not for ML_ROW_PROMPT; `none` for preferences without one */
+    int64_t max_tokens;  /* of a row (a pair: of each answer with its prompt) */
+    int32_t eos_id;      /* ends answers of rows without a chat format */
 } ml_row_maker;
 
 /* `chat_format` as ml_chat_choose takes it; "auto" is NULL.  ML_EINVAL when the tokenizer lacks what the form needs. */

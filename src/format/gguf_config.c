@@ -6,6 +6,7 @@
 #include "model/config_fields.h"
 #include "ops/ops.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,55 @@ static ml_status read_rope_scaling(const reader *r, ml_error *err)
     return ML_OK;
 }
 
+static bool divides_as(const ml_config *c, const float *divisor)
+{
+    for (int64_t i = 0; i < c->rotary_dim / 2; i++) {
+        double wanted = ml_config_llama3_divisor(c, i);
+        if (!(fabs((double)divisor[i] - wanted) <= 1e-4 * wanted)) return false; /* made in single precision */
+    }
+    return true;
+}
+
+static ml_status read_llama3(const reader *r, ml_error *err)
+{
+    enum { MOST = 512 };
+    ml_config *c = r->c;
+    const ml_gguf_tensor *t;
+    const ml_gguf_value *own = ml_gguf_find_key(r->g, ML_GGUF_LLAMA3_KEY);
+    if (!ml_gguf_find(r->g, "rope_freqs.weight")) return ML_OK;
+    int64_t shape = c->rotary_dim / 2;
+    float divisor[MOST];
+    ML_TRY(ml_gguf_get(r->g, "rope_freqs.weight", 1, &shape, &t, err));
+    if (shape < 1 || shape > MOST || t->dtype != ML_F32) {
+        return ml_fail(err, ML_EFORMAT,
+                       "%.300s: tensor rope_freqs.weight: expected 1 to %d numbers of f32, found %lld "
+                       "of %s",
+                       t->file, MOST, (long long)shape, ml_dtype_name(t->dtype));
+    }
+    memcpy(divisor, t->data, (size_t)shape * sizeof *divisor);
+    c->llama3_original_positions = 8192;
+    for (int64_t i = 0; i < shape; i++) c->llama3_factor = fmax(c->llama3_factor, (double)divisor[i]);
+    if (own) {
+        ML_TRY(ml_gguf_get_array(r->g, ML_GGUF_LLAMA3_KEY, ML_GGUF_F32, &own, err));
+        if (own->n != 4) {
+            return ml_fail(err, ML_EFORMAT, "%.300s: key " ML_GGUF_LLAMA3_KEY ": expected 4 numbers, found %zu",
+                           ml_gguf_path(r->g), own->n);
+        }
+        double positions = ml_gguf_number(own, 3);
+        c->llama3_factor = shortest(ml_gguf_number(own, 0));
+        c->llama3_low_freq_factor = shortest(ml_gguf_number(own, 1));
+        c->llama3_high_freq_factor = shortest(ml_gguf_number(own, 2));
+        c->llama3_original_positions = positions >= 1 && positions <= 1 << 24 ? (int64_t)positions : 0;
+    }
+    if (c->llama3_factor == 1 || divides_as(c, divisor)) return ML_OK;
+    return ml_fail(
+        err, ML_EINVAL,
+        "%.300s: tensor rope_freqs.weight: expected Llama 3's scaling by %g with factors %g and %g over %lld "
+        "positions, found other numbers",
+        t->file, c->llama3_factor, c->llama3_low_freq_factor, c->llama3_high_freq_factor,
+        (long long)c->llama3_original_positions);
+}
+
 static ml_status read_mla(const reader *r, ml_error *err)
 {
     ml_config *c = r->c;
@@ -265,6 +315,7 @@ static ml_status read_config(reader *r, ml_error *err)
     c->rope_interleaved = r->arch->rope_interleaved;
     ML_TRY(r->arch->mla ? read_mla(r, err) : read_gqa(r, err));
     ML_TRY(read_rope_scaling(r, err));
+    ML_TRY(read_llama3(r, err));
     c->first_k_dense_replace = c->num_hidden_layers;
     int64_t n_expert;
     ML_TRY(get_int_or(r, "expert_count", 0, &n_expert, err));

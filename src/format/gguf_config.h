@@ -8,7 +8,10 @@
  *   - llama keeps the rows of q and k in the order of interleaved pairs: rope_interleaved is 1 for it.
  *   - llama.cpp uses one epsilon for all norms, while the published DeepSeek classes use 1e-6 for the two of the
  *     latent.  Our own key `moonlight.latent_norm_epsilon`, which llama.cpp ignores, holds it where it differs; a file
- *     without that key means what llama.cpp computes. */
+ *     without that key means what llama.cpp computes.
+ *   - Llama 3's scaling of frequencies is a tensor of what each is divided by, `rope_freqs.weight`.  What it was made
+ *     from is in our own key `moonlight.llama3_rope` (factor, low and high factor, trained positions); without the
+ *     key, the numbers of the published models (1, 4, 8192) must give that tensor. */
 #ifndef ML_FORMAT_GGUF_CONFIG_H
 #define ML_FORMAT_GGUF_CONFIG_H
 
@@ -17,6 +20,7 @@
 #include "model/config.h"
 
 #define ML_GGUF_LATENT_EPSILON_KEY "moonlight.latent_norm_epsilon"
+#define ML_GGUF_LLAMA3_KEY "moonlight.llama3_rope"
 
 /* ML_EFORMAT for keys that are missing or damaged, ML_EINVAL naming an architecture or key value that this program
  * does not run. */

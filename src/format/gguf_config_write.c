@@ -52,6 +52,8 @@ ml_status ml_gguf_arch_for(const ml_config *c, const ml_gguf_arch **arch, bool *
         return ML_OK;
     }
     *arch = find_by_class(c, pair_rows);
+    bool scaled = c->llama3_factor != 1;
+    if (scaled && (!*arch || strcmp((*arch)->name, "llama") != 0)) return refuse("it scales RoPE as Llama 3 does", err);
     if (!*arch) return refuse("it is of class MoonlightMoeForCausalLM", err);
     if (strcmp((*arch)->name, "glm4moe") != 0 && c->rotary_dim != c->head_dim) {
         return refuse("its heads rotate in part", err);
@@ -123,6 +125,11 @@ static ml_status put_grouped_attention(const writer *w)
 static ml_status put_rope_scaling(const writer *w)
 {
     const ml_config *c = w->c;
+    if (c->llama3_factor != 1) {
+        const float own[4] = { (float)c->llama3_factor, (float)c->llama3_low_freq_factor,
+                               (float)c->llama3_high_freq_factor, (float)c->llama3_original_positions };
+        return ml_gguf_writer_set_array(w->w, ML_GGUF_LLAMA3_KEY, ML_GGUF_F32, own, 4, w->err);
+    }
     if (c->yarn_factor == 1) return ML_OK;
     bool mla = c->attention == ML_ATTENTION_MLA;
     if (c->yarn_mscale_all_dim != 0 && (!mla || c->yarn_mscale != c->yarn_mscale_all_dim)) {

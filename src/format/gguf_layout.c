@@ -137,6 +137,7 @@ ml_status ml_gguf_layout_make(const ml_config *c, const ml_gguf_arch *arch, bool
     }
     b.layer = -1;
     add_vector(&b, "model.norm.weight", c->hidden_size);
+    if (c->llama3_factor != 1) add(&b, "rope_freqs.weight", 1, 1, 1, c->rotary_dim / 2)->form = ML_GGUF_ROPE_DIVISORS;
     if (!c->tie_word_embeddings) add_matrix(&b, "lm_head.weight", c->vocab_size, c->hidden_size);
     if (b.status != ML_OK) ml_gguf_layout_free(out);
     return b.status;

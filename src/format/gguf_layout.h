@@ -15,6 +15,7 @@ typedef enum {
     ML_GGUF_VALUES_OF_KV_B, /* part h: the [v, kv_lora] of head h */
     ML_GGUF_PAIRED_ROWS,    /* rows i and i + n/2 of each head's first rotary_dim become 2i and 2i + 1 */
     ML_GGUF_ZEROS,          /* a bias that the architecture has and this model has not */
+    ML_GGUF_ROPE_DIVISORS,  /* of Llama 3's scaling, from the configuration */
 } ml_gguf_form;
 
 /* One tensor: n_part parts of rows x cols, one after another. */

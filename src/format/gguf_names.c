@@ -12,6 +12,7 @@ static const pair globals[] = {
     { "model.embed_tokens.weight", "token_embd.weight" },
     { "model.norm.weight", "output_norm.weight" },
     { "lm_head.weight", "output.weight" },
+    { "rope_freqs.weight", "rope_freqs.weight" },
 };
 
 static const pair of_layer[] = {

@@ -142,7 +142,7 @@ ml_status ml_gguf_source_make(ml_gguf *g, ml_config *config, ml_weight_source **
     gguf_source *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
     s->base = (ml_weight_source){
-        .where = ml_gguf_path(g), .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
+        .where = ml_gguf_path(g), .has = has, .find = find, .read_f32 = read_f32, .free = free_source
     };
     s->n_expert = config->n_routed_experts;
     s->n_head = config->num_attention_heads;
@@ -162,6 +162,9 @@ ml_status ml_gguf_source_open(const char *path, ml_config *config, ml_weight_sou
     *out = NULL;
     ML_TRY(ml_gguf_open(&g, path, err));
     ml_status status = ml_gguf_source_make(g, config, out, err);
-    if (status != ML_OK) ml_gguf_close(g);
+    if (status == ML_OK)
+        (*out)->drop = drop; // the pages are a file's: dropped ones are read again
+    else
+        ml_gguf_close(g);
     return status;
 }

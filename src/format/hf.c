@@ -89,6 +89,10 @@ static ml_status put_from_source(const saving *s, const ml_weight *w, ml_dtype d
         ML_TRY(source->read_f32(source, &stored, row, n_row, buffer, err));
         ML_TRY(ml_st_writer_put_f32(s->writer, buffer, n_row * cols, err));
     }
+    if (stored.data && source->drop) {
+        size_t row_bytes = w->n_dim > 1 ? ml_dtype_row_bytes(stored.dtype, cols) : ml_dtype_size(stored.dtype);
+        source->drop(source, stored.data, (size_t)w->dim[0] * row_bytes);
+    }
     return ML_OK;
 }
 

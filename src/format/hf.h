@@ -11,6 +11,10 @@
  * of the embedding where those are more.  FP8 with its scales, unaligned and unusual types are read through read_f32.
  */
 ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err);
+/* The same of an open file, with the configuration read before; the file is closed with the source, but stays the
+ * caller's when this fails. */
+ml_status ml_hf_source_make(ml_safetensors *file, const char *where, ml_config *config, ml_weight_source **out,
+                            ml_error *err);
 /* The tensors of a source made here; NULL for another. */
 const ml_safetensors *ml_hf_source_file(const ml_weight_source *source);
 /* Rows [row, row + n_row) of a tensor as fp32, times the scales of an FP8 one where the file has them. */

@@ -92,7 +92,11 @@ static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight
     const ml_st_tensor *t = w->entry;
     /* Ernie's bias is one row of all experts. */
     if (t->n_dim == 2 && w->n_dim == 1) return ml_st_read_all_f32(t, out, err);
-    return ml_hf_read_f32(s->file, t, row, n_row, out, err);
+    ML_TRY(ml_hf_read_f32(s->file, t, row, n_row, out, err));
+    /* What no operator reads in place has been copied: its pages may go. */
+    size_t row_bytes = t->n_dim && t->shape[0] ? t->n_bytes / (size_t)t->shape[0] : 0;
+    if (!w->data && source->drop) ml_map_drop(t->data + (size_t)row * row_bytes, (size_t)n_row * row_bytes);
+    return ML_OK;
 }
 
 static void drop(const ml_weight_source *source, const void *data, size_t n_bytes)
@@ -131,17 +135,30 @@ ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_sourc
     if (!is_folder) ML_TRY(ml_path_parent(folder, path, err));
     ML_TRY(ml_path_join(config_path, is_folder ? path : folder, "config.json", err));
     ML_TRY(ml_config_load(config_path, config, err));
+    ml_safetensors *file;
+    ML_TRY(ml_safetensors_open(&file, path, err));
+    ml_status status = ml_hf_source_make(file, path, config, out, err);
+    if (status == ML_OK)
+        (*out)->drop = drop; // the pages are a file's: dropped ones are read again
+    else
+        ml_safetensors_close(file);
+    return status;
+}
+
+ml_status ml_hf_source_make(ml_safetensors *file, const char *where, ml_config *config, ml_weight_source **out,
+                            ml_error *err)
+{
+    *out = NULL;
     hf_source *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
-    s->base = (ml_weight_source){
-        .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
-    };
+    s->base =
+        (ml_weight_source){ .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .free = free_source };
     s->class_name = ml_config_class_name(config);
-    snprintf(s->where, sizeof s->where, "%s", path);
-    ml_status status = ml_safetensors_open(&s->file, path, err);
-    if (status == ML_OK) status = take_vocab_size(s, config, err);
+    snprintf(s->where, sizeof s->where, "%s", where);
+    s->file = file;
+    ml_status status = take_vocab_size(s, config, err);
     if (status != ML_OK) {
-        free_source(&s->base);
+        ml_free(s);
         return status;
     }
     *out = &s->base;

@@ -335,25 +335,34 @@ static ml_status recognise(pt_source *s, const char *path, ml_error *err)
                    path);
 }
 
-ml_status ml_pt_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
+ml_status ml_pt_source_make(ml_pt *file, const char *where, ml_config *config, ml_weight_source **out, ml_error *err)
 {
     *out = NULL;
     pt_source *s = ml_calloc(1, sizeof *s);
     if (!s) return ml_fail_memory(err, sizeof *s, "a model's file");
-    snprintf(s->where, sizeof s->where, "%s", path);
-    ml_status status = ml_pt_open(&s->file, path, err);
-    if (status == ML_OK) {
-        s->base = (ml_weight_source){
-            .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_source
-        };
-        status = recognise(s, path, err);
-    }
+    snprintf(s->where, sizeof s->where, "%s", where);
+    s->file = file;
+    s->base =
+        (ml_weight_source){ .where = s->where, .has = has, .find = find, .read_f32 = read_f32, .free = free_source };
+    ml_status status = recognise(s, where, err);
     if (status != ML_OK) {
-        ml_pt_close(s->file);
         ml_free(s);
         return status;
     }
     *config = s->config;
     *out = &s->base;
     return ML_OK;
+}
+
+ml_status ml_pt_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
+{
+    ml_pt *file;
+    *out = NULL;
+    ML_TRY(ml_pt_open(&file, path, err));
+    ml_status status = ml_pt_source_make(file, path, config, out, err);
+    if (status == ML_OK)
+        (*out)->drop = drop; // the pages are a file's: dropped ones are read again
+    else
+        ml_pt_close(file);
+    return status;
 }

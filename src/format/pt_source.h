@@ -15,5 +15,7 @@
 
 /* ML_EINVAL for a checkpoint of another model: the message says what was looked for. */
 ml_status ml_pt_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err);
+/* Of an open file; it is closed with the source, but stays the caller's when this fails. */
+ml_status ml_pt_source_make(ml_pt *file, const char *where, ml_config *config, ml_weight_source **out, ml_error *err);
 
 #endif

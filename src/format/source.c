@@ -19,6 +19,8 @@ ml_source_kind ml_weight_source_kind(const char *path)
 
 ml_status ml_weight_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err)
 {
+    *out = NULL;
+    if (!ml_path_exists(path)) return ml_fail(err, ML_EIO, "%s: there is no such file or folder", path);
     switch (ml_weight_source_kind(path)) {
     case ML_SOURCE_GGUF: return ml_gguf_source_open(path, config, out, err);
     case ML_SOURCE_PT: return ml_pt_source_open(path, config, out, err);

@@ -2,8 +2,6 @@
 
 #include "model/kv_cache.h"
 
-#include "model/kv_cache.h"
-
 static ml_tensor *maybe(const ml_tensor *t)
 {
     return t->data ? (ml_tensor *)(uintptr_t)t : NULL;
@@ -49,7 +47,7 @@ static ml_tensor *gqa(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     if (in->cache) {
         ml_kv_view view = ml_kv_cache_view(in->cache, layer_id);
         if (ml_kv_store(ctx, &view, k, NULL, v, in->seq, in->pos) != ML_OK) return NULL;
-        return ml_attention_cached(ctx, q, &view, in->seq, in->pos, &param);
+        return ml_attention_cached(ctx, q, &view, in->seq, in->pos, in->n_decode, &param);
     }
     return ml_attention(ctx, q, k, v, NULL, in->seq, &param); // [tokens, n_head d_head]
 }
@@ -71,10 +69,11 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     if (in->cache) {
         ml_kv_view view = ml_kv_cache_view(in->cache, layer_id);
         if (ml_kv_store(ctx, &view, latent, k_rope, NULL, in->seq, in->pos) != ML_OK) return NULL;
-        ml_mla_param absorbed = {
+        ml_mla_param heads = {
             .n_head = n_head, .d_nope = nope, .n_rot = rope, .d_v = d_v, .kv_lora_rank = lora, .scale = m->softmax_scale
         };
-        return ml_attention_cached_mla(ctx, q, maybe(&y->kv_b), &view, in->seq, in->pos, &absorbed);
+        ml_mla_weights weights = { .kv_b = maybe(&y->kv_b), .k_b = maybe(&y->k_b), .v_b = maybe(&y->v_b) };
+        return ml_attention_cached_mla(ctx, q, &weights, &view, in->seq, in->pos, in->n_decode, &heads);
     }
     ml_attention_param param = { .n_head = n_head,
                                  .n_kv_head = n_head,

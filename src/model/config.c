@@ -5,6 +5,7 @@
 
 #include "base/nearest.h"
 #include "ops/ops.h"
+#include "token/chat.h"
 
 #include <errno.h>
 #include <math.h>
@@ -63,6 +64,10 @@ const ml_config_field ml_config_fields[] = {
     REAL(yarn_beta_slow),
     REAL(yarn_mscale),
     REAL(yarn_mscale_all_dim),
+    REAL(llama3_factor),
+    INT(llama3_original_positions),
+    REAL(llama3_low_freq_factor),
+    REAL(llama3_high_freq_factor),
     INT(intermediate_size),
     INT(first_k_dense_replace),
     INT(n_routed_experts),
@@ -88,6 +93,7 @@ const ml_config_field ml_config_fields[] = {
     { "bos_token_id", offsetof(ml_config, bos_token_id), ML_FIELD_INT, NULL, false },
     { "eos_token_id", offsetof(ml_config, eos_token_id), ML_FIELD_INT, NULL, false },
     { "pad_token_id", offsetof(ml_config, pad_token_id), ML_FIELD_INT, NULL, false },
+    { "chat_format", offsetof(ml_config, chat_format), ML_FIELD_CHOICE, ml_chat_words, false },
 };
 const size_t ml_config_n_field = sizeof ml_config_fields / sizeof ml_config_fields[0];
 
@@ -131,6 +137,9 @@ void ml_config_blank(ml_config *c)
         .yarn_beta_fast = 32,
         .yarn_beta_slow = 1,
         .yarn_mscale = 1,
+        .llama3_factor = 1,
+        .llama3_low_freq_factor = 1,
+        .llama3_high_freq_factor = 4,
         .shared_scale = 1,
         .routed_scaling_factor = 1,
         .n_group = 1,
@@ -421,6 +430,12 @@ static ml_status check_attention(const ml_config *c, const char *where, ml_error
     RULE(c->yarn_factor == 1 || c->yarn_original_positions > 0,
          "yarn_original_positions: YaRN needs the trained number of positions, found %lld",
          LL(c->yarn_original_positions));
+    RULE(c->llama3_factor >= 1, "llama3_factor: expected at least 1, found %g", c->llama3_factor);
+    RULE(c->llama3_factor == 1 || (c->llama3_original_positions > 0 && c->llama3_low_freq_factor > 0 &&
+                                   c->llama3_high_freq_factor > c->llama3_low_freq_factor),
+         "Llama 3's scaling needs the trained number of positions and factors 0 < low < high; found %lld, %g, %g",
+         LL(c->llama3_original_positions), c->llama3_low_freq_factor, c->llama3_high_freq_factor);
+    RULE(c->llama3_factor == 1 || c->yarn_factor == 1, "llama3_factor and yarn_factor: expected one of them");
     return ML_OK;
 }
 

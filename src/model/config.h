@@ -3,8 +3,8 @@
  * On disk it is a Hugging Face config.json.  Of the published classes the first that expresses the model exactly
  * is chosen (decided by writing the configuration in that class's keys, reading it back and comparing); a model
  * that none can express gets our own class, MoonlightMoeForCausalLM, whose keys are the names below.  What
- * concerns training only (balance losses, capacity, initialisation) goes into a "moonlight" object of
- * config.json whatever the class. */
+ * concerns training only (balance losses, capacity, initialisation), and the chat format, goes into a "moonlight"
+ * object of config.json whatever the class. */
 #ifndef ML_MODEL_CONFIG_H
 #define ML_MODEL_CONFIG_H
 
@@ -34,6 +34,9 @@ typedef struct {
     double yarn_factor;       /* 1: plain RoPE; else YaRN (arXiv:2309.00071) with the keys below */
     int64_t yarn_original_positions;
     double yarn_beta_fast, yarn_beta_slow, yarn_mscale, yarn_mscale_all_dim;
+    double llama3_factor; /* 1: none; else Llama 3's scaling of frequencies with the keys below */
+    int64_t llama3_original_positions;
+    double llama3_low_freq_factor, llama3_high_freq_factor;
 
     int64_t intermediate_size;     /* dense layers */
     int64_t first_k_dense_replace; /* layers before the first expert layer; num_hidden_layers: dense model */
@@ -56,6 +59,7 @@ typedef struct {
     double initializer_range;
 
     int64_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
+    int64_t chat_format;                              /* place in ml_chat_words (token/chat.h); 0: not said */
 } ml_config;
 
 /* The presets, NULL-terminated in *names when asked. */
@@ -81,6 +85,10 @@ json_t *ml_config_to_json(const ml_config *c, ml_dtype dtype);
 const char *ml_config_class_name(const ml_config *c);
 /* Compare all that decides the outputs; *field gets the first name that differs. */
 bool ml_config_same_model(const ml_config *a, const ml_config *b, const char **field);
+
+/* What Llama 3's scaling divides the frequency of pair i by: llama3_factor for those that turn less than
+ * low_freq_factor times over the trained positions, 1 for more than high_freq_factor, and a ramp between. */
+double ml_config_llama3_divisor(const ml_config *c, int64_t i);
 
 static inline bool ml_config_layer_is_moe(const ml_config *c, int64_t layer)
 {

@@ -107,6 +107,16 @@ static ml_status expect_silu(const json_t *j, const char *where, ml_error *err)
     return ml_fail(err, ML_EINVAL, "%s: key \"hidden_act\": expected \"silu\", found \"%s\"", where, act);
 }
 
+/* The scaling of Llama 3.1 and later. */
+static ml_status read_llama3(const json_t *scaling, const char *where, ml_config *c, ml_error *err)
+{
+    ML_TRY(ml_json_real_or(scaling, "factor", where, 0, &c->llama3_factor, err));
+    ML_TRY(ml_json_real_or(scaling, "low_freq_factor", where, 0, &c->llama3_low_freq_factor, err));
+    ML_TRY(ml_json_real_or(scaling, "high_freq_factor", where, 0, &c->llama3_high_freq_factor, err));
+    return ml_json_int_or(scaling, "original_max_position_embeddings", where, c->max_position_embeddings,
+                          &c->llama3_original_positions, err);
+}
+
 /* RoPE's theta and scaling, in the older layout (rope_theta, rope_scaling) and the newer (rope_parameters). */
 static ml_status read_rope(const json_t *j, const char *where, ml_config *c, ml_error *err)
 {
@@ -119,8 +129,10 @@ static ml_status read_rope(const json_t *j, const char *where, ml_config *c, ml_
     ML_TRY(ml_json_text_or(scaling, "type", where, "default", &type, err));
     ML_TRY(ml_json_text_or(scaling, "rope_type", where, type, &type, err));
     if (!strcmp(type, "default")) return ML_OK;
+    if (!strcmp(type, "llama3")) return read_llama3(scaling, where, c, err);
     if (strcmp(type, "yarn")) {
-        return ml_fail(err, ML_EINVAL, "%s: rope scaling: expected \"default\" or \"yarn\", found \"%s\"", where, type);
+        return ml_fail(err, ML_EINVAL, "%s: rope scaling: expected \"default\", \"yarn\" or \"llama3\", found \"%s\"",
+                       where, type);
     }
     const json_t *magnitude = json_object_get(scaling, "attention_factor");
     if (magnitude && !json_is_null(magnitude)) {
@@ -139,6 +151,14 @@ static ml_status read_rope(const json_t *j, const char *where, ml_config *c, ml_
 static void write_rope(const ml_config *c, json_t *j)
 {
     json_object_set_new(j, "rope_theta", json_real(c->rope_theta));
+    if (c->llama3_factor != 1) {
+        json_object_set_new(j, "rope_scaling",
+                            json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", c->llama3_factor,
+                                      "low_freq_factor", c->llama3_low_freq_factor, "high_freq_factor",
+                                      c->llama3_high_freq_factor, "original_max_position_embeddings",
+                                      (json_int_t)c->llama3_original_positions));
+        return;
+    }
     if (c->yarn_factor == 1) {
         json_object_set_new(j, "rope_scaling", json_null());
         return;
@@ -255,6 +275,60 @@ static void deepseek_v3_write(const ml_config *c, json_t *j)
     json_object_set_new(j, "scoring_func", json_string("sigmoid"));
     json_object_set_new(j, "topk_method", json_string("noaux_tc"));
     json_object_set_new(j, "num_nextn_predict_layers", json_integer(0));
+}
+
+/* ---- DeepseekV2ForCausalLM: the same attention, softmax router without a bias ---- */
+
+static const key_map deepseek_v2_keys[] = {
+    COMMON_KEYS,
+    { "kv_lora_rank", "kv_lora_rank", false },
+    { "q_lora_rank", "q_lora_rank", true },
+    { "qk_nope_head_dim", "qk_nope_head_dim", false },
+    { "qk_rope_head_dim", "qk_rope_head_dim", false },
+    { "v_head_dim", "v_head_dim", false },
+    { "first_k_dense_replace", "first_k_dense_replace", false },
+    { "n_routed_experts", "n_routed_experts", false },
+    { "num_experts_per_tok", "num_experts_per_tok", false },
+    { "moe_intermediate_size", "moe_intermediate_size", false },
+    { "n_shared_experts", "n_shared_experts", true },
+    { "routed_scaling_factor", "routed_scaling_factor", true },
+    { NULL, NULL, false },
+};
+
+static void deepseek_v2_implied(ml_config *c)
+{
+    c->attention = ML_ATTENTION_MLA;
+    c->scoring = ML_SCORE_SOFTMAX;
+    c->rope_interleaved = 1;
+}
+
+/* The larger models choose groups by their best expert ("group_limited_greedy"), which the router here does not. */
+static ml_status deepseek_v2_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
+{
+    ML_TRY(expect_silu(j, where, err));
+    ML_TRY(expect_bool(j, "attention_bias", false, where, err));
+    ML_TRY(expect_bool(j, "mlp_bias", false, where, err));
+    ML_TRY(expect_bool(j, "norm_topk_prob", false, where, err));
+    ML_TRY(expect_int(j, "moe_layer_freq", 1, where, err));
+    ML_TRY(expect_text(j, "scoring_func", "softmax", where, err));
+    ML_TRY(expect_text(j, "topk_method", "greedy", where, err));
+    c->rotary_dim = c->qk_rope_head_dim;
+    return read_rope(j, where, c, err);
+}
+
+static void deepseek_v2_write(const ml_config *c, json_t *j)
+{
+    write_common(c, j);
+    if (c->q_lora_rank == 0) json_object_set_new(j, "q_lora_rank", json_null());
+    json_object_set_new(j, "head_dim", json_integer(c->qk_rope_head_dim));
+    json_object_set_new(j, "attention_bias", json_false());
+    json_object_set_new(j, "mlp_bias", json_false());
+    json_object_set_new(j, "norm_topk_prob", json_false());
+    json_object_set_new(j, "moe_layer_freq", json_integer(1));
+    json_object_set_new(j, "scoring_func", json_string("softmax"));
+    json_object_set_new(j, "topk_method", json_string("greedy"));
+    json_object_set_new(j, "n_group", json_integer(1));
+    json_object_set_new(j, "topk_group", json_integer(1));
 }
 
 /* ---- Ernie4_5_MoeForCausalLM: softmax router, shared experts, interleaved RoPE ---- */
@@ -392,6 +466,8 @@ static const class_info classes[] = {
     { "Qwen3ForCausalLM", "qwen3", qwen3_keys, qwen3_implied, qwen3_read, write_heads },
     { "DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3_keys, deepseek_v3_implied, deepseek_v3_read,
       deepseek_v3_write },
+    { "DeepseekV2ForCausalLM", "deepseek_v2", deepseek_v2_keys, deepseek_v2_implied, deepseek_v2_read,
+      deepseek_v2_write },
     { "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie_keys, ernie_implied, ernie_read, ernie_write },
     { "Glm4MoeForCausalLM", "glm4_moe", glm4_moe_keys, glm4_moe_implied, glm4_moe_read, glm4_moe_write },
 };
@@ -447,6 +523,10 @@ static void forget_unused(ml_config *c)
         c->yarn_original_positions = 0;
         c->yarn_beta_fast = c->yarn_beta_slow = c->yarn_mscale = c->yarn_mscale_all_dim = 0;
     }
+    if (c->llama3_factor == 1) {
+        c->llama3_original_positions = 0;
+        c->llama3_low_freq_factor = c->llama3_high_freq_factor = 0;
+    }
 }
 
 static bool class_expresses(const class_info *info, const ml_config *c)
@@ -458,7 +538,8 @@ static bool class_expresses(const class_info *info, const ml_config *c)
     ml_config_blank(&again);
     bool same = read_class(info, j, "config", &again, &err) == ML_OK;
     json_decref(j);
-    if (!same) return false;
+    bool moe = c->n_routed_experts > 0 && c->first_k_dense_replace < c->num_hidden_layers;
+    if (!same || (moe && c->correction_bias && !again.correction_bias)) return false;
     ml_config wanted = *c;
     forget_unused(&wanted);
     forget_unused(&again);
@@ -532,6 +613,7 @@ static ml_status read_own(const json_t *j, const char *where, ml_config *c, ml_e
         const ml_config_field *f = &ml_config_fields[i];
         if (!f->architecture) continue;
         const json_t *value = json_object_get(j, f->name);
+        if (!value && !strncmp(f->name, "llama3_", 7)) continue; /* younger than the class: absent is none */
         if (!value)
             return ml_fail(err, ML_EFORMAT, "%s: key \"%s\" is missing; %s needs it", where, f->name, own_class);
         ML_TRY(field_from_json(value, f, f->name, where, c, err));

@@ -275,7 +275,7 @@ static void bind_experts(ml_model_layout *l, ml_tensor *t, const char *prefix, c
 {
     int64_t n = l->m->config.n_routed_experts, dim[2] = { rows, cols };
     ml_tensor *expert = take_parts(l, n);
-    for (int64_t e = 0; e < n; e++) {
+    for (int64_t e = 0; e < n && l->status == ML_OK; e++) {
         char name[ML_WEIGHT_NAME_MAX];
         snprintf(name, sizeof name, "%sexperts.%lld.%s.weight", prefix, (long long)e, which);
         ml_dtype dtype;
@@ -356,7 +356,7 @@ void ml_model_walk(ml_model_layout *l)
     int64_t d = c->hidden_size;
     add_matrix(l, &m->embed, "", "model.embed_tokens.weight", ML_PARAM_EMBEDDING, m->dtype, c->vocab_size, d);
     ml_layer unused = { 0 };
-    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
+    for (int64_t i = 0; i < c->num_hidden_layers && l->status == ML_OK; i++) {
         ml_layer *y = l->placing ? &m->layer[i] : &unused;
         char prefix[64], name[ML_WEIGHT_NAME_MAX];
         snprintf(name, sizeof name, "model.layers.%lld.input_layernorm.weight", (long long)i);

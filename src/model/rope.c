@@ -15,6 +15,17 @@ static double yarn_turning_dim(double n_turns, double dim, double theta, double 
     return dim * log(positions / (n_turns * 2 * M_PI)) / (2 * log(theta));
 }
 
+double ml_config_llama3_divisor(const ml_config *c, int64_t i)
+{
+    if (c->llama3_factor == 1) return 1;
+    double freq = pow(c->rope_theta, -2.0 * (double)i / (double)c->rotary_dim), factor = c->llama3_factor;
+    double turns = (double)c->llama3_original_positions * freq / (2 * M_PI);
+    if (turns < c->llama3_low_freq_factor) return factor;
+    if (turns > c->llama3_high_freq_factor) return 1;
+    double smooth = (turns - c->llama3_low_freq_factor) / (c->llama3_high_freq_factor - c->llama3_low_freq_factor);
+    return 1 / ((1 - smooth) / factor + smooth);
+}
+
 void ml_model_make_rope(ml_model *m)
 {
     const ml_config *c = &m->config;
@@ -32,7 +43,7 @@ void ml_model_make_rope(ml_model *m)
             double ramp = fmin(fmax(((double)i - low) / (high - low), 0), 1);
             freq = freq * (1 - ramp) + freq / c->yarn_factor * ramp;
         }
-        m->inv_freq[i] = (float)freq;
+        m->inv_freq[i] = (float)(freq / ml_config_llama3_divisor(c, i));
     }
     double scale = 1 / sqrt((double)ml_config_d_qk(c));
     m->rope_magnitude = 1;

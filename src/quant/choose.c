@@ -49,6 +49,7 @@ static const struct {
     { "up_proj.weight", ML_CLASS_EXPERT_UP, "expert_up" },
     { "down_proj.weight", ML_CLASS_EXPERT_DOWN, "expert_down" },
     { "norm.weight", ML_CLASS_NORM, "norm" },
+    { "rope_freqs.weight", ML_CLASS_ROPE, "rope" },
     { ".bias", ML_CLASS_BIAS, "bias" },
     { "e_score_correction_bias", ML_CLASS_BIAS, "bias" },
 };
@@ -162,7 +163,7 @@ static bool matches(const ml_quant_rule *rule, ml_weight_class class, const ml_q
 ml_status ml_quant_choose(const ml_quant_plan *plan, const ml_quant_tensor *t, ml_dtype *out, ml_error *err)
 {
     ml_weight_class class = ml_weight_class_of(t->ours);
-    bool fixed = class == ML_CLASS_NORM || class == ML_CLASS_BIAS || class == ML_CLASS_ROUTER;
+    bool fixed = class == ML_CLASS_NORM || class == ML_CLASS_BIAS || class == ML_CLASS_ROUTER || class == ML_CLASS_ROPE;
     const ml_quant_rule *rule = NULL;
     for (size_t i = 0; i < plan->n_rule; i++) {
         if (matches(&plan->rule[i], class, t)) rule = &plan->rule[i];

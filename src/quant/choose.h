@@ -20,6 +20,7 @@ typedef enum {
     ML_CLASS_NORM,
     ML_CLASS_BIAS,
     ML_CLASS_ROUTER,
+    ML_CLASS_ROPE,
     ML_CLASS_ATTN_Q,
     ML_CLASS_ATTN_K,
     ML_CLASS_ATTN_V,

@@ -11,12 +11,14 @@
 #include "format/source.h"
 #include "model/model.h"
 #include "quant/gguf_export.h"
+#include "quant/calibrate.h"
 #include "quant/gguf_from_source.h"
 #include "quant/hf_copy.h"
 #include "quant/hf_view.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     const ml_convert *x;
@@ -25,6 +27,7 @@ typedef struct {
     ml_config config;
     ml_weight_source *source;
     ml_tokenizer *tokenizer; /* NULL: there is none */
+    ml_importance importance;
 } job;
 
 /* ---- the source ---- */
@@ -51,10 +54,26 @@ static ml_status open_tokenizer(job *j, ml_error *err)
     return ML_OK;
 }
 
+/* The last layer and its last expert are there, before lists of as many as the configuration says are made. */
+static ml_status check_extent(const job *j, ml_error *err)
+{
+    const ml_config *c = &j->config;
+    ml_stored_weight w;
+    char name[ML_WEIGHT_NAME_MAX];
+    int64_t last = c->num_hidden_layers - 1, dim[2] = { c->hidden_size, c->moe_intermediate_size };
+    snprintf(name, sizeof name, "model.layers.%lld.input_layernorm.weight", (long long)last);
+    ML_TRY(j->source->find(j->source, name, 1, dim, &w, err));
+    if (!ml_config_layer_is_moe(c, last)) return ML_OK;
+    snprintf(name, sizeof name, "model.layers.%lld.mlp.experts.%lld.down_proj.weight", (long long)last,
+             (long long)(c->n_routed_experts - 1));
+    return j->source->find(j->source, name, 2, dim, &w, err);
+}
+
 static ml_status open_source(job *j, ml_error *err)
 {
     j->kind = ml_weight_source_kind(j->x->from);
     ML_TRY(ml_weight_source_open(j->x->from, &j->config, &j->source, err));
+    ML_TRY(check_extent(j, err));
     ML_TRY(open_tokenizer(j, err));
     j->report->has_tokenizer = j->tokenizer != NULL;
     if (!j->tokenizer || ml_tokenizer_vocab_size(j->tokenizer) <= j->config.vocab_size) return ML_OK;
@@ -86,7 +105,9 @@ static ml_status count_unused(job *j, const ml_safetensors *file, const ml_model
         const char *name = ml_safetensors_at(file, i)->name;
         size_t index, n = strlen(name), n_end = strlen("_scale_inv");
         bool scale = n > n_end && !strcmp(name + n - n_end, "_scale_inv");
-        if (scale || ml_name_table_find(&known, name, &index)) continue;
+        /* A class that needs a bias has zeros for a model without one. */
+        bool zeros = !m->config.correction_bias && strstr(name, "e_score_correction_bias");
+        if (scale || zeros || ml_name_table_find(&known, name, &index)) continue;
         if (!j->report->n_unused++) snprintf(j->report->unused, sizeof j->report->unused, "%s", name);
     }
     ml_name_table_free(&known);
@@ -131,6 +152,21 @@ static const void *bytes_of(void *arg, const ml_gguf_entry *e, int64_t part, ml_
     return w.dtype == dtype ? w.data : NULL;
 }
 
+/* Pages of a mapped source count as this process's memory until they are given back. */
+static void finished(void *arg, const ml_gguf_entry *e)
+{
+    const job *j = arg;
+    ml_stored_weight w;
+    ml_error ignored;
+    bool made = e->form == ML_GGUF_ZEROS || e->form == ML_GGUF_ROPE_DIVISORS;
+    bool split = e->form == ML_GGUF_KEYS_OF_KV_B || e->form == ML_GGUF_VALUES_OF_KV_B;
+    if (!j->source->drop || made || split) return;
+    for (int64_t part = 0; part < e->n_part; part++) {
+        if (ml_gguf_find_in_source(j->source, e, part, &w, &ignored) != ML_OK || !w.data) continue;
+        j->source->drop(j->source, w.data, (size_t)e->rows * ml_dtype_row_bytes(w.dtype, e->cols));
+    }
+}
+
 static void show(void *arg, uint64_t done, uint64_t total)
 {
     const job *j = arg;
@@ -148,6 +184,67 @@ static int64_t stored_file_type(const job *j)
     return ml_gguf_get_integer(g, "general.file_type", 0, INT32_MAX, &type, &ignored) == ML_OK ? type : -1;
 }
 
+/* ---- importance ---- */
+
+enum { WINDOW = 512 };
+
+static void show_reading(void *arg, int64_t n_done, int64_t n_id)
+{
+    const job *j = arg;
+    if (j->x->reading) j->x->reading(j->x->arg, n_done, n_id);
+}
+
+static ml_status calibrate(job *j, const ml_gguf_layout *layout, ml_model *m, ml_error *err)
+{
+    char *text;
+    size_t n_bytes;
+    ml_ids ids = { 0 };
+    ML_TRY(ml_file_read(j->x->calibrate, &text, &n_bytes, err));
+    ml_status status = ml_tokenizer_encode(j->tokenizer, text, n_bytes, false, &ids, err);
+    ml_free(text);
+    int64_t n_id = (int64_t)ids.n, most = m->config.max_position_embeddings;
+    if (j->x->calibrate_tokens && n_id > j->x->calibrate_tokens) n_id = j->x->calibrate_tokens;
+    ml_calibration c = { .id = ids.id,
+                         .n_id = n_id,
+                         .window = most < WINDOW ? most : WINDOW,
+                         .bos = ml_tokenizer_bos(j->tokenizer),
+                         .progress = show_reading,
+                         .arg = j };
+    if (status == ML_OK) status = ml_calibrate(m, layout, &c, &j->importance, err);
+    ml_ids_free(&ids);
+    if (status == ML_OK && j->x->importance) status = ml_importance_save(&j->importance, j->x->importance, err);
+    return status;
+}
+
+/* The model that reads the text.  It does so without a cache, which wants kv_b whole. */
+static ml_status open_reader(const char *path, ml_model **out, ml_error *err)
+{
+    ml_config config;
+    ml_weight_source *source, *whole = NULL;
+    ML_TRY(ml_weight_source_open(path, &config, &source, err));
+    ml_status status = ML_OK;
+    if (config.attention == ML_ATTENTION_MLA) status = ml_hf_view_make(source, &config, &whole, err);
+    if (whole) source = whole;
+    if (status == ML_OK) status = ml_model_bind(&config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
+}
+
+static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error *err)
+{
+    ml_model *m;
+    if (j->x->importance && !j->x->calibrate) return ml_importance_load(j->x->importance, &j->importance, err);
+    if (!j->x->calibrate) return ML_OK;
+    if (!j->tokenizer) {
+        return ml_fail(err, ML_EINVAL, "%s: there is no tokenizer to read %s with: name one with --tokenizer",
+                       j->x->from, j->x->calibrate);
+    }
+    ML_TRY(open_reader(j->x->from, &m, err));
+    ml_status status = calibrate(j, layout, m, err);
+    ml_model_free(m);
+    return status;
+}
+
 static ml_status write_gguf(job *j, ml_error *err)
 {
     bool pair_rows;
@@ -157,10 +254,12 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .layout = &layout,
                          .plan = j->x->plan,
                          .tokenizer = j->tokenizer,
+                         .errors = &j->report->errors,
                          .file_type = stored_file_type(j),
                          .fill = fill,
                          .type_of = type_of,
                          .bytes_of = bytes_of,
+                         .finished = finished,
                          .arg = j,
                          .progress = show };
     ML_TRY(ml_gguf_arch_for(&j->config, &x.arch, &pair_rows, err));
@@ -168,6 +267,8 @@ static ml_status write_gguf(job *j, ml_error *err)
     ML_TRY(ml_gguf_layout_make(&j->config, x.arch, pair_rows, split, &layout, err));
     j->report->kind = x.arch->name;
     ml_status status = note_unused(j, err);
+    if (status == ML_OK) status = find_importance(j, &layout, err);
+    if (j->importance.n) x.importance = &j->importance;
     if (status == ML_OK) status = ml_gguf_export_write(&x, j->x->to, err);
     ml_gguf_layout_free(&layout);
     return status;
@@ -197,30 +298,37 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
     return ML_OK;
 }
 
-/* GGUF files of DeepSeek's class have its epsilon for the latent norms nowhere (format/gguf_config.h). */
-static void assume_epsilon(job *j)
+/* The folder is made beside its place and moved there when it is whole. */
+static ml_status write_aside(job *j, const char *aside, ml_error *err)
 {
-    const ml_gguf *g = ml_gguf_source_file(j->source);
-    if (!g || j->config.attention != ML_ATTENTION_MLA || ml_gguf_find_key(g, ML_GGUF_LATENT_EPSILON_KEY)) return;
-    ml_config usual = j->config;
-    usual.latent_norm_eps = 1e-6;
-    if (j->config.latent_norm_eps == usual.latent_norm_eps) return;
-    j->config.latent_norm_eps = usual.latent_norm_eps;
-    j->report->epsilon_assumed = true;
+    char parent[ML_PATH_MAX];
+    ml_manifest *manifest = NULL;
+    ml_status status = ml_manifest_begin(&manifest, aside, 0, err);
+    if (status == ML_OK) status = put_folder(j, manifest, err);
+    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
+    ml_manifest_free(manifest);
+    if (status == ML_OK) status = ml_path_parent(parent, j->x->to, err);
+    if (status != ML_OK) return status;
+    if (rename(aside, j->x->to) != 0) return ml_fail_errno(err, "%s: cannot be renamed to %s", aside, j->x->to);
+    return ml_dir_sync(parent, err);
 }
 
 static ml_status write_folder(job *j, ml_error *err)
 {
-    ml_manifest *manifest = NULL;
+    char aside[ML_PATH_MAX];
     ml_weight_source *view;
-    assume_epsilon(j);
+    ml_error ignored; /* the first failure is the one to tell */
+    size_t length = strlen(j->x->to);
+    while (length > 1 && j->x->to[length - 1] == '/') length--;
+    int n = snprintf(aside, sizeof aside, "%.*s.tmp.%ld", (int)length, j->x->to, (long)getpid());
+    if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", j->x->to);
+    const ml_gguf *g = ml_gguf_source_file(j->source);
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
+    j->report->epsilon_assumed = ml_hf_view_config(g, &j->config);
     j->source = view;
     j->report->kind = ml_config_class_name(&j->config);
-    ml_status status = ml_manifest_begin(&manifest, j->x->to, 0, err);
-    if (status == ML_OK) status = put_folder(j, manifest, err);
-    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
-    ml_manifest_free(manifest);
+    ml_status status = write_aside(j, aside, err);
+    if (status != ML_OK) (void)ml_dir_remove(aside, &ignored);
     return status;
 }
 
@@ -242,6 +350,7 @@ ml_status ml_convert_model(const ml_convert *x, ml_convert_report *report, ml_er
     ml_status status = open_source(&j, err);
     if (status == ML_OK) status = x->gguf ? write_gguf(&j, err) : write_folder(&j, err);
     if (status == ML_OK) report->n_params = ml_model_count(&j.config).total;
+    ml_importance_free(&j.importance);
     ml_tokenizer_free(j.tokenizer);
     if (j.source) j.source->free(j.source);
     return status;

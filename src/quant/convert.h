@@ -9,17 +9,21 @@
 #ifndef ML_QUANT_CONVERT_H
 #define ML_QUANT_CONVERT_H
 
-#include "quant/choose.h"
+#include "quant/gguf_export.h"
 
 #include <stdbool.h>
 
 typedef struct {
     const char *from, *to;
-    bool gguf;             /* write a GGUF file; else a folder */
-    ml_quant_plan plan;    /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
-    const char *tokenizer; /* NULL: the source's, if it has one */
-    /* Told after every piece, with bytes; may be NULL. */
+    bool gguf;                /* write a GGUF file; else a folder */
+    ml_quant_plan plan;       /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
+    const char *importance;   /* NULL, or a file of it (quant/importance.h); written when `calibrate` is given too */
+    const char *calibrate;    /* NULL, or a text to gather importance from */
+    int64_t calibrate_tokens; /* of it at most; 0: all */
+    const char *tokenizer;    /* NULL: the source's, if it has one */
+    /* Told after every piece, with bytes, and while the text is read, with tokens; may be NULL. */
     void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void (*reading)(void *arg, int64_t n_done, int64_t n_token);
     void *arg;
 } ml_convert;
 
@@ -30,7 +34,8 @@ typedef struct {
     size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
     char unused[112]; /* the first of them */
     bool has_tokenizer;
-    ml_error no_tokenizer; /* why not; an empty message: the source has none */
+    ml_error no_tokenizer;  /* why not; an empty message: the source has none */
+    ml_quant_errors errors; /* of what was quantised */
     bool epsilon_assumed; /* a GGUF file's latent norms got the epsilon of the Hugging Face class (see gguf_config.h) */
 } ml_convert_report;
 

@@ -14,13 +14,14 @@
 enum {
     PIECE_ELEMENTS = 8 << 20, /* written at a time, about */
     TASK_ELEMENTS = 64 << 10, /* made by one thread at a time, about */
+    MOST_TASKS = PIECE_ELEMENTS / TASK_ELEMENTS + 2,
 };
 
 typedef struct {
     const ml_gguf_export *x;
     ml_dtype *dtype; /* [layout->n] */
     uint64_t total, done;
-    float *values; /* [threads, task_rows * cols] of the largest tensor */
+    float *values; /* [threads, 2, task_rows * cols] of the largest tensor: exact, and read back */
     size_t values_size;
     uint8_t *bytes;
     size_t bytes_size;
@@ -104,13 +105,36 @@ typedef struct {
     ml_dtype dtype;
     int64_t first; /* first row of the piece */
     int64_t task_rows;
+    double (*lost)[2]; /* [tasks] sums of ml_quant_error: added up in their order */
     atomic_flag failing;
     _Atomic(ml_status) status;
     ml_error error;
 } piece;
 
+/* What no weight is behind; all of it is one row. */
+static void fill_from_config(const ml_config *c, const ml_gguf_entry *e, float *out)
+{
+    for (int64_t i = 0; i < e->cols; i++) {
+        out[i] = e->form == ML_GGUF_ZEROS ? 0 : (float)ml_config_llama3_divisor(c, i);
+    }
+}
+
+static void add_loss(ml_dtype dtype, const float *exact, const uint8_t *written, int64_t n, float *back, double lost[2])
+{
+    double error = 0, square = 0;
+    ml_dequantize(dtype, written, back, n);
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)back[i] - (double)exact[i];
+        error += d * d;
+        square += (double)exact[i] * (double)exact[i];
+    }
+    lost[0] += error;
+    lost[1] += square;
+}
+
 /* Rows of one part: [row, row + n_row) of it, to `to`. */
-static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, uint8_t *to, int thread, ml_error *err)
+static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, uint8_t *to, double lost[2], int thread,
+                           ml_error *err)
 {
     const ml_gguf_entry *e = p->e;
     size_t row_bytes = ml_dtype_row_bytes(p->dtype, e->cols);
@@ -120,15 +144,23 @@ static ml_status make_rows(piece *p, int64_t part, int64_t row, int64_t n_row, u
         memcpy(to, bytes + (size_t)row * row_bytes, (size_t)n_row * row_bytes);
         return ML_OK;
     }
-    float *values = p->j->values + (size_t)thread * (size_t)(p->task_rows * e->cols);
+    float *values = p->j->values + 2 * (size_t)thread * (size_t)(p->task_rows * e->cols);
     if (p->dtype == ML_F32) values = (float *)(void *)to;
-    ML_TRY(x->fill(x->arg, e, part, row, n_row, values, err));
+    if (e->form == ML_GGUF_ZEROS || e->form == ML_GGUF_ROPE_DIVISORS)
+        fill_from_config(x->config, e, values);
+    else
+        ML_TRY(x->fill(x->arg, e, part, row, n_row, values, err));
     if (p->dtype == ML_F32) return ML_OK;
     if (!ml_dtype_is_block(p->dtype)) {
         ml_convert_from_f32(p->dtype, values, to, n_row * e->cols);
         return ML_OK;
     }
-    if (ml_quantize_rows(p->dtype, values, n_row, e->cols, NULL, to, err) == ML_OK) return ML_OK;
+    const float *importance = NULL;
+    if (x->importance) ML_TRY(ml_importance_find(x->importance, e, part, &importance, err));
+    if (ml_quantize_rows(p->dtype, values, n_row, e->cols, importance, to, err) == ML_OK) {
+        if (x->errors) add_loss(p->dtype, values, to, n_row * e->cols, values + p->task_rows * e->cols, lost);
+        return ML_OK;
+    }
     return ml_fail_prefix(err, "tensor %s, from row %lld of part %lld", e->name, (long long)row, (long long)part);
 }
 
@@ -137,12 +169,13 @@ static void run_task(void *arg, int64_t begin, int64_t end, int thread)
     piece *p = arg;
     ml_error error;
     ml_status status = ML_OK;
+    double *lost = p->lost[begin / p->task_rows];
     uint8_t *to = p->j->bytes + (size_t)begin * ml_dtype_row_bytes(p->dtype, p->e->cols);
     while (begin < end && status == ML_OK) {
         if (atomic_load(&p->status) != ML_OK) return;
         int64_t part = (p->first + begin) / p->e->rows, row = (p->first + begin) % p->e->rows;
         int64_t n_row = p->e->rows - row < end - begin ? p->e->rows - row : end - begin;
-        status = make_rows(p, part, row, n_row, to, thread, &error);
+        status = make_rows(p, part, row, n_row, to, lost, thread, &error);
         to += (size_t)n_row * ml_dtype_row_bytes(p->dtype, p->e->cols);
         begin += n_row;
     }
@@ -151,24 +184,51 @@ static void run_task(void *arg, int64_t begin, int64_t end, int thread)
     atomic_store(&p->status, error.code);
 }
 
+static ml_quant_error *errors_of(const job *j, const ml_gguf_entry *e, ml_dtype dtype)
+{
+    bool wanted = j->x->errors && ml_dtype_is_block(dtype);
+    return wanted ? &j->x->errors->by[ml_weight_class_of(e->ours)][dtype] : NULL;
+}
+
+static void note_tensor(const job *j, const ml_gguf_entry *e, ml_dtype dtype)
+{
+    ml_quant_error *errors = errors_of(j, e, dtype);
+    if (!errors) return;
+    errors->n_tensor++;
+    errors->n_element += e->n_part * e->rows * e->cols;
+}
+
+static void note_loss(const job *j, const ml_gguf_entry *e, ml_dtype dtype, const double lost[2])
+{
+    ml_quant_error *errors = errors_of(j, e, dtype);
+    if (!errors) return;
+    errors->error += lost[0];
+    errors->square += lost[1];
+}
+
 static ml_status write_tensor(job *j, ml_gguf_writer *w, const ml_gguf_entry *e, ml_dtype dtype, ml_error *err)
 {
     size_t row_bytes = ml_dtype_row_bytes(dtype, e->cols);
     int64_t step = PIECE_ELEMENTS / e->cols + 1, n = e->n_part * e->rows;
+    double lost[MOST_TASKS][2];
+    note_tensor(j, e, dtype);
     for (int64_t row = 0; row < n; row += step) {
         int64_t n_row = n - row < step ? n - row : step;
+        memset(lost, 0, sizeof lost);
         if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
         piece p = { .j = j,
                     .e = e,
                     .dtype = dtype,
                     .first = row,
                     .task_rows = TASK_ELEMENTS / e->cols + 1,
+                    .lost = lost,
                     .failing = ATOMIC_FLAG_INIT };
         ml_parallel_for(n_row, p.task_rows, run_task, &p);
         if (p.status != ML_OK) {
             *err = p.error;
             return p.status;
         }
+        for (int64_t i = 0; i * p.task_rows < n_row; i++) note_loss(j, e, dtype, lost[i]);
         ML_TRY(ml_gguf_writer_put(w, j->bytes, (size_t)n_row * row_bytes, err));
         j->done += (uint64_t)n_row * row_bytes;
         if (j->x->progress) j->x->progress(j->x->arg, j->done, j->total);
@@ -184,7 +244,7 @@ static ml_status allocate(job *j, ml_error *err)
         int64_t step = PIECE_ELEMENTS / e->cols + 1, task_rows = TASK_ELEMENTS / e->cols + 1;
         if (step > e->n_part * e->rows) step = e->n_part * e->rows;
         size_t bytes = (size_t)step * ml_dtype_row_bytes(j->dtype[i], e->cols);
-        size_t values = (size_t)ml_thread_count() * (size_t)(task_rows * e->cols) * sizeof(float);
+        size_t values = 2 * (size_t)ml_thread_count() * (size_t)(task_rows * e->cols) * sizeof(float);
         if (bytes > j->bytes_size) j->bytes_size = bytes;
         if (values > j->values_size) j->values_size = values;
     }
@@ -210,7 +270,11 @@ static ml_status write_all(job *j, ml_gguf_writer *w, ml_error *err)
     ML_TRY(declare(j, w, err));
     ML_TRY(allocate(j, err));
     ML_TRY(ml_gguf_writer_start(w, err));
-    for (size_t i = 0; i < j->x->layout->n; i++) ML_TRY(write_tensor(j, w, &j->x->layout->entry[i], j->dtype[i], err));
+    for (size_t i = 0; i < j->x->layout->n; i++) {
+        const ml_gguf_entry *e = &j->x->layout->entry[i];
+        ML_TRY(write_tensor(j, w, e, j->dtype[i], err));
+        if (j->x->finished) j->x->finished(j->x->arg, e);
+    }
     return ml_gguf_writer_end(w, err);
 }
 

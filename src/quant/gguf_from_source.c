@@ -94,9 +94,10 @@ ml_status ml_gguf_fill_from_source(const ml_weight_source *source, const ml_conf
         return read_kv_b(source, config, e, first + row, n_row, out, err);
     }
     case ML_GGUF_PAIRED_ROWS: return read_paired_rows(source, config, e, row, n_row, out, err);
-    case ML_GGUF_ZEROS: memset(out, 0, (size_t)(n_row * e->cols) * sizeof *out); return ML_OK;
+    case ML_GGUF_ZEROS:
+    case ML_GGUF_ROPE_DIVISORS: break;
     }
-    return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s: is made of no weight", e->name);
 }
 
 /* What is taken apart must be quantised again: in a type that can be. */
@@ -110,7 +111,7 @@ ml_status ml_gguf_type_in_source(const ml_weight_source *source, const ml_config
 {
     ml_stored_weight w, other;
     *out = ML_F32;
-    if (e->form == ML_GGUF_ZEROS) return ML_OK;
+    if (e->form == ML_GGUF_ZEROS || e->form == ML_GGUF_ROPE_DIVISORS) return ML_OK;
     bool kv_b = e->form == ML_GGUF_KEYS_OF_KV_B || e->form == ML_GGUF_VALUES_OF_KV_B;
     ML_TRY(kv_b ? find_kv_b(source, config, e, &w, err) : ml_gguf_find_in_source(source, e, 0, &w, err));
     for (int64_t part = 1; part < e->n_part && e->is_experts; part++) {

@@ -1,6 +1,7 @@
 #include "quant/hf_view.h"
 
 #include "base/alloc.h"
+#include "format/gguf_config.h"
 #include "model/model.h"
 
 #include <stdio.h>
@@ -112,7 +113,7 @@ static ml_status read_f32(const ml_weight_source *source, const ml_stored_weight
 static void drop(const ml_weight_source *source, const void *data, size_t n_bytes)
 {
     const view *v = (const view *)source;
-    if (v->inner->drop) v->inner->drop(v->inner, data, n_bytes);
+    v->inner->drop(v->inner, data, n_bytes);
 }
 
 static void free_view(ml_weight_source *source)
@@ -161,15 +162,24 @@ static bool has_paired_rows(const ml_config *c)
            !strcmp(ml_config_class_name(&half), "LlamaForCausalLM");
 }
 
+bool ml_hf_view_config(const ml_gguf *g, ml_config *c)
+{
+    if (has_paired_rows(c)) c->rope_interleaved = 0;
+    if (!g || c->attention != ML_ATTENTION_MLA || ml_gguf_find_key(g, ML_GGUF_LATENT_EPSILON_KEY)) return false;
+    if (c->latent_norm_eps == 1e-6) return false;
+    c->latent_norm_eps = 1e-6;
+    return true;
+}
+
 ml_status ml_hf_view_make(ml_weight_source *inner, ml_config *config, ml_weight_source **out, ml_error *err)
 {
     *out = NULL;
     view *v = ml_calloc(1, sizeof *v);
     if (!v) return ml_fail_memory(err, sizeof *v, "a model's file");
-    v->base = (ml_weight_source){
-        .where = inner->where, .has = has, .find = find, .read_f32 = read_f32, .drop = drop, .free = free_view
-    };
+    v->base =
+        (ml_weight_source){ .where = inner->where, .has = has, .find = find, .read_f32 = read_f32, .free = free_view };
     v->inner = inner;
+    if (inner->drop) v->base.drop = drop;
     bool mla = config->attention == ML_ATTENTION_MLA;
     v->joins = mla && !inner->has(inner, "model.layers.0.self_attn.kv_b_proj.weight");
     v->halves = has_paired_rows(config);

@@ -9,38 +9,25 @@
 
 enum { ELEMENTS_PER_TASK = 16384 };
 
-typedef void (*get_fn)(const uint8_t *b, float *x);
 typedef void (*put_fn)(const float *x, const float *importance, uint8_t *b);
 
-static const struct {
-    get_fn get;
-    put_fn put; /* NULL: read only */
-} codecs[ML_N_DTYPE] = {
-    [ML_Q8_0] = { ml_block_get_q8_0, ml_block_put_q8_0 },
-    [ML_Q4_0] = { ml_block_get_q4_0, ml_block_put_q4_0 },
-    [ML_Q4_1] = { ml_block_get_q4_1, NULL },
-    [ML_Q5_0] = { ml_block_get_q5_0, ml_block_put_q5_0 },
-    [ML_Q5_1] = { ml_block_get_q5_1, ml_block_put_q5_1 },
-    [ML_Q2_K] = { ml_block_get_q2_k, NULL },
-    [ML_Q3_K] = { ml_block_get_q3_k, NULL },
-    [ML_Q4_K] = { ml_block_get_q4_k, ml_block_put_q4_k },
-    [ML_Q5_K] = { ml_block_get_q5_k, ml_block_put_q5_k },
-    [ML_Q6_K] = { ml_block_get_q6_k, ml_block_put_q6_k },
-    [ML_IQ4_NL] = { ml_block_get_iq4_nl, NULL },
-    [ML_IQ4_XS] = { ml_block_get_iq4_xs, NULL },
+/* Types that can be written. */
+static const put_fn put[ML_N_DTYPE] = {
+    [ML_Q8_0] = ml_block_put_q8_0, [ML_Q4_0] = ml_block_put_q4_0, [ML_Q5_0] = ml_block_put_q5_0,
+    [ML_Q5_1] = ml_block_put_q5_1, [ML_Q4_K] = ml_block_put_q4_k, [ML_Q5_K] = ml_block_put_q5_k,
+    [ML_Q6_K] = ml_block_put_q6_k,
 };
 
 void ml_dequantize(ml_dtype dtype, const void *src, float *dst, int64_t n)
 {
     int64_t length = ml_dtype_block_length(dtype);
     assert(ml_dtype_is_block(dtype) && n % length == 0);
-    const uint8_t *b = src;
-    for (int64_t i = 0; i < n; i += length, b += ml_dtype_block_bytes(dtype)) codecs[dtype].get(b, dst + i);
+    ml_block_read_get(dtype)(src, n / length, dst);
 }
 
 bool ml_can_quantize(ml_dtype dtype)
 {
-    return codecs[dtype].put != NULL;
+    return put[dtype] != NULL;
 }
 
 typedef struct {
@@ -57,7 +44,7 @@ static void quantize_blocks(void *arg, int64_t begin, int64_t end, int thread)
     int64_t length = ml_dtype_block_length(w->dtype);
     for (int64_t i = begin; i < end; i++) {
         const float *importance = w->importance ? w->importance + i % w->blocks_per_row * length : NULL;
-        codecs[w->dtype].put(w->x + i * length, importance, w->dst + (size_t)i * ml_dtype_block_bytes(w->dtype));
+        put[w->dtype](w->x + i * length, importance, w->dst + (size_t)i * ml_dtype_block_bytes(w->dtype));
     }
 }
 

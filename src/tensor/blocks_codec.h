@@ -28,19 +28,13 @@ static inline void ml_block_put_half(uint8_t *b, float value)
     b[1] = (uint8_t)(h >> 8);
 }
 
-/* One block to fp32. */
-void ml_block_get_q8_0(const uint8_t *b, float *x);
-void ml_block_get_q4_0(const uint8_t *b, float *x);
-void ml_block_get_q4_1(const uint8_t *b, float *x);
-void ml_block_get_q5_0(const uint8_t *b, float *x);
-void ml_block_get_q5_1(const uint8_t *b, float *x);
-void ml_block_get_iq4_nl(const uint8_t *b, float *x);
-void ml_block_get_q2_k(const uint8_t *b, float *x);
-void ml_block_get_q3_k(const uint8_t *b, float *x);
-void ml_block_get_q4_k(const uint8_t *b, float *x);
-void ml_block_get_q5_k(const uint8_t *b, float *x);
-void ml_block_get_q6_k(const uint8_t *b, float *x);
-void ml_block_get_iq4_xs(const uint8_t *b, float *x);
+/* n_block blocks, one after the other, to fp32. */
+typedef void (*ml_block_read_fn)(const uint8_t *b, int64_t n_block, float *x);
+/* For the instruction set in use; NULL for types that are no blocks. */
+ml_block_read_fn ml_block_read_get(ml_dtype dtype);
+
+extern const ml_block_read_fn ml_block_read_scalar[ML_N_DTYPE], ml_block_read_avx2[ML_N_DTYPE],
+    ml_block_read_avx512[ML_N_DTYPE];
 
 /* One block from fp32; importance of its elements or NULL. */
 void ml_block_put_q8_0(const float *x, const float *importance, uint8_t *b);

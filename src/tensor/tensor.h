@@ -44,6 +44,15 @@ typedef enum {
     ML_MODE_FAST,  /* inference: kernels whose result for a row does not depend on the other rows */
 } ml_mode;
 
+/* Who wants to see what weights are multiplied with, in inference: calibration.  Told once for every product of a
+ * weight (matrix number `matrix` of a weight that has several) with rows row[0 .. n_row) of x, or the first n_row where
+ * row is NULL; they have k elements and lie `stride` apart.  Called from one thread. */
+typedef struct {
+    void (*see)(void *arg, const ml_tensor *w, int64_t matrix, const float *x, const int32_t *row, int64_t n_row,
+                int64_t k, int64_t stride);
+    void *arg;
+} ml_observer;
+
 typedef struct {
     ml_arena act;         /* activations, tensor descriptions, tape nodes, operator scratch (marked and released) */
     ml_arena grad;        /* activation gradients */
@@ -51,7 +60,8 @@ typedef struct {
     bool recording;
     bool recomputing; /* inside the second run of a segment: forward statistics must not be counted again */
     ml_mode mode;
-    ml_error error; /* first failure since ml_ctx_reset; code ML_OK when none */
+    const ml_observer *observer; /* NULL: nobody */
+    ml_error error;              /* first failure since ml_ctx_reset; code ML_OK when none */
 } ml_ctx;
 
 /* Arenas are address space: physical memory is taken as touched.  grad_bytes may be 0 for inference. */

@@ -32,6 +32,18 @@ CONFIGS = {
         num_attention_heads=4, num_key_value_heads=4, qk_rope_head_dim=8, rms_norm_eps=1e-6, rope_theta=10000.0,
         rope_scaling=dict(type="yarn", rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
                           beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=0.5)),
+    "deepseek_v2": MOONLIGHT | dict(
+        model_type="deepseek_v2", num_hidden_layers=3, hidden_size=32, n_routed_experts=16, num_experts_per_tok=4,
+        moe_intermediate_size=8, num_attention_heads=4, num_key_value_heads=4, qk_rope_head_dim=8, rms_norm_eps=1e-6,
+        rope_theta=10000.0, routed_scaling_factor=1.0, norm_topk_prob=False, topk_method="greedy",
+        rope_scaling=dict(type="yarn", rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
+                          beta_fast=4.0, beta_slow=1.0, mscale=0.707, mscale_all_dim=0.707)),
+    "llama3": dict(
+        model_type="llama", vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5,
+        rope_theta=500.0, tie_word_embeddings=True, hidden_act="silu", attention_bias=False, mlp_bias=False,
+        rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                          original_max_position_embeddings=32)),
     "qwen2": dict(
         model_type="qwen2", vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6,
@@ -96,10 +108,11 @@ def watch_margins(model, config):
 
     def hook(module, _inputs, output):
         logits = output[0]
-        softmax = config["model_type"] == "ernie4_5_moe"
-        score = logits.softmax(-1) if softmax else logits.sigmoid()
-        bias = module.moe_statics.e_score_correction_bias if softmax else module.e_score_correction_bias
-        choice = score + bias.view(-1)
+        softmax = config["model_type"] in ("ernie4_5_moe", "deepseek_v2")
+        choice = logits.softmax(-1) if softmax else logits.sigmoid()
+        if config["model_type"] != "deepseek_v2":
+            bias = module.moe_statics.e_score_correction_bias if softmax else module.e_score_correction_bias
+            choice = choice + bias.view(-1)
         if config.get("n_group", 1) > 1:
             groups = choice.view(choice.size(0), config["n_group"], -1)
             best = groups.topk(2, dim=-1)[0].sum(-1)

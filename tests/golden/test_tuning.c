@@ -124,7 +124,7 @@ static ml_train_step run_step(const ml_stage *stage, ml_model *m, int64_t batch,
                           .accumulate = accumulate,
                           .seq = 20,
                           .guard_patience = 1,
-                          .schedule = { .kind = ML_SCHEDULE_CONSTANT, .steps = 1, .ramp_factor = 1 },
+                          .schedule = { .kind = ML_SCHEDULE_CONSTANT, .steps = 1 },
                           .optim = ml_optim_default_config(ML_OPTIM_ADAMW) };
     char run[ML_PATH_MAX];
     ml_loop *loop;

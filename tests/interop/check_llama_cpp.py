@@ -38,12 +38,13 @@ MODELS = [
     ("moonlight-27-layers", "moonlight-tiny", {**MLA, "num_hidden_layers": 27, "n_routed_experts": 64,
                                                "num_experts_per_tok": 6}, []),
     ("deepseek", "moonlight-tiny", MLA, []),
-    ("deepseek-bf16", "moonlight-tiny", MLA, ["--dtype", "bf16"]),
     ("deepseek-qlora", "moonlight-tiny", {**MLA, "q_lora_rank": 32, "tie_word_embeddings": "on"}, []),
     ("deepseek-groups", "moonlight-tiny", {**MLA, "n_group": 4, "topk_group": 2}, []),
     ("deepseek-yarn", "moonlight-tiny", {**MLA, **YARN, "yarn_mscale": 1, "yarn_mscale_all_dim": 1}, []),
     ("deepseek-yarn-same-mscale", "moonlight-tiny",
      {**MLA, **YARN, "yarn_mscale": 0.7, "yarn_mscale_all_dim": 0.7}, []),
+    ("deepseek-softmax", "moonlight-tiny", {**MLA, "scoring": "softmax", "norm_topk_prob": "off",
+                                            "routed_scaling_factor": 1, "correction_bias": "off"}, []),
     ("ernie", "nano-moe", {**COMMON, **GQA, **EXPERTS}, []),
     ("ernie-dense-first", "nano-moe", {**COMMON, **GQA, **EXPERTS, "first_k_dense_replace": 1, "n_shared_experts": 2,
                                        "tie_word_embeddings": "off"}, []),
@@ -56,12 +57,14 @@ MODELS = [
     ("qwen3", "qwen-toy", {**DENSE, "qk_norm": "on", "attention_bias": "off"}, []),
     ("llama", "qwen-toy", {**DENSE, "attention_bias": "off", "tie_word_embeddings": "off"}, []),
     ("llama-tied", "qwen-toy", {**DENSE, "attention_bias": "off", "head_dim": 24, "rotary_dim": 24}, []),
+    ("llama3", "qwen-toy", {**DENSE, "attention_bias": "off", "llama3_factor": 8, "llama3_original_positions": 16}, []),
     ("llama-f16", "qwen-toy", {**DENSE, "attention_bias": "off", "tie_word_embeddings": "off"}, ["--dtype", "f16"]),
 ]
 
-# Opened and run; their continuations may differ, since each side rounds activations in its own way.
+# Opened and run; their continuations may differ, since each side rounds activations in its own way (llama.cpp to bf16
+# where weights are).
 QUANTISED = [("deepseek", "moonlight-tiny", {**MLA, **WIDE}, mix) for mix in
-             ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k", "q5_1", "q5_0", "q4_0")]
+             ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k", "q5_1", "q5_0", "q4_0")]
 
 SEEDS = {"moonlight-27-layers": 3, "deepseek-yarn-same-mscale": 1}
 

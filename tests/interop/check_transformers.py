@@ -52,6 +52,8 @@ MODELS = [
     ("deepseek-yarn", "DeepseekV3ForCausalLM", "moonlight-tiny", {**MLA, **YARN}),
     ("deepseek-half-split-no-bias", "DeepseekV3ForCausalLM", "moonlight-tiny",
      {**MLA, "rope_interleaved": "off", "correction_bias": "off", "n_shared_experts": 1}),
+    ("deepseek-v2", "DeepseekV2ForCausalLM", "moonlight-tiny",
+     {**MLA, "scoring": "softmax", "norm_topk_prob": "off", "routed_scaling_factor": 1, "correction_bias": "off"}),
     ("ernie", "Ernie4_5_MoeForCausalLM", "nano-moe", {**COMMON, **GQA, **EXPERTS}),
     ("ernie-dense-first", "Ernie4_5_MoeForCausalLM", "nano-moe",
      {**COMMON, **GQA, **EXPERTS, "first_k_dense_replace": 1, "n_shared_experts": 2, "tie_word_embeddings": "off"}),
@@ -64,6 +66,8 @@ MODELS = [
     ("qwen2-yarn", "Qwen2ForCausalLM", "qwen-toy", {**DENSE, **YARN, "yarn_mscale_all_dim": 0}),
     ("qwen3", "Qwen3ForCausalLM", "qwen-toy", {**DENSE, "qk_norm": "on", "attention_bias": "off"}),
     ("llama", "LlamaForCausalLM", "qwen-toy", {**DENSE, "attention_bias": "off", "tie_word_embeddings": "off"}),
+    ("llama3", "LlamaForCausalLM", "qwen-toy",
+     {**DENSE, "attention_bias": "off", "llama3_factor": 8, "llama3_original_positions": 16}),
     ("llama-tied", "LlamaForCausalLM", "qwen-toy", {**DENSE, "attention_bias": "off", "head_dim": 24, "rotary_dim": 24}),
 ]
 

@@ -32,9 +32,8 @@ static ml_safetensors *open_golden(void)
 }
 
 /* Same arithmetic in fp32, so the same bits. */
-static void test_reading(void **state)
+static void expect_golden_values(void)
 {
-    (void)state;
     ml_safetensors *s = open_golden();
     for (int dtype = ML_Q8_0; dtype < ML_N_DTYPE; dtype++) {
         const char *name = ml_dtype_name((ml_dtype)dtype);
@@ -50,6 +49,44 @@ static void test_reading(void **state)
         }
     }
     ml_safetensors_close(s);
+}
+
+/* With every instruction set of the machine. */
+static void test_reading(void **state)
+{
+    (void)state;
+    ml_isa best = ml_cpu_isa();
+    for (int isa = ML_ISA_SCALAR; isa <= (int)best; isa++) {
+        ml_cpu_set_isa((ml_isa)isa);
+        expect_golden_values();
+    }
+    ml_cpu_set_isa(best);
+}
+
+/* Any bytes mean the same to all of them: scales that are negative, denormal, infinite or no number too. */
+static void test_reading_agrees(void **state)
+{
+    (void)state;
+    enum { N_ANY = 64 * 256 };
+    static uint8_t bytes[N_ANY * 2];
+    static float want[N_ANY], got[N_ANY];
+    ml_isa best = ml_cpu_isa();
+    ml_rng rng = ml_rng_make(8, 1);
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)ml_rng_below(&rng, 256);
+    for (int dtype = ML_Q8_0; dtype < ML_N_DTYPE; dtype++) {
+        ml_cpu_set_isa(ML_ISA_SCALAR);
+        ml_dequantize((ml_dtype)dtype, bytes, want, N_ANY);
+        for (int isa = ML_ISA_SCALAR + 1; isa <= (int)best; isa++) {
+            ml_cpu_set_isa((ml_isa)isa);
+            ml_dequantize((ml_dtype)dtype, bytes, got, N_ANY);
+            for (int i = 0; i < N_ANY; i++) {
+                if (memcmp(&want[i], &got[i], sizeof *got) == 0 || (isnan(want[i]) && isnan(got[i]))) continue;
+                fail_msg("%s with %s: element %d is %.9g, not %.9g", ml_dtype_name((ml_dtype)dtype),
+                         ml_isa_name((ml_isa)isa), i, (double)got[i], (double)want[i]);
+            }
+        }
+    }
+    ml_cpu_set_isa(best);
 }
 
 static void test_writing_to_nearest(void **state)
@@ -223,6 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_reading_agrees),
         cmocka_unit_test(test_writing_to_nearest),
         cmocka_unit_test(test_error_on_normal_data),
         cmocka_unit_test(test_importance),

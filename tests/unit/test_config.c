@@ -188,7 +188,8 @@ static void test_refused_variants(void **state)
     } variants[] = {
         { "\"attention_bias\": true", "attention_bias" }, /* a bias on the output projection too */
         { "\"use_sliding_window\": true", "use_sliding_window" },
-        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}", "llama3" },
+        { "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8}", "linear" },
+        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}", "factors 0 < low < high; found 2048, 0, 0" },
         { "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 8, \"attention_factor\": 1.5}", "attention_factor" },
         { "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 8, \"truncate\": false}", "truncate" },
     };

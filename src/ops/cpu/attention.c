@@ -67,6 +67,23 @@ static block_scratch take_scratch(const attention_work *w, int thread)
     return b;
 }
 
+/* Lanes [d][LANES] of a block's rows, stride apart, and back. */
+static void pack_rows(const attention_work *w, float *lanes, const float *rows, int64_t stride, int64_t n, int64_t d,
+                      float scale)
+{
+    const float *row[LANES];
+    for (int64_t i = 0; i < n; i++) row[i] = rows + i * stride;
+    w->kernel->pack(lanes, LANES, row, n, d, scale);
+}
+
+static void unpack_rows(const attention_work *w, float *rows, int64_t stride, const float *lanes, const float *factor,
+                        int64_t n, int64_t d, bool accumulate)
+{
+    float *row[LANES];
+    for (int64_t i = 0; i < n; i++) row[i] = rows + i * stride;
+    w->kernel->unpack(row, lanes, factor, n, d, accumulate);
+}
+
 /* s[key, lane] = q . k for n_key keys from token `row`, of key head g. */
 static void make_scores(const attention_work *w, const block_scratch *b, int64_t g, int64_t row, int64_t n_key,
                         int64_t n_lane)
@@ -104,7 +121,7 @@ static void forward_block(const attention_work *w, const block_scratch *b, query
 {
     const ml_attention_param *p = w->param;
     int64_t g = h / (p->n_head / p->n_kv_head), token = block.begin + block.q0;
-    w->kernel->pack(b->qt, ml_f32(w->q) + token * w->q->stride + h * p->d_qk, w->q->stride, block.n, p->d_qk, p->scale);
+    pack_rows(w, b->qt, ml_f32(w->q) + token * w->q->stride + h * p->d_qk, w->q->stride, block.n, p->d_qk, p->scale);
     set_last(b->last, block.q0, block.n);
     ml_attention_state state = { .max = b->max, .sum = b->sum, .ot = b->ot, .d_v = p->d_v };
     w->kernel->begin(&state);
@@ -130,8 +147,8 @@ static void forward_block(const attention_work *w, const block_scratch *b, query
         lse[i] = b->max[i] + logf(b->sum[i]);
         b->sum[i] = 1.0f / b->sum[i];
     }
-    w->kernel->unpack(ml_f32(w->y) + token * w->y->stride + h * p->d_v, w->y->stride, b->ot, b->sum, block.n, p->d_v,
-                      false);
+    unpack_rows(w, ml_f32(w->y) + token * w->y->stride + h * p->d_v, w->y->stride, b->ot, b->sum, block.n, p->d_v,
+                false);
 }
 
 static void forward_tasks(void *arg, int64_t begin, int64_t end, int thread)
@@ -281,8 +298,8 @@ static void backward_block(const attention_work *w, const block_scratch *b, quer
     int64_t d_own = p->d_qk - p->d_shared, y_stride = w->y->stride;
     const float *q = ml_f32(w->q) + token * w->q->stride + h * p->d_qk;
     const float *y = ml_f32(w->y) + token * y_stride + h * p->d_v, *dy = w->dy + token * y_stride + h * p->d_v;
-    w->kernel->pack(b->qt, q, w->q->stride, n, p->d_qk, p->scale);
-    w->kernel->pack(b->dot, dy, y_stride, n, p->d_v, 1.0f);
+    pack_rows(w, b->qt, q, w->q->stride, n, p->d_qk, p->scale);
+    pack_rows(w, b->dot, dy, y_stride, n, p->d_v, 1.0f);
     make_delta(b->delta, dy, y, y_stride, n, p->d_v);
     memcpy(b->lse, ml_f32(w->lse) + h * w->lse->stride + token, (size_t)n * sizeof *b->lse);
     for (int64_t i = n; i < LANES; i++) b->lse[i] = b->delta[i] = 0;
@@ -314,7 +331,7 @@ static void backward_block(const attention_work *w, const block_scratch *b, quer
     }
     if (!w->dq) return;
     float *dq = w->dq + token * w->q->stride + h * p->d_qk;
-    w->kernel->unpack(dq, w->q->stride, b->dqt, NULL, n, p->d_qk, true);
+    unpack_rows(w, dq, w->q->stride, b->dqt, NULL, n, p->d_qk, true);
 }
 
 /* Task: sequence and key head. */

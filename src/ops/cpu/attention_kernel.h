@@ -46,20 +46,17 @@ typedef struct {
 
 typedef struct {
     void (*product)(const ml_attention_product *p);
-    /* Lanes dst[c][i] = scale * rows[i * stride + c] for n rows of d columns; lanes up to
-     * ml_attention_pad(n) are zero. */
-    void (*pack)(float *dst, const float *rows, int64_t stride, int64_t n, int64_t d, float scale);
-    /* rows[i * stride + c] (+)= factor[i] * lanes[c][i]; factor NULL is 1 */
-    void (*unpack)(float *rows, int64_t stride, const float *lanes, const float *factor, int64_t n, int64_t d,
-                   bool accumulate);
+    /* Lanes dst[c * dst_stride + i] = scale * row[i][c] for n rows of d columns; lanes up to ml_attention_pad(n) are
+     * zero. */
+    void (*pack)(float *dst, int64_t dst_stride, const float *const *row, int64_t n, int64_t d, float scale);
+    /* row[i][c] (+)= factor[i] * lanes[c][i]; factor NULL is 1 */
+    void (*unpack)(float *const *row, const float *lanes, const float *factor, int64_t n, int64_t d, bool accumulate);
     /* max = very low, sum = 0, ot = 0 */
     void (*begin)(const ml_attention_state *state);
     /* Scores s of n_key keys, the first at position k0, become probabilities relative to the new maximum, and the
      * state is rescaled to it.  Lane i sees keys up to position last[i]; the others get probability 0. */
     void (*softmax)(const ml_attention_state *state, float *s, int64_t n_key, int64_t k0, const int32_t *last,
                     int64_t n_lane);
-    /* total := total merged with part, both over their own keys */
-    void (*merge)(const ml_attention_state *total, const ml_attention_state *part, int64_t n_lane);
     /* Backward: s -> p = exp(s - lse), dp -> scale * p * (dp - delta), 0 for keys a lane does not see. */
     void (*gradient)(float *s, float *dp, const float *lse, const float *delta, float scale, int64_t n_key, int64_t k0,
                      const int32_t *last, int64_t n_lane);

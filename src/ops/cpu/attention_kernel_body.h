@@ -7,8 +7,10 @@ enum {
     LANES = ML_ATTENTION_LANES,
     /* A tile of the product holds TILE_ROWS x TILE_VECTORS accumulators: enough to hide the latency of a fused
      * multiply-add and few enough for the registers (32 with AVX-512, else 16). */
-    TILE_VECTORS = VF_LANES == 16 ? 4 : 2,
-    N_ACCUMULATOR = VF_LANES == 16 ? 16 : 8,
+    TILE_VECTORS = 2,
+    TILE_ROWS = VF_LANES == 16  ? 8
+                : VF_LANES == 8 ? 6
+                                : 4,
 };
 
 /* One tile: n_row x n_vector accumulators, both constants after inlining.  `last` is the number of lanes of the last
@@ -60,9 +62,7 @@ VF_INLINE void product_tile(const ml_attention_product *p, int n_row, int n_vect
 VF_INLINE void product_panel(const ml_attention_product *p, int n_vector, int64_t j0, int64_t last)
 {
     int64_t i = 0;
-    if (8 * n_vector <= N_ACCUMULATOR) {
-        for (; i + 8 <= p->m; i += 8) product_tile(p, 8, n_vector, i, j0, last);
-    }
+    for (; i + TILE_ROWS <= p->m; i += TILE_ROWS) product_tile(p, TILE_ROWS, n_vector, i, j0, last);
     for (; i + 4 <= p->m; i += 4) product_tile(p, 4, n_vector, i, j0, last);
     for (; i < p->m; i++) product_tile(p, 1, n_vector, i, j0, last);
 }
@@ -107,26 +107,108 @@ static void product(const ml_attention_product *p)
     }
 }
 
-static void pack(float *dst, const float *rows, int64_t stride, int64_t n, int64_t d, float scale)
+/* ---- rows to lanes and back: VF_LANES x VF_LANES numbers at a time ---- */
+
+/* v[i] lane j <-> v[j] lane i */
+VF_INLINE void transpose(vf v[VF_LANES])
 {
-    for (int64_t i = 0; i < n; i++) {
-        const float *row = rows + i * stride;
-        for (int64_t c = 0; c < d; c++) dst[c * LANES + i] = scale * row[c];
+#if defined(__AVX512F__)
+    vf a[16], b[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows: lanes 0 and 1, 2 and 3 of each group of four */
+        a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
     }
-    for (int64_t c = 0; c < d; c++) {
-        for (int64_t i = n; i < ml_attention_pad(n); i++) dst[c * LANES + i] = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) { /* four rows: b[i + j] has lane j of each group of four lanes */
+        b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) { /* the groups of four themselves */
+        vf low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88);
+        v[j] = _mm512_shuffle_f32x4(low, high, 0x88);
+        v[8 + j] = _mm512_shuffle_f32x4(low, high, 0xdd);
+        low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+        high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+        v[4 + j] = _mm512_shuffle_f32x4(low, high, 0x88);
+        v[12 + j] = _mm512_shuffle_f32x4(low, high, 0xdd);
+    }
+#elif defined(__AVX2__) && defined(__FMA__)
+    vf a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x20);
+        v[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
+    }
+#else
+    float all[VF_LANES][VF_LANES], turned[VF_LANES][VF_LANES];
+    for (int i = 0; i < VF_LANES; i++) vf_store(all[i], v[i]);
+    for (int i = 0; i < VF_LANES; i++) {
+        for (int j = 0; j < VF_LANES; j++) turned[j][i] = all[i][j];
+    }
+    for (int i = 0; i < VF_LANES; i++) v[i] = vf_load(turned[i]);
+#endif
+}
+
+static void pack(float *dst, int64_t dst_stride, const float *const *row, int64_t n, int64_t d, float scale)
+{
+    vf s = vf_set1(scale);
+    for (int64_t i0 = 0; i0 < ml_attention_pad(n); i0 += VF_LANES) {
+        int64_t left = n - i0, c = 0;
+        for (; c + VF_LANES <= d; c += VF_LANES) {
+            vf v[VF_LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < VF_LANES; i++) {
+                v[i] = vf_set1(0.0f);
+                if (i < left) v[i] = s * vf_load(row[i0 + i] + c);
+            }
+            transpose(v);
+#pragma GCC unroll 16
+            for (int j = 0; j < VF_LANES; j++) vf_store(dst + (c + j) * dst_stride + i0, v[j]);
+        }
+        for (; c < d; c++) {
+            for (int64_t i = 0; i < VF_LANES; i++) {
+                dst[c * dst_stride + i0 + i] = i < left ? scale * row[i0 + i][c] : 0;
+            }
+        }
     }
 }
 
-static void unpack(float *rows, int64_t stride, const float *lanes, const float *factor, int64_t n, int64_t d,
-                   bool accumulate)
+static void unpack(float *const *row, const float *lanes, const float *factor, int64_t n, int64_t d, bool accumulate)
 {
-    for (int64_t i = 0; i < n; i++) {
-        float *row = rows + i * stride, f = factor ? factor[i] : 1.0f;
-        if (accumulate) {
-            for (int64_t c = 0; c < d; c++) row[c] += f * lanes[c * LANES + i];
-        } else {
-            for (int64_t c = 0; c < d; c++) row[c] = f * lanes[c * LANES + i];
+    for (int64_t i0 = 0; i0 < n; i0 += VF_LANES) {
+        int64_t left = n - i0 < VF_LANES ? n - i0 : VF_LANES, c = 0;
+        for (; c + VF_LANES <= d; c += VF_LANES) {
+            vf v[VF_LANES];
+#pragma GCC unroll 16
+            for (int j = 0; j < VF_LANES; j++) v[j] = vf_load(lanes + (c + j) * LANES + i0);
+            transpose(v);
+            for (int64_t i = 0; i < left; i++) {
+                vf x = vf_set1(factor ? factor[i0 + i] : 1.0f) * v[i];
+                if (accumulate) x = vf_load(row[i0 + i] + c) + x;
+                vf_store(row[i0 + i] + c, x);
+            }
+        }
+        for (; c < d; c++) {
+            for (int64_t i = 0; i < left; i++) {
+                float *y = row[i0 + i] + c, f = factor ? factor[i0 + i] : 1.0f, x = f * lanes[c * LANES + i0 + i];
+                *y = accumulate ? *y + x : x;
+            }
         }
     }
 }
@@ -156,6 +238,23 @@ static bool all_seen(const int32_t *last, int64_t k, int64_t n)
     bool all = true;
     for (int64_t i = 0; i < n && i < VF_LANES; i++) all = all && last[i] >= k;
     return all;
+}
+
+/* So it is for most blocks once a few have been seen. */
+VF_INLINE bool all_one(vf factor)
+{
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(factor, vf_set1(1.0f), _CMP_NEQ_UQ) == 0;
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_movemask_ps(_mm256_cmp_ps(factor, vf_set1(1.0f), _CMP_NEQ_UQ)) == 0;
+#else
+    float lane[VF_LANES];
+    vf_store(lane, factor);
+    for (int i = 0; i < VF_LANES; i++) {
+        if (!(lane[i] == 1)) return false;
+    }
+    return true;
+#endif
 }
 
 VF_INLINE void rescale(const ml_attention_state *state, int64_t lane, vf factor)
@@ -202,21 +301,7 @@ static void softmax(const ml_attention_state *state, float *s, int64_t n_key, in
         }
         vf_store(state->max + lane, largest);
         vf_store(state->sum + lane, sum);
-        rescale(state, lane, factor);
-    }
-}
-
-static void merge(const ml_attention_state *total, const ml_attention_state *part, int64_t n_lane)
-{
-    for (int64_t lane = 0; lane < n_lane; lane += VF_LANES) {
-        vf a = vf_load(total->max + lane), b = vf_load(part->max + lane), largest = vf_max(a, b);
-        vf keep = vf_exp(a - largest), take = vf_exp(b - largest);
-        vf_store(total->max + lane, largest);
-        vf_store(total->sum + lane, vf_fma(vf_load(part->sum + lane), take, vf_load(total->sum + lane) * keep));
-        for (int64_t c = 0; c < total->d_v; c++) {
-            float *o = total->ot + c * LANES + lane;
-            vf_store(o, vf_fma(vf_load(part->ot + c * LANES + lane), take, vf_load(o) * keep));
-        }
+        if (!all_one(factor)) rescale(state, lane, factor);
     }
 }
 
@@ -244,6 +329,5 @@ const ml_attention_kernel ATTENTION_KERNEL_TABLE = {
     .unpack = unpack,
     .begin = begin,
     .softmax = softmax,
-    .merge = merge,
     .gradient = gradient,
 };

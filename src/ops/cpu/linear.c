@@ -31,6 +31,9 @@ ml_status ml_cpu_linear_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *b = args->in[2];
     ml_tensor *y = args->out[0];
+    if (ctx->observer) {
+        ctx->observer->see(ctx->observer->arg, w, 0, ml_f32(x), NULL, x->dim[0], x->dim[1], x->stride);
+    }
     if (ctx->mode == ML_MODE_FAST || w->dtype != ML_F32 || w->part) {
         ml_weight_input in = ml_weight_input_make(ctx, ml_f32(x), x->dim[0], x->dim[1], x->stride);
         ML_TRY(ml_weight_input_prepare(ctx, &in, w));

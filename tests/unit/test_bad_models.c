@@ -1,0 +1,267 @@
+/* Damaged model files, exhaustively: every truncation, and every byte set to 00, FF, its complement and one more.  Each
+ * is opened as a person's model would be (architecture, weights, tokenizer), and is refused with a message or is a
+ * model still.  A sanitizer build watches the reads. */
+#include "base/alloc.h"
+#include "base/memory.h"
+#include "format/gguf_source.h"
+#include "format/gguf_tokenizer.h"
+#include "format/hf.h"
+#include "format/pt_source.h"
+#include "model/model.h"
+#include "quant/convert.h"
+#include "support/byte_tokenizer.h"
+#include "support/support.h"
+
+#include <string.h>
+
+static ml_error err;
+
+typedef struct {
+    const char *what;
+    const uint8_t *data;
+    size_t n;
+    ml_config config; /* of an HF folder */
+    int64_t n_model, n_refused;
+} target;
+
+typedef void (*open_fn)(target *t, const uint8_t *data, size_t n);
+
+static void expect_message(target *t)
+{
+    t->n_refused++;
+    if (!*err.message || (err.code != ML_EFORMAT && err.code != ML_EINVAL)) {
+        fail_msg("%s: code %d, message \"%s\"", t->what, err.code, err.message);
+    }
+}
+
+/* Takes the source over. */
+static void bind(target *t, const ml_config *config, ml_weight_source *source)
+{
+    ml_model *m;
+    if (ml_model_bind(config, source, &m, &err) != ML_OK) {
+        source->free(source);
+        expect_message(t);
+        return;
+    }
+    t->n_model++;
+    ml_model_free(m);
+}
+
+static void open_gguf(target *t, const uint8_t *data, size_t n)
+{
+    ml_gguf *g;
+    ml_config config;
+    ml_weight_source *source;
+    ml_tokenizer *tokenizer;
+    if (ml_gguf_open_memory(&g, data, n, "file", &err) != ML_OK) {
+        expect_message(t);
+        return;
+    }
+    if (ml_gguf_tokenizer(g, &tokenizer, &err) == ML_OK)
+        ml_tokenizer_free(tokenizer);
+    else
+        expect_message(t);
+    if (ml_gguf_source_make(g, &config, &source, &err) == ML_OK) {
+        bind(t, &config, source);
+    } else {
+        ml_gguf_close(g);
+        expect_message(t);
+    }
+}
+
+static void open_pt(target *t, const uint8_t *data, size_t n)
+{
+    ml_pt *pt;
+    ml_config config;
+    ml_weight_source *source;
+    if (ml_pt_open_memory(&pt, data, n, "file", &err) != ML_OK) {
+        expect_message(t);
+    } else if (ml_pt_source_make(pt, "file", &config, &source, &err) == ML_OK) {
+        bind(t, &config, source);
+    } else {
+        ml_pt_close(pt);
+        expect_message(t);
+    }
+}
+
+static void open_safetensors(target *t, const uint8_t *data, size_t n)
+{
+    ml_safetensors *file;
+    ml_config config = t->config;
+    ml_weight_source *source;
+    if (ml_safetensors_open_memory(&file, data, n, "file", &err) != ML_OK) {
+        expect_message(t);
+    } else if (ml_hf_source_make(file, "file", &config, &source, &err) == ML_OK) {
+        bind(t, &config, source);
+    } else {
+        ml_safetensors_close(file);
+        expect_message(t);
+    }
+}
+
+static void open_config(target *t, const uint8_t *data, size_t n)
+{
+    ml_config config;
+    if (ml_config_parse((const char *)data, n, "file", &config, &err) == ML_OK)
+        t->n_model++;
+    else
+        expect_message(t);
+}
+
+/* Bytes [begin, end) are damaged in every way; memory is exactly as long as the file, so that a sanitizer sees one byte
+ * beyond. */
+static void damage(target *t, open_fn open, size_t begin, size_t end, size_t step)
+{
+    uint8_t *copy = ml_alloc(t->n);
+    assert_non_null(copy);
+    memcpy(copy, t->data, t->n);
+    for (size_t i = begin; i < end; i += step) {
+        const uint8_t old = copy[i], forms[4] = { 0x00, 0xff, (uint8_t)~old, (uint8_t)(old + 1) };
+        for (int k = 0; k < 4; k++) {
+            copy[i] = forms[k];
+            if (forms[k] != old) open(t, copy, t->n);
+        }
+        copy[i] = old;
+    }
+    ml_free(copy);
+    for (size_t n = begin; n < end; n += step) {
+        uint8_t *part = ml_alloc(n);
+        assert_non_null(part);
+        if (n) memcpy(part, t->data, n);
+        open(t, part, n);
+        ml_free(part);
+    }
+    print_message("%s: %lld refused, %lld still a model\n", t->what, (long long)t->n_refused, (long long)t->n_model);
+    assert_true(t->n_refused > 0);
+}
+
+static char *join(const char *folder, const char *name)
+{
+    static char paths[4][ML_PATH_MAX];
+    static int next;
+    char *path = paths[next++ % 4];
+    assert_ok(ml_path_join(path, folder, name, &err));
+    return path;
+}
+
+/* A folder with the smallest of models, and its tokenizer. */
+static void write_folder(const char *folder, ml_config *c)
+{
+    static const char *const small[][2] = {
+        { "vocab_size", "258" },        { "hidden_size", "4" },
+        { "num_hidden_layers", "1" },   { "num_attention_heads", "1" },
+        { "num_key_value_heads", "1" }, { "head_dim", "4" },
+        { "rotary_dim", "4" },          { "n_routed_experts", "2" },
+        { "num_experts_per_tok", "1" }, { "moe_intermediate_size", "2" },
+    };
+    ml_model *m;
+    ml_manifest *manifest;
+    assert_ok(ml_config_preset("nano-moe", c, &err));
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++) {
+        assert_ok(ml_config_set(c, small[i][0], small[i][1], "test", &err));
+    }
+    assert_ok(ml_model_make(c, ML_F32, false, &m, &err));
+    ml_model_init(m, 1);
+    assert_ok(ml_manifest_begin(&manifest, folder, 0, &err));
+    assert_ok(ml_hf_save(m, ML_BF16, NULL, manifest, &err));
+    assert_ok(ml_manifest_commit(manifest, &err));
+    ml_manifest_free(manifest);
+    ml_model_free(m);
+    ml_tokenizer_free(test_byte_tokenizer(folder, true, 0));
+}
+
+/* Where the data of the first tensor begins: before it, every byte means something. */
+static size_t data_offset(const uint8_t *data, size_t n)
+{
+    ml_gguf *g;
+    size_t first = n;
+    assert_ok(ml_gguf_open_memory(&g, data, n, "file", &err));
+    for (size_t i = 0; i < ml_gguf_count(g); i++) {
+        if (ml_gguf_at(g, i)->offset < first) first = ml_gguf_at(g, i)->offset;
+    }
+    ml_gguf_close(g);
+    return first;
+}
+
+/* Under a sanitizer each opening costs ten times as much: every third byte there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { STEP = 3, WATCHED = 0 };
+#else
+enum { STEP = 1, WATCHED = 1 };
+#endif
+
+static void test_gguf(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *file = join(work, "m.gguf"), *folder = join(work, "f");
+    ml_convert_report report;
+    ml_map map;
+    target t = { .what = "GGUF" };
+    write_folder(folder, &t.config);
+    ml_convert x = { .from = folder, .to = file, .gguf = true };
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_true(report.has_tokenizer);
+    assert_ok(ml_map_open(file, &map, &err));
+    t.data = map.data;
+    t.n = map.size;
+    damage(&t, open_gguf, 0, data_offset(map.data, map.size), STEP);
+    damage(&t, open_gguf, data_offset(map.data, map.size), map.size, 61);
+    ml_map_close(&map);
+    test_remove_folder(work);
+}
+
+static void test_safetensors(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    ml_map map, config;
+    target t = { .what = "safetensors" }, c = { .what = "config.json" };
+    write_folder(work, &t.config);
+    assert_ok(ml_map_open(join(work, "model.safetensors"), &map, &err));
+    t.data = map.data;
+    t.n = map.size;
+    damage(&t, open_safetensors, 0, map.size, STEP);
+    ml_map_close(&map);
+    assert_ok(ml_map_open(join(work, "config.json"), &config, &err));
+    c.data = config.data;
+    c.n = config.size;
+    damage(&c, open_config, 0, config.size, 1);
+    ml_map_close(&config);
+    test_remove_folder(work);
+}
+
+static void test_pt(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "pt_moonlight_moe.pt", "pt_nano_moe.pt" };
+    for (int i = 0; i < 2; i++) {
+        ml_map map;
+        target t = { .what = names[i] };
+        assert_ok(ml_map_open(join(MOONLIGHT_SOURCE_DIR "/tests/golden", names[i]), &map, &err));
+        t.data = map.data;
+        t.n = map.size;
+        damage(&t, open_pt, 0, map.size, 3 * STEP);
+        ml_map_close(&map);
+    }
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    int64_t peak = ml_memory_peak();
+    /* All the files above are below 100 kB; the bound is for each, and this is more than any of them had. */
+    if (WATCHED && peak) assert_true(peak < (int64_t)80 << 20);
+    assert_int_equal(ml_alloc_get_stats().n_live, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_pt),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

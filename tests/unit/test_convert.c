@@ -1,0 +1,496 @@
+/* Conversion: through GGUF and back to the same bits, and folders that hold more than the model. */
+#include "quant/convert.h"
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "format/gguf.h"
+#include "format/hf.h"
+#include "format/source.h"
+#include "infer/session.h"
+#include "model/model.h"
+#include "quant/hf_view.h"
+#include "support/byte_tokenizer.h"
+#include "support/support.h"
+
+#include <math.h>
+#include <string.h>
+
+static ml_error err;
+
+typedef struct {
+    const char *preset;
+    const char *set; /* "field=value ..." */
+    const char *arch;
+} variant;
+
+#define SMALL "vocab_size=96 hidden_size=32 num_hidden_layers=3 intermediate_size=48 max_position_embeddings=64 "
+#define MLA_SMALL                                                                                                      \
+    SMALL "num_attention_heads=4 num_key_value_heads=4 kv_lora_rank=12 qk_nope_head_dim=8 qk_rope_head_dim=4 "         \
+          "rotary_dim=4 v_head_dim=6 n_routed_experts=8 num_experts_per_tok=3 moe_intermediate_size=16 "
+#define GQA_SMALL SMALL "num_attention_heads=4 num_key_value_heads=2 head_dim=12 rotary_dim=12 "
+#define DENSE_SMALL GQA_SMALL "first_k_dense_replace=3 "
+#define MOE_SMALL GQA_SMALL "n_routed_experts=4 num_experts_per_tok=2 moe_intermediate_size=16 "
+#define GLM_SMALL MOE_SMALL "scoring=sigmoid rope_interleaved=0 tie_word_embeddings=0 first_k_dense_replace=1 "
+
+static const variant variants[] = {
+    { "moonlight-tiny", MLA_SMALL, "deepseek2" },
+    { "moonlight-tiny", MLA_SMALL "q_lora_rank=10 tie_word_embeddings=1 n_group=4 topk_group=2", "deepseek2" },
+    { "moonlight-tiny", MLA_SMALL "yarn_factor=4 yarn_original_positions=16 yarn_mscale=0.7 yarn_mscale_all_dim=0.7",
+      "deepseek2" },
+    { "nano-moe", MOE_SMALL, "ernie4_5-moe" },
+    { "nano-moe", MOE_SMALL "first_k_dense_replace=1 n_shared_experts=2 tie_word_embeddings=0", "ernie4_5-moe" },
+    { "nano-moe", GLM_SMALL "qk_norm=1 rotary_dim=6", "glm4moe" },
+    { "nano-moe", GLM_SMALL "attention_bias=1 correction_bias=1 n_shared_experts=2", "glm4moe" },
+    { "qwen-toy", DENSE_SMALL, "qwen2" },
+    { "qwen-toy", DENSE_SMALL "qk_norm=1 attention_bias=0 yarn_factor=2 yarn_original_positions=32", "qwen3" },
+    { "qwen-toy", DENSE_SMALL "attention_bias=0 tie_word_embeddings=0", "llama" },
+    { "qwen-toy",
+      DENSE_SMALL "attention_bias=0 llama3_factor=8 llama3_low_freq_factor=1 llama3_high_freq_factor=4 "
+                  "llama3_original_positions=32 rope_theta=500",
+      "llama" },
+    { "moonlight-tiny", MLA_SMALL "scoring=softmax norm_topk_prob=0 routed_scaling_factor=1 correction_bias=0",
+      "deepseek2" },
+};
+enum { N_VARIANT = sizeof variants / sizeof *variants };
+
+static void apply(ml_config *c, const char *set)
+{
+    char text[1024], *rest;
+    snprintf(text, sizeof text, "%s", set);
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        char *equals = strchr(word, '=');
+        *equals = 0;
+        assert_ok(ml_config_set(c, word, equals + 1, "test", &err));
+    }
+    assert_ok(ml_config_check(c, "test", &err));
+}
+
+/* A folder with fresh weights, norms and biases among them. */
+static void write_folder(const variant *v, ml_dtype dtype, const char *folder, ml_config *config)
+{
+    ml_model *m;
+    ml_manifest *manifest;
+    assert_ok(ml_config_preset(v->preset, config, &err));
+    apply(config, v->set);
+    assert_ok(ml_model_make(config, ML_F32, false, &m, &err));
+    ml_model_init(m, 3);
+    for (size_t i = 0; i < m->n_weight; i++) {
+        float *x = m->weight[i].data;
+        for (int64_t k = 0; k < ml_weight_count(&m->weight[i]) && m->weight[i].n_dim == 1; k++) {
+            x[k] += 0.01f * (float)(k % 5);
+        }
+    }
+    assert_ok(ml_manifest_begin(&manifest, folder, 0, &err));
+    assert_ok(ml_hf_save(m, dtype, NULL, manifest, &err));
+    assert_ok(ml_manifest_commit(manifest, &err));
+    ml_manifest_free(manifest);
+    ml_model_free(m);
+}
+
+static ml_convert_report convert(const char *from, const char *to, const char *mix, bool gguf)
+{
+    ml_convert_report report;
+    ml_convert x = { .from = from, .to = to, .gguf = gguf };
+    if (mix) assert_ok(ml_quant_mix_find(mix, &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    return report;
+}
+
+static char *join(const char *folder, const char *name)
+{
+    static char paths[8][ML_PATH_MAX];
+    static int next;
+    char *path = paths[next++ % 8];
+    assert_ok(ml_path_join(path, folder, name, &err));
+    return path;
+}
+
+static void assert_same_tensors(const char *a, const char *b)
+{
+    ml_safetensors *x, *y;
+    assert_ok(ml_safetensors_open(&x, a, &err));
+    assert_ok(ml_safetensors_open(&y, b, &err));
+    assert_int_equal(ml_safetensors_count(x), ml_safetensors_count(y));
+    for (size_t i = 0; i < ml_safetensors_count(x); i++) {
+        const ml_st_tensor *t = ml_safetensors_at(x, i), *u = ml_safetensors_find(y, t->name);
+        if (!u) fail_msg("%s lacks %s", b, t->name);
+        if (t->dtype != u->dtype || t->n_bytes != u->n_bytes || memcmp(t->data, u->data, t->n_bytes)) {
+            fail_msg("%s is not the same in %s", t->name, b);
+        }
+    }
+    ml_safetensors_close(x);
+    ml_safetensors_close(y);
+}
+
+static void assert_same_file(const char *a, const char *b)
+{
+    ml_map x, y;
+    assert_ok(ml_map_open(a, &x, &err));
+    assert_ok(ml_map_open(b, &y, &err));
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.data, y.data, x.size);
+    ml_map_close(&x);
+    ml_map_close(&y);
+}
+
+static void get_logits(const char *path, float *out)
+{
+    ml_model *m;
+    ml_session *s;
+    const int32_t id[] = { 5, 7, 11, 90, 2 };
+    assert_ok(ml_model_open(path, &m, &err));
+    assert_ok(ml_session_make(m, 8, true, &s, &err));
+    assert_ok(ml_session_append(s, id, 5, &err));
+    memcpy(out, ml_session_logits(s), 96 * sizeof *out);
+    ml_session_free(s);
+    ml_model_free(m);
+}
+
+/* Folder -> GGUF -> folder -> GGUF: the weights, the configuration, the file. */
+static void test_round_trip(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_VARIANT; i++) {
+        const variant *v = &variants[i];
+        const char *work = test_make_folder(), *field;
+        char *first = join(work, "first"), *file = join(work, "m.gguf"), *second = join(work, "second");
+        char *again = join(work, "again.gguf");
+        ml_config config, back;
+        write_folder(v, i % 2 ? ML_BF16 : ML_F32, first, &config);
+        ml_convert_report report = convert(first, file, NULL, true);
+        assert_string_equal(report.kind, v->arch);
+        assert_int_equal(report.n_unused, 0);
+        report = convert(file, second, NULL, false);
+        assert_string_equal(report.kind, ml_config_class_name(&config));
+        assert_ok(ml_config_load(join(second, "config.json"), &back, &err));
+        /* A router bias that is not there is written as zeros. */
+        config.correction_bias = back.correction_bias;
+        if (!ml_config_same_model(&config, &back, &field)) fail_msg("%s of %s is another", field, v->arch);
+        assert_same_tensors(first, second);
+        convert(second, again, NULL, true);
+        assert_same_file(file, again);
+        float a[96], b[96];
+        get_logits(first, a);
+        /* The products of a Llama's q and k are summed in another order, and a split kv_b is another algorithm; logits
+         * are about 1. */
+        bool exact = strcmp(v->arch, "llama") && strcmp(v->arch, "deepseek2");
+        get_logits(file, b);
+        for (int k = 0; k < 96; k++) {
+            if (!(fabs((double)a[k] - (double)b[k]) <= (exact ? 0 : 1e-5))) {
+                fail_msg("%s %d: logit %d is %g, expected %g", v->arch, i, k, (double)b[k], (double)a[k]);
+            }
+        }
+        get_logits(second, b);
+        assert_memory_equal(a, b, sizeof a);
+        test_remove_folder(work);
+    }
+}
+
+/* Every tensor's type is the one it had. */
+static void test_quantised_files_stay_as_they_are(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *q = join(work, "q.gguf"), *again = join(work, "again.gguf");
+    ml_config config;
+    const variant v = { "moonlight-tiny", MLA_SMALL "hidden_size=256 moe_intermediate_size=96", "deepseek2" };
+    write_folder(&v, ML_F32, folder, &config);
+    convert(folder, q, "q4_k_m", true);
+    convert(q, again, NULL, true);
+    assert_same_file(q, again);
+    ml_gguf *g;
+    static const struct {
+        const char *name;
+        ml_dtype dtype;
+    } expected[] = {
+        { "token_embd.weight", ML_Q4_K },          { "output.weight", ML_Q6_K },
+        { "blk.0.attn_norm.weight", ML_F32 },      { "blk.1.ffn_gate_inp.weight", ML_F32 },
+        { "blk.1.exp_probs_b.bias", ML_F32 },      { "blk.1.ffn_gate_exps.weight", ML_Q4_K },
+        { "blk.1.ffn_down_exps.weight", ML_Q5_0 }, /* rows of 96 */
+        { "blk.2.ffn_down_exps.weight", ML_Q8_0 }, /* a layer with more bits: q6_k, which does not fit */
+        { "blk.1.attn_k_b.weight", ML_F16 },       /* rows of 8: no block fits */
+    };
+    assert_ok(ml_gguf_open(&g, q, &err));
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        const ml_gguf_tensor *t = ml_gguf_find(g, expected[i].name);
+        assert_non_null(t);
+        assert_string_equal(ml_dtype_name(t->dtype), ml_dtype_name(expected[i].dtype));
+    }
+    ml_gguf_close(g);
+    test_remove_folder(work);
+}
+
+/* A folder that holds more than the model: rows of the embedding, tensors of others, fp8 with scales, files. */
+static void write_odd_folder(const char *folder)
+{
+    static const char config[] =
+        "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"torch_dtype\": \"bfloat16\", "
+        "\"vocab_size\": 4, \"hidden_size\": 2, \"intermediate_size\": 3, \"num_hidden_layers\": 1, "
+        "\"num_attention_heads\": 1, \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true, \"own\": [1, 2]}";
+    static const struct {
+        const char *name;
+        ml_st_dtype dtype;
+        int n_dim;
+        int64_t shape[2];
+    } tensors[] = {
+        { "model.embed_tokens.weight", ML_ST_BF16, 2, { 6, 2 } },
+        { "model.norm.weight", ML_ST_BF16, 1, { 2, 0 } },
+        { "model.layers.0.input_layernorm.weight", ML_ST_BF16, 1, { 2, 0 } },
+        { "model.layers.0.post_attention_layernorm.weight", ML_ST_F32, 1, { 2, 0 } },
+        { "model.layers.0.self_attn.q_proj.weight", ML_ST_BF16, 2, { 2, 2 } },
+        { "model.layers.0.self_attn.k_proj.weight", ML_ST_F16, 2, { 2, 2 } },
+        { "model.layers.0.self_attn.v_proj.weight", ML_ST_BF16, 2, { 2, 2 } },
+        { "model.layers.0.self_attn.o_proj.weight", ML_ST_BF16, 2, { 2, 2 } },
+        { "model.layers.0.self_attn.rotary_emb.inv_freq", ML_ST_F32, 1, { 1, 0 } },
+        { "model.layers.0.mlp.gate_proj.weight", ML_ST_F8_E4M3, 2, { 3, 2 } },
+        { "model.layers.0.mlp.gate_proj.weight_scale_inv", ML_ST_F32, 2, { 1, 1 } },
+        { "model.layers.0.mlp.up_proj.weight", ML_ST_BF16, 2, { 3, 2 } },
+        { "model.layers.0.mlp.down_proj.weight", ML_ST_BF16, 2, { 2, 3 } },
+        { "something.else", ML_ST_I64, 1, { 2, 0 } },
+    };
+    enum { N = sizeof tensors / sizeof *tensors };
+    ml_manifest *m;
+    ml_st_writer *w;
+    assert_ok(ml_manifest_begin(&m, folder, 0, &err));
+    assert_ok(ml_manifest_put(m, "config.json", config, strlen(config), &err));
+    assert_ok(ml_manifest_put(m, "notes.txt", "kept", 4, &err));
+    assert_ok(ml_manifest_put(m, "pytorch_model.bin", "not kept", 8, &err));
+    assert_ok(ml_st_writer_begin(&w, m, "model.safetensors", 0, &err));
+    for (int i = 0; i < N; i++) {
+        assert_ok(ml_st_writer_declare(w, tensors[i].name, tensors[i].dtype, tensors[i].n_dim, tensors[i].shape, &err));
+    }
+    assert_ok(ml_st_writer_start(w, &err));
+    for (int i = 0; i < N; i++) {
+        uint8_t bytes[64];
+        const float scale = 0.5f;
+        size_t n = ml_st_dtype_size(tensors[i].dtype) * (size_t)tensors[i].shape[0];
+        if (tensors[i].n_dim == 2) n *= (size_t)tensors[i].shape[1];
+        for (size_t k = 0; k < n; k++) bytes[k] = (uint8_t)(0x38 + i + (int)k % 3);
+        if (strstr(tensors[i].name, "scale_inv")) memcpy(bytes, &scale, sizeof scale);
+        assert_ok(ml_st_writer_put_raw(w, bytes, n, &err));
+    }
+    assert_ok(ml_st_writer_end(w, &err));
+    ml_st_writer_free(w);
+    assert_ok(ml_manifest_commit(m, &err));
+    ml_manifest_free(m);
+}
+
+static void test_folder_to_folder(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *from = join(work, "from"), *to = join(work, "to"), *half = join(work, "half");
+    ml_safetensors *x, *y;
+    write_odd_folder(from);
+    convert(from, to, NULL, false);
+    assert_ok(ml_safetensors_open(&x, from, &err));
+    assert_ok(ml_safetensors_open(&y, to, &err));
+    assert_int_equal(ml_safetensors_count(y), ml_safetensors_count(x) - 1); /* scales are multiplied in */
+    for (size_t i = 0; i < ml_safetensors_count(y); i++) {
+        const ml_st_tensor *u = ml_safetensors_at(y, i), *t = ml_safetensors_find(x, u->name);
+        if (t->dtype == ML_ST_F8_E4M3) {
+            float wide[6], narrow[6];
+            assert_int_equal(u->dtype, ML_ST_BF16);
+            assert_ok(ml_st_read_all_f32(t, narrow, &err));
+            assert_ok(ml_st_read_all_f32(u, wide, &err));
+            for (int k = 0; k < 6; k++) assert_true(wide[k] == 0.5f * narrow[k]); /* 4 bits of mantissa fit */
+            continue;
+        }
+        assert_int_equal(t->dtype, u->dtype);
+        assert_memory_equal(t->data, u->data, t->n_bytes);
+    }
+    ml_safetensors_close(y);
+    assert_true(ml_path_exists(join(to, "notes.txt")));
+    assert_false(ml_path_exists(join(to, "pytorch_model.bin")));
+    json_t *config;
+    assert_ok(ml_json_load(join(to, "config.json"), &config, &err));
+    assert_int_equal(json_array_size(json_object_get(config, "own")), 2);
+    json_decref(config);
+
+    convert(from, half, "f16", false);
+    assert_ok(ml_safetensors_open(&y, half, &err));
+    assert_int_equal(ml_safetensors_find(y, "model.embed_tokens.weight")->dtype, ML_ST_F16);
+    assert_int_equal(ml_safetensors_find(y, "model.embed_tokens.weight")->shape[0], 6);
+    assert_int_equal(ml_safetensors_find(y, "model.norm.weight")->dtype, ML_ST_BF16);
+    assert_int_equal(ml_safetensors_find(y, "something.else")->dtype, ML_ST_I64);
+    assert_ok(ml_json_load(join(half, "config.json"), &config, &err));
+    assert_string_equal(json_string_value(json_object_get(config, "torch_dtype")), "float16");
+    json_decref(config);
+    ml_safetensors_close(y);
+    ml_safetensors_close(x);
+    test_remove_folder(work);
+}
+
+static void test_unused_tensors_are_told(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *from = join(work, "from"), *file = join(work, "m.gguf");
+    write_odd_folder(from);
+    ml_convert_report report = convert(from, file, NULL, true);
+    assert_int_equal(report.n_unused, 2);
+    assert_string_equal(report.kind, "llama");
+    ml_gguf *g;
+    assert_ok(ml_gguf_open(&g, file, &err));
+    assert_int_equal(ml_gguf_find(g, "token_embd.weight")->shape[0], 6);
+    assert_int_equal(ml_gguf_find(g, "blk.0.ffn_gate.weight")->dtype, ML_BF16);
+    ml_gguf_close(g);
+    test_remove_folder(work);
+}
+
+static void test_rules(void **state)
+{
+    (void)state;
+    ml_quant_rule rule[3];
+    ml_quant_plan plan = { .rule = rule, .n_rule = 3 };
+    ml_dtype dtype;
+    assert_ok(ml_quant_mix_find("q4_k", &plan.mix, &err));
+    assert_ok(ml_quant_rule_parse("expert_*=q6_k", &rule[0], &err));
+    assert_ok(ml_quant_rule_parse("model.layers.2.*=bf16", &rule[1], &err));
+    assert_ok(ml_quant_rule_parse("blk.3.ffn_up_exps.weight=q8_0", &rule[2], &err));
+    ml_quant_tensor t = {
+        "model.layers.1.mlp.experts.0.up_proj.weight", "blk.1.ffn_up_exps.weight", 1, 4, 256, false, ML_F32
+    };
+    assert_ok(ml_quant_choose(&plan, &t, &dtype, &err));
+    assert_int_equal(dtype, ML_Q6_K);
+    t.ours = "model.layers.2.mlp.experts.0.up_proj.weight";
+    assert_ok(ml_quant_choose(&plan, &t, &dtype, &err));
+    assert_int_equal(dtype, ML_BF16);
+    t.theirs = "blk.3.ffn_up_exps.weight";
+    assert_ok(ml_quant_choose(&plan, &t, &dtype, &err));
+    assert_int_equal(dtype, ML_Q8_0);
+    t.ours = "model.layers.2.input_layernorm.weight"; /* no rule reaches a norm */
+    assert_ok(ml_quant_choose(&plan, &t, &dtype, &err));
+    assert_int_equal(dtype, ML_F32);
+    t.n_col = 100;
+    t.ours = "model.layers.1.mlp.experts.0.up_proj.weight";
+    t.theirs = "blk.1.ffn_up_exps.weight";
+    assert_fails(ml_quant_choose(&plan, &t, &dtype, &err), ML_EINVAL, "rows of 100");
+    assert_fails(ml_quant_rule_parse("ffn_down", &rule[0], &err), ML_EINVAL, "GLOB=TYPE");
+    assert_fails(ml_quant_rule_parse("ffn_down=q3_k", &rule[0], &err), ML_EINVAL, "\"q3_k\"");
+    assert_fails(ml_quant_mix_find("q9", &plan.mix, &err), ML_EINVAL, "q4_k_m");
+}
+
+/* Ctrl-C in the middle. */
+static void test_stopping_leaves_nothing(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *from = join(work, "from"), *folder = join(work, "folder"), *file = join(work, "file.gguf"), **names;
+    size_t n;
+    ml_config config;
+    ml_convert_report report;
+    write_folder(&variants[0], ML_F32, from, &config);
+    convert(from, file, NULL, true);
+    const ml_convert cases[] = { { .from = from, .to = folder },
+                                 { .from = file, .to = folder },
+                                 { .from = from, .to = join(work, "other.gguf"), .gguf = true } };
+    ml_stop_set(true);
+    for (int i = 0; i < 3; i++) assert_fails(ml_convert_model(&cases[i], &report, &err), ML_ECANCEL, "stopped");
+    ml_stop_set(false);
+    assert_ok(ml_dir_list(work, &names, &n, &err));
+    assert_int_equal(n, 2);
+    ml_dir_list_free(names, n);
+    test_remove_folder(work);
+}
+
+/* Importance of a MoE model from a text: from its file the same file again; what counts is lost less. */
+static void test_calibration(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *text = join(work, "text"), *plain = join(work, "plain.gguf");
+    char *weighted = join(work, "weighted.gguf"), *again = join(work, "again.gguf"), *file = join(work, "im.gguf");
+    static const char words[] = "a calibration text, of which every byte is a token; it is short, but long enough.";
+    ml_config config;
+    ml_convert_report report;
+    const variant v = { "nano-moe", MOE_SMALL "vocab_size=258 hidden_size=64 moe_intermediate_size=32", NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    ml_tokenizer_free(test_byte_tokenizer(folder, true, 0));
+    assert_ok(ml_file_replace(text, words, strlen(words), &err));
+    convert(folder, plain, "q4_0", true);
+    ml_convert x = { .from = folder, .to = weighted, .gguf = true, .calibrate = text, .importance = file };
+    assert_ok(ml_quant_mix_find("q4_0", &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    const ml_quant_error *e = &report.errors.by[ML_CLASS_EXPERT_UP][ML_Q4_0];
+    assert_int_equal(e->n_tensor, 3);
+    assert_int_equal(e->n_element, 3 * 4 * 32 * 64);
+    assert_true(e->error > 0 && e->error < 0.02 * e->square); /* 4 bits of normal numbers: 0.09 squared is 0.008 */
+    x.to = again;
+    x.calibrate = NULL;
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_same_file(weighted, again);
+
+    ml_importance im;
+    const float *mean;
+    assert_ok(ml_importance_load(file, &im, &err));
+    ml_gguf_entry up = { .name = "blk.0.ffn_up_exps.weight", .n_part = 4, .rows = 32, .cols = 64 };
+    double n_seen = 0, plain_error = 0, weighted_error = 0;
+    ml_config ignored;
+    ml_weight_source *exact, *a, *b;
+    assert_ok(ml_weight_source_open(folder, &ignored, &exact, &err));
+    assert_ok(ml_weight_source_open(plain, &ignored, &a, &err));
+    assert_ok(ml_weight_source_open(weighted, &ignored, &b, &err));
+    for (int64_t expert = 0; expert < 4; expert++) {
+        float want[32 * 64], p[32 * 64], q[32 * 64];
+        ml_weight_source *source[3] = { exact, a, b };
+        float *to[3] = { want, p, q };
+        char name[64];
+        assert_ok(ml_importance_find(&im, &up, expert, &mean, &err));
+        if (!mean) continue; /* no token went there */
+        snprintf(name, sizeof name, "model.layers.0.mlp.experts.%lld.up_proj.weight", (long long)expert);
+        for (int k = 0; k < 3; k++) {
+            ml_stored_weight w;
+            assert_ok(source[k]->find(source[k], name, 2, (int64_t[]){ 32, 64 }, &w, &err));
+            assert_ok(source[k]->read_f32(source[k], &w, 0, 32, to[k], &err));
+        }
+        for (int k = 0; k < 32 * 64; k++) {
+            plain_error += (double)mean[k % 64] * pow((double)p[k] - (double)want[k], 2);
+            weighted_error += (double)mean[k % 64] * pow((double)q[k] - (double)want[k], 2);
+        }
+        for (size_t k = 0; k < im.n; k++) {
+            if (!strcmp(im.entry[k].name, up.name)) n_seen += (double)im.entry[k].count[expert];
+        }
+    }
+    assert_true(n_seen ==
+                2.0 * (double)(strlen(words) + 2)); /* two experts a token, and a BOS before each window of 64 */
+    assert_true(weighted_error < 0.9 * plain_error);
+    up.cols = 32;
+    assert_fails(ml_importance_find(&im, &up, 0, &mean, &err), ML_EINVAL, "another model");
+    exact->free(exact);
+    a->free(a);
+    b->free(b);
+    ml_importance_free(&im);
+    test_remove_folder(work);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *from = join(work, "from");
+    ml_convert_report report;
+    write_odd_folder(from);
+    ml_convert x = { .from = from, .to = join(work, "x") };
+    assert_ok(ml_quant_mix_find("q8_0", &x.plan.mix, &err));
+    assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "quantised types are for GGUF files");
+    x.from = join(work, "nothing");
+    x.gguf = true;
+    assert_fails(ml_convert_model(&x, &report, &err), ML_EIO, "nothing");
+    test_remove_folder(work);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_quantised_files_stay_as_they_are),
+        cmocka_unit_test(test_folder_to_folder),
+        cmocka_unit_test(test_unused_tensors_are_told),
+        cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_stopping_leaves_nothing),
+        cmocka_unit_test(test_calibration),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
