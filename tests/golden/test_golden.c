@@ -5,6 +5,7 @@
 #include "format/safetensors.h"
 #include "model/model.h"
 #include "optim/optimizer.h"
+#include "support/formula.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -12,55 +13,6 @@
 #include <string.h>
 
 static ml_error err;
-
-/* ---- weights by formula ---- */
-
-static uint64_t fnv1a64(const char *text)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *text; text++) h = (h ^ (uint8_t)*text) * 0x100000001b3u;
-    return h;
-}
-
-static uint64_t splitmix64(uint64_t x)
-{
-    uint64_t z = x + 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && !strcmp(text + n - m, end);
-}
-
-static void fill_weight(const ml_config *c, ml_weight *w)
-{
-    double base = 0, std = 1 / sqrt((double)w->dim[1]);
-    if (c->init == ML_INIT_TRUNCATED && w->n_dim > 1) std *= sqrt(0.1); /* moonlight-moe-130m: its own initial scale */
-    if (ends_with(w->name, "e_score_correction_bias"))
-        std = 0.01;
-    else if (ends_with(w->name, "bias"))
-        std = 0.1;
-    else if (w->n_dim == 1)
-        base = 1, std = 0.1;
-    else if (w->kind == ML_PARAM_EMBEDDING && !c->tie_word_embeddings)
-        std = 1;
-    uint64_t seed = fnv1a64(w->name);
-    float scale = (float)(std * sqrt(3.0)), *x = w->data;
-    for (int64_t i = 0; i < ml_weight_count(w); i++) {
-        float r = (float)(splitmix64(seed + (uint64_t)i) >> 40) * 0x1p-24f;
-        float t = 2.0f * r - 1.0f;
-        x[i] = (float)base + scale * t;
-    }
-}
-
-static void fill_weights(ml_model *m)
-{
-    for (size_t i = 0; i < m->n_weight; i++) fill_weight(&m->config, &m->weight[i]);
-}
 
 /* ---- one batch through the model ---- */
 
@@ -138,7 +90,7 @@ static void open_golden(golden *g, const char *label, const char *preset)
         test_remove_folder(folder);
     }
     assert_ok(ml_model_make(&config, ML_F32, true, &g->model, &err));
-    fill_weights(g->model);
+    test_fill_by_formula(g->model, "");
     assert_ok(ml_ctx_init(&g->ctx, (size_t)8 << 30, (size_t)2 << 30, &err));
     int64_t n_offset;
     g->id = read_whole(g, "ids", &g->n_token);
@@ -343,7 +295,7 @@ static void compare_training(golden *g, ml_optim_name name)
     double lr = learning_rate(g);
     double *wanted = read_real(g, name == ML_OPTIM_MUON ? "muon_losses" : "adamw_losses", &n);
     assert_int_equal(n, 10);
-    fill_weights(g->model);
+    test_fill_by_formula(g->model, "");
     ml_optim_config config = ml_optim_default_config(name);
     ml_optimizer *optimizer;
     assert_ok(ml_optimizer_make(&config, g->model->param, (int64_t)g->model->n_param, &optimizer, &err));
