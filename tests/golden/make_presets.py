@@ -22,7 +22,7 @@ N_STEP = 10
 # away from fp64.
 SCALE = {"nano_moe": 1.0, "moonlight_moe_130m": 0.1**0.5}
 # AdamW's first steps are lr * sign(g) almost everywhere: what rounding does to the sign of a gradient near zero comes
-# back multiplied by lr.  At 1e-4 the 130M model's fp32 run leaves the fp64 one by 1e-3 within seven steps.
+# back multiplied by lr.  At 1e-4 the 130M model's fp32 run leaves the fp64 one by 4e-3 within seven steps.
 LR = {"nano_moe": 1e-3, "moonlight_moe_130m": 1e-5}
 
 # What is demanded of the ids.  fp32 errors of a ReLU's argument are 2.4e-7 rms (2e-6 the largest of two million) here;
@@ -54,10 +54,6 @@ def describe_logits(prefix, logits):
     }
 
 
-def same_choices(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a["choice"], b["choice"]))
-
-
 def find_unclear(w, c, ids, lengths):
     """Sequences with something discontinuous near its threshold, in training or in inference, which has no capacity."""
     unclear = torch.zeros(len(ids), dtype=torch.bool)
@@ -70,113 +66,108 @@ def find_unclear(w, c, ids, lengths):
     return [i for i, part in enumerate(unclear.split(lengths)) if part.any()]
 
 
-def search_ids(w, c, label, lengths):
+def search_ids(c, label, lengths):
     """Endless: batches that are clear in the first step.  Sequences that are not are drawn again; which tokens exceed a
     capacity depends on the others, so the batch is looked at as a whole each time."""
     n_drawn = 0
     while True:
+        w = make_weights(c, label)
         parts, again = [None] * len(lengths), range(len(lengths))
         while again:
             for i in again:
                 parts[i] = common.make_ids(f"{label}.{n_drawn}", lengths[i], c["vocab_size"])
                 n_drawn += 1
             again = find_unclear(w, c, torch.cat(parts), lengths)
+        del w  # the 130M model in fp64 is a gigabyte
         print(f"{label}: {n_drawn} sequences drawn", flush=True)
         yield torch.cat(parts)
 
 
-class Run:
-    """A model and its optimizer in one precision."""
-
-    def __init__(self, c, label, name, dtype):
-        self.c, self.w = c, make_weights(c, label, dtype)
-        self.opt = common.Optimizer(name, {k: (t, None) for k, t in self.w.items()}, lr=LR[label])
-
-    def backward(self, ids, lengths):
-        for t in self.w.values():
-            t.grad = None
-        parts, self.logits, self.stats = reference.losses(self.w, self.c, ids, lengths)
-        parts["total"].backward()
-        self.parts = {k: v.item() for k, v in parts.items()}
+def backward(w, c, ids, lengths):
+    for t in w.values():
+        t.grad = None
+    parts, logits, stats = reference.losses(w, c, ids, lengths)
+    parts["total"].backward()
+    return {k: v.item() for k, v in parts.items()}, logits, stats
 
 
-def gradient_error(exact, rounded):
-    """Largest over the tensors, of the largest difference over the largest element."""
-    worst = 0.0
-    for name, t in exact.w.items():
-        if t.grad is not None and t.grad.any():
-            worst = max(worst, ((t.grad - rounded.w[name].grad).abs().max() / t.grad.abs().max()).item())
-    return worst
-
-
-def compare_step(exact, rounded):
-    error = max((a - b).abs().max().item() for a, b in zip(exact.stats["score"], rounded.stats["score"]))
-    loss, margin = exact.parts["total"], exact.stats["margin"].min().item()
-    ratio = margin / error
-    loss_error = abs(loss - rounded.parts["total"])
-    flips = -1
-    if same_choices(exact.stats, rounded.stats):
-        flips = sum((a != b).sum().item() for a, b in zip(exact.stats["active"], rounded.stats["active"]))
-    print(
-        f"  loss {loss:.8f}, fp32 {loss_error:.1e} off; margin {margin:.1e}, {ratio:.0f} times the error of a score; "
-        + ("choices differ" if flips < 0 else f"{flips} ReLUs differ"),
-        flush=True,
+def describe_first(c, label, ids, lengths, facts):
+    """Entries of the golden file for the batch at the first weights; in facts, how far fp32 is from its gradients."""
+    w = make_weights(c, label)
+    with torch.no_grad():
+        entries = describe_logits("", reference.forward(w, c, ids, lengths, training=False)[0])
+    parts, logits, stats = backward(w, c, ids, lengths)
+    entries |= describe_logits("train_", logits) | {"loss_" + k: np.array([v]) for k, v in parts.items()}
+    entries["dropped"] = np.array(stats["dropped"], dtype=np.int32)
+    entries |= common.describe_grads({name: (t, None) for name, t in w.items()}, full=False)
+    rounded = make_weights(c, label, torch.float32)
+    backward(rounded, c, ids, lengths)
+    facts["logits_std"] = logits.std().item()
+    facts["routing_margin"], facts["kink_margin"] = (stats[k].min().item() for k in ["margin", "kink"])
+    facts["fp32_gradient_error"] = max(
+        ((t.grad - rounded[name].grad).abs().max() / t.grad.abs().max()).item()
+        for name, t in w.items()
+        if t.grad is not None and t.grad.any()
     )
-    return ratio, loss_error, flips >= 0 and ratio >= LEAST_MARGIN_OVER_ERROR and loss_error <= MOST_LOSS_ERROR
+    print(f" gradients: fp32 {facts['fp32_gradient_error']:.1e} of the largest element off", flush=True)
+    return entries
 
 
-def train_twins(c, label, name, ids, lengths, facts):
-    """Ten steps in fp64 and in fp32 side by side: the fp64 losses and the run after its first backward pass, or None
-    when the fp32 run says that these ids cannot be compared to the bars."""
-    exact, rounded = (Run(c, label, name, dtype) for dtype in [torch.float64, torch.float32])
-    losses, first = [], None
-    for step in range(N_STEP):
-        exact.backward(ids, lengths)
-        rounded.backward(ids, lengths)
-        ratio, loss_error, fits = compare_step(exact, rounded)
-        if step == 0:
-            facts["fp32_gradient_error"] = gradient_error(exact, rounded)
-            facts["routing_margin"], facts["kink_margin"] = (
-                exact.stats[k].min().item() for k in ["margin", "kink"]
-            )
-            fits = fits and facts["fp32_gradient_error"] <= MOST_GRADIENT_ERROR
-            first = describe_first(exact)
-        if not fits:
-            return None
-        facts["margin_over_error"] = min(facts.get("margin_over_error", np.inf), ratio)
+def train(c, label, name, dtype, ids, lengths):
+    """[(loss, statistics)] of the ten steps."""
+    w, steps = make_weights(c, label, dtype), []
+    opt = common.Optimizer(name, {k: (t, None) for k, t in w.items()}, lr=LR[label])
+    for _ in range(N_STEP):
+        parts, _logits, stats = backward(w, c, ids, lengths)
+        steps.append((parts["total"], stats))
+        opt.step()
+    return steps
+
+
+def compare_steps(exact, rounded, facts):
+    """Whether right programs must agree in every step, as far as two of them, in fp64 and fp32, can say."""
+    for (loss, a), (fp32_loss, b) in zip(exact, rounded):
+        loss_error, margin = abs(loss - fp32_loss), a["margin"].min().item()
+        score_error = max((x - y).abs().max().item() for x, y in zip(a["score"], b["score"]))
+        same = all(torch.equal(x, y) for x, y in zip(a["choice"], b["choice"]))
+        n_relu = sum((x != y).sum().item() for x, y in zip(a["active"], b["active"])) if same else 0
+        print(
+            f"  loss {loss:.8f}, fp32 {loss_error:.1e} off; margin {margin:.1e}, {margin / score_error:.0f} times the "
+            f"error of a score; " + (f"{n_relu} ReLUs differ" if same else "choices differ"),
+            flush=True,
+        )
+        facts["margin_over_error"] = min(facts.get("margin_over_error", np.inf), margin / score_error)
         facts["fp32_loss_error"] = max(facts.get("fp32_loss_error", 0.0), loss_error)
-        losses.append(exact.parts["total"])
-        exact.opt.step()
-        rounded.opt.step()
-    return np.array(losses, dtype=np.float64), first
+        if not same or facts["margin_over_error"] < LEAST_MARGIN_OVER_ERROR:
+            return False
+        if facts["fp32_loss_error"] > MOST_LOSS_ERROR:
+            return False
+    return True
 
 
-def describe_first(run):
-    """Entries of the golden file for the batch at the first weights, backward pass done."""
-    entries = describe_logits("train_", run.logits) | {"loss_" + k: np.array([v]) for k, v in run.parts.items()}
-    entries["dropped"] = np.array(run.stats["dropped"], dtype=np.int32)
-    return entries | common.describe_grads({name: (t, None) for name, t in run.w.items()}, full=False)
+def describe(c, label, ids, lengths):
+    """Entries and facts of the golden file, or None when these ids cannot be held to the bars."""
+    facts = {"lr": LR[label], "made_by": f"torch {torch.__version__}, fp64, reference.py"}
+    entries = {"ids": ids.numpy().astype(np.int32), "seq": np.cumsum([0] + lengths).astype(np.int32)}
+    entries |= describe_first(c, label, ids, lengths, facts)
+    if facts["fp32_gradient_error"] > MOST_GRADIENT_ERROR:
+        return None
+    for name in ["adamw", "muon"]:
+        print(f" {name}", flush=True)
+        exact = train(c, label, name, torch.float64, ids, lengths)
+        if not compare_steps(exact, train(c, label, name, torch.float32, ids, lengths), facts):
+            return None
+        entries[name + "_losses"] = np.array([loss for loss, _stats in exact])
+    return entries, facts
 
 
 def make(label):
     c, lengths = reference.PRESETS[label], LENGTHS[label]
-    w = make_weights(c, label)
-    for ids in search_ids(w, c, label, lengths):
-        facts = {"lr": LR[label]}
-        tensors = {"ids": ids.numpy().astype(np.int32), "seq": np.cumsum([0] + lengths).astype(np.int32)}
-        with torch.no_grad():
-            tensors |= describe_logits("", reference.forward(w, c, ids, lengths, training=False)[0])
-        for name in ["adamw", "muon"]:
-            print(f" {name}", flush=True)
-            result = train_twins(c, label, name, ids, lengths, facts)
-            if result is None:
-                break
-            tensors |= {name + "_losses": result[0]} | result[1]
-        else:
-            break
-    facts["logits_std"] = tensors["train_logits"].std().item()
-    facts["made_by"] = f"torch {torch.__version__}, fp64, reference.py"
-    common.write(label, tensors, c, facts)
+    for ids in search_ids(c, label, lengths):
+        found = describe(c, label, ids, lengths)
+        if found:
+            common.write(label, found[0], c, found[1])
+            return
 
 
 if __name__ == "__main__":
