@@ -1,4 +1,5 @@
-/* Merging the bytes of one piece: always the pair of lowest rank, the leftmost of equals.
+/* Merging the bytes of one piece: always the pair of lowest rank, the leftmost of equals.  Characters whose bytes come
+ * together before anything else can touch them (token/finish.c) are there from the beginning.
  *
  * Short pieces (nearly all) scan an array of ranks for the minimum.  Long ones, such as a megabyte of one letter, keep
  * (rank, position) in a heap over a linked list; an entry is stale when the pair at its position has another rank now.

@@ -19,7 +19,8 @@ static void round_trip(const ml_tokenizer *t, const char *text, size_t n)
     char *back;
     size_t n_back;
     ml_status status = ml_tokenizer_encode(t, text, n, true, &ids, &err);
-    if (status == ML_OK && ml_tokenizer_unk(t) < 0) {
+    bool keeps_text = ml_tokenizer_unk(t) < 0 && !ml_tokenizer_is_nfc(t) && !ml_tokenizer_is_sentencepiece(t);
+    if (status == ML_OK && keeps_text) {
         if (ml_tokenizer_decode(t, ids.id, ids.n, false, &back, &n_back, &err) != ML_OK) abort();
         if (n_back != n || memcmp(back, text, n) != 0) abort();
         ml_free(back);
