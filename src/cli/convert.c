@@ -64,7 +64,7 @@ static ml_status set_up(job *j, const ml_options *o, ml_error *err)
     ML_TRY(ml_model_find(ml_options_positional(o, 0), j->from, err));
     x->from = j->from;
     x->to = ml_options_positional(o, 1);
-    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ends_in_gguf(x->to);
+    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
     x->tokenizer = ml_options_text(o, "tokenizer");
     x->importance = ml_options_text(o, "imatrix");
     x->calibrate = ml_options_text(o, "calibrate");

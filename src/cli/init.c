@@ -41,13 +41,13 @@ static ml_status write_model(const ml_options *o, const ml_config *config, ml_er
 {
     const char *path = ml_options_positional(o, 1);
     size_t n = strlen(path);
-    bool gguf = n > 5 && !strcmp(path + n - 5, ".gguf");
+    bool gguf = ml_options_text(o, "quant") || (n > 5 && !strcmp(path + n - 5, ".gguf"));
     if (ml_path_exists(path)) {
         return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove it", path);
     }
     if (gguf) return ml_cli_init_gguf(o, config, path, err);
-    if (ml_options_text(o, "quant") || ml_options_text(o, "tokenizer")) {
-        return ml_fail(err, ML_EINVAL, "%s: --quant and --tokenizer are for a GGUF file: expected a name in .gguf",
+    if (ml_options_text(o, "tokenizer")) {
+        return ml_fail(err, ML_EINVAL, "%s: --tokenizer is for a GGUF file: expected a name in .gguf, or --quant",
                        path);
     }
     return write_folder(o, config, path, err);

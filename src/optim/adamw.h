@@ -1,8 +1,9 @@
-/* AdamW's arithmetic on one range of elements, on the calling thread. */
+/* AdamW's arithmetic: one range of elements on the calling thread, or a parameter on all threads.  The equations are in
+ * optim/optimizer.h. */
 #ifndef ML_OPTIM_ADAMW_H
 #define ML_OPTIM_ADAMW_H
 
-#include <stdint.h>
+#include "optim/optimizer_internal.h"
 
 typedef struct {
     float beta1, beta2, eps;
@@ -17,7 +18,12 @@ typedef struct {
  * The same bits from every instruction set: no fused operations, and 16 running sums in all of them. */
 double ml_adamw_update(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
 
-/* The same function compiled for one instruction set. */
+/* The same for a whole parameter, in blocks on all threads.  block_squares [ml_optim_n_block(its elements)] is
+ * scratch. */
+double ml_adamw_update_param(const ml_adamw *a, const ml_param *param, const ml_optim_moments *moments,
+                             double *block_squares);
+
+/* The first function compiled for one instruction set. */
 double ml_adamw_update_scalar(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
 double ml_adamw_update_avx2(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
 double ml_adamw_update_avx512(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);

@@ -1,7 +1,8 @@
 #include "optim/schedule.h"
 
+#include <errno.h>
 #include <math.h>
-#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const KIND_NAME[] = { "constant", "linear", "cosine", "wsd", "moonlight" };
@@ -18,10 +19,51 @@ ml_status ml_schedule_parse_kind(const char *name, ml_schedule_kind *kind, ml_er
                    name);
 }
 
+/* A whole number at *at, which moves behind it and the blanks that follow. */
+static bool parse_number(const char **at, int64_t *value)
+{
+    char *end;
+    *at += strspn(*at, " \t");
+    if (**at < '0' || **at > '9') return false;
+    errno = 0;
+    *value = strtoll(*at, &end, 10);
+    *at = end + strspn(end, " \t");
+    return errno == 0;
+}
+
+ml_status ml_schedule_parse_ramp(const char *text, ml_batch_ramp *ramp, ml_error *err)
+{
+    const char *at = text;
+    if (parse_number(&at, &ramp->step) && *at == ':') {
+        at++;
+        if (parse_number(&at, &ramp->factor) && *at == '\0') return ML_OK;
+    }
+    return ml_fail(err, ML_EINVAL, "\"%.40s\" is no STEP:N, such as 12000:2", text);
+}
+
 static ml_status check_rate(const char *key, double lr, ml_error *err)
 {
     if (isfinite(lr) && lr >= 0.0) return ML_OK;
     return ml_fail(err, ML_EINVAL, "schedule: %s is %g, expected a number of at least 0", key, lr);
+}
+
+static ml_status check_ramp(const ml_schedule *s, ml_error *err)
+{
+    if (s->n_ramp < 0 || s->n_ramp > ML_MAX_RAMP)
+        return ml_fail(err, ML_EINVAL, "schedule: the batch grows %d times, expected at most %d", s->n_ramp,
+                       ML_MAX_RAMP);
+    for (int i = 0; i < s->n_ramp; i++) {
+        if (s->ramp[i].factor < 1 || s->ramp[i].factor > ML_MAX_RAMP_FACTOR)
+            return ml_fail(err, ML_EINVAL, "schedule: the batch of step %lld is %lld times the first, expected 1 to %d",
+                           (long long)s->ramp[i].step, (long long)s->ramp[i].factor, ML_MAX_RAMP_FACTOR);
+        int64_t before = i > 0 ? s->ramp[i - 1].step : 0;
+        if (s->ramp[i].step < before)
+            return ml_fail(err, ML_EINVAL,
+                           "schedule: the batch grows at step %lld, expected at least %lld: list the "
+                           "steps in order",
+                           (long long)s->ramp[i].step, (long long)before);
+    }
+    return ML_OK;
 }
 
 ml_status ml_schedule_check(const ml_schedule *s, ml_error *err)
@@ -34,16 +76,17 @@ ml_status ml_schedule_check(const ml_schedule *s, ml_error *err)
         return ml_fail(err, ML_EINVAL,
                        "schedule %s: %lld steps of warmup and %lld of the last stage do not fit into %lld steps",
                        KIND_NAME[s->kind], (long long)s->warmup, (long long)decay, (long long)s->steps);
+    if (s->bias_rest < 0 || s->bias_rest > s->steps)
+        return ml_fail(err, ML_EINVAL,
+                       "schedule: the router's bias rests in the last %lld steps, expected 0 to all %lld",
+                       (long long)s->bias_rest, (long long)s->steps);
+    ML_TRY(check_ramp(s, err));
     if (s->kind != ML_SCHEDULE_MOONLIGHT) return ML_OK;
     ML_TRY(check_rate("rewarm_lr", s->rewarm_lr, err));
     if (s->rewarm < 0 || s->rewarm > decay)
         return ml_fail(err, ML_EINVAL,
                        "schedule moonlight: rewarm is %lld, expected 0 to the %lld steps of the last stage",
                        (long long)s->rewarm, (long long)decay);
-    if (s->ramp_step < 0 || !isfinite(s->ramp_factor) || s->ramp_factor <= 0.0)
-        return ml_fail(err, ML_EINVAL,
-                       "schedule moonlight: ramp_step is %lld and ramp_factor %g, expected at least 0 and above 0",
-                       (long long)s->ramp_step, s->ramp_factor);
     return ML_OK;
 }
 
@@ -65,20 +108,38 @@ static double half_cosine(double from, double to, double p)
     return to + (from - to) * 0.5 * (1.0 + cos(PI * p));
 }
 
-/* Tokens seen before `step`, in units of the first batch. */
-static double count_tokens(const ml_schedule *s, int64_t step)
+int64_t ml_schedule_get_factor(const ml_schedule *s, int64_t step)
 {
-    int64_t ramped = step > s->ramp_step ? step - s->ramp_step : 0;
-    return (double)(step - ramped) + s->ramp_factor * (double)ramped;
+    int64_t factor = 1;
+    if (step >= s->steps) step = s->steps - 1;
+    for (int i = 0; i < s->n_ramp && s->ramp[i].step <= step; i++) factor = s->ramp[i].factor;
+    return factor;
+}
+
+int64_t ml_schedule_count_batches(const ml_schedule *s, int64_t step)
+{
+    int64_t n = 0, factor = 1, from = 0;
+    for (int i = 0; i < s->n_ramp && s->ramp[i].step < step; i++) {
+        n += factor * (s->ramp[i].step - from);
+        from = s->ramp[i].step;
+        factor = s->ramp[i].factor;
+    }
+    return n + factor * (step - from);
+}
+
+bool ml_schedule_moves_bias(const ml_schedule *s, int64_t step)
+{
+    return step < s->steps - s->bias_rest;
 }
 
 static double moonlight_lr(const ml_schedule *s, int64_t step)
 {
     int64_t cosine_end = s->steps - s->decay, late = step - cosine_end;
     if (late < 0) {
-        double first = count_tokens(s, s->warmup);
+        double first = (double)ml_schedule_count_batches(s, s->warmup);
         return half_cosine(s->lr, s->lr_min,
-                           fraction(count_tokens(s, step) - first, count_tokens(s, cosine_end) - first));
+                           fraction((double)ml_schedule_count_batches(s, step) - first,
+                                    (double)ml_schedule_count_batches(s, cosine_end) - first));
     }
     if (late < s->rewarm) return mix(s->lr_min, s->rewarm_lr, (double)(late + 1) / (double)s->rewarm);
     return mix(s->rewarm_lr, 0.0, fraction((double)(late - s->rewarm), (double)(s->decay - s->rewarm)));

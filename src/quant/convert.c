@@ -18,6 +18,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     const ml_convert *x;
@@ -215,6 +216,20 @@ static ml_status calibrate(job *j, const ml_gguf_layout *layout, ml_model *m, ml
     return status;
 }
 
+/* The model that reads the text.  It does so without a cache, which wants kv_b whole. */
+static ml_status open_reader(const char *path, ml_model **out, ml_error *err)
+{
+    ml_config config;
+    ml_weight_source *source, *whole = NULL;
+    ML_TRY(ml_weight_source_open(path, &config, &source, err));
+    ml_status status = ML_OK;
+    if (config.attention == ML_ATTENTION_MLA) status = ml_hf_view_make(source, &config, &whole, err);
+    if (whole) source = whole;
+    if (status == ML_OK) status = ml_model_bind(&config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
+}
+
 static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error *err)
 {
     ml_model *m;
@@ -224,7 +239,7 @@ static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error 
         return ml_fail(err, ML_EINVAL, "%s: there is no tokenizer to read %s with: name one with --tokenizer",
                        j->x->from, j->x->calibrate);
     }
-    ML_TRY(ml_model_open(j->x->from, &m, err));
+    ML_TRY(open_reader(j->x->from, &m, err));
     ml_status status = calibrate(j, layout, m, err);
     ml_model_free(m);
     return status;
@@ -283,19 +298,37 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
     return ML_OK;
 }
 
+/* The folder is made beside its place and moved there when it is whole. */
+static ml_status write_aside(job *j, const char *aside, ml_error *err)
+{
+    char parent[ML_PATH_MAX];
+    ml_manifest *manifest = NULL;
+    ml_status status = ml_manifest_begin(&manifest, aside, 0, err);
+    if (status == ML_OK) status = put_folder(j, manifest, err);
+    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
+    ml_manifest_free(manifest);
+    if (status == ML_OK) status = ml_path_parent(parent, j->x->to, err);
+    if (status != ML_OK) return status;
+    if (rename(aside, j->x->to) != 0) return ml_fail_errno(err, "%s: cannot be renamed to %s", aside, j->x->to);
+    return ml_dir_sync(parent, err);
+}
+
 static ml_status write_folder(job *j, ml_error *err)
 {
-    ml_manifest *manifest = NULL;
+    char aside[ML_PATH_MAX];
     ml_weight_source *view;
+    ml_error ignored; /* the first failure is the one to tell */
+    size_t length = strlen(j->x->to);
+    while (length > 1 && j->x->to[length - 1] == '/') length--;
+    int n = snprintf(aside, sizeof aside, "%.*s.tmp.%ld", (int)length, j->x->to, (long)getpid());
+    if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", j->x->to);
     const ml_gguf *g = ml_gguf_source_file(j->source);
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
     j->report->epsilon_assumed = ml_hf_view_config(g, &j->config);
     j->source = view;
     j->report->kind = ml_config_class_name(&j->config);
-    ml_status status = ml_manifest_begin(&manifest, j->x->to, 0, err);
-    if (status == ML_OK) status = put_folder(j, manifest, err);
-    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
-    ml_manifest_free(manifest);
+    ml_status status = write_aside(j, aside, err);
+    if (status != ML_OK) (void)ml_dir_remove(aside, &ignored);
     return status;
 }
 

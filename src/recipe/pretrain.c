@@ -40,10 +40,8 @@ static ml_status make_stage(ml_recipe_run *r, pretraining *p, ml_error *err)
     p->stage = NULL;
     ML_TRY(ml_pretrain_make(p->data.set, &config, &p->stage, err));
     int64_t n_window = ml_pretrain_n_window(p->stage);
-    double passes = (double)(t->schedule.steps * t->accumulate * t->batch) / (double)n_window;
-    ml_listener_say(r->listener, "%lld steps of %lld x %lld x %lld tokens: %.2f passes over %lld windows",
-                    (long long)t->schedule.steps, (long long)t->accumulate, (long long)t->batch, (long long)t->seq,
-                    passes, (long long)n_window);
+    ml_listener_say(r->listener, "%.2f passes over %lld windows", ml_recipe_count_sequences(t) / (double)n_window,
+                    (long long)n_window);
     r->stage = ml_pretrain_stage(p->stage);
     return ML_OK;
 }

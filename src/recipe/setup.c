@@ -1,5 +1,6 @@
 #include "recipe/setup.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,25 +25,42 @@ static ml_status optim_config(const ml_options *o, ml_optim_config *out, ml_erro
     return parse_kinds(o, "optim.no_decay", &out->no_decay, err);
 }
 
+static int64_t shrink(const char *name, int64_t steps, double share, const ml_listener *listener)
+{
+    int64_t taken = (int64_t)(share * (double)steps);
+    if (steps > 0) ml_listener_warn(listener, "  %s %lld becomes %lld", name, (long long)steps, (long long)taken);
+    return taken;
+}
+
 /* A recipe tried out with a few steps (--train.steps 20) gets stages that fit into them: half of the steps, shared in
  * proportion.  Said, since the learning rate is then another. */
 static void shrink_stages(ml_schedule *s, const ml_listener *listener)
 {
     bool last_stage = s->kind == ML_SCHEDULE_WSD || s->kind == ML_SCHEDULE_MOONLIGHT;
     int64_t warmup = s->warmup, decay = last_stage ? s->decay : 0;
-    if (warmup <= s->steps && decay <= s->steps - warmup) return;
-    double share = 0.5 * (double)s->steps / ((double)warmup + (double)decay);
-    s->warmup = (int64_t)(share * (double)warmup);
-    s->decay = (int64_t)(share * (double)s->decay);
-    s->rewarm = (int64_t)(share * (double)s->rewarm);
-    if (last_stage) {
-        ml_listener_warn(
-            listener, "optim.warmup %lld and optim.decay %lld do not fit into %lld steps: %lld and %lld are taken",
-            (long long)warmup, (long long)decay, (long long)s->steps, (long long)s->warmup, (long long)s->decay);
-    } else {
-        ml_listener_warn(listener, "optim.warmup %lld does not fit into %lld steps: %lld are taken", (long long)warmup,
-                         (long long)s->steps, (long long)s->warmup);
+    if (warmup <= s->steps && decay <= s->steps - warmup && s->bias_rest <= s->steps) return;
+    double share = 0.5 * (double)s->steps / fmax((double)warmup + (double)decay, (double)s->bias_rest);
+    ml_listener_warn(listener,
+                     "the stages do not fit into %lld steps and are shortened in proportion:", (long long)s->steps);
+    s->warmup = shrink("optim.warmup", s->warmup, share, listener);
+    if (last_stage) s->decay = shrink("optim.decay", s->decay, share, listener);
+    if (s->kind == ML_SCHEDULE_MOONLIGHT) s->rewarm = shrink("optim.rewarm", s->rewarm, share, listener);
+    s->bias_rest = shrink("train.bias_rest", s->bias_rest, share, listener);
+    for (int i = 0; i < s->n_ramp; i++) s->ramp[i].step = shrink("train.ramp", s->ramp[i].step, share, listener);
+}
+
+static ml_status read_ramp(const ml_options *o, ml_schedule *s, ml_error *err)
+{
+    const char *const *item;
+    size_t n = ml_options_list(o, "train.ramp", &item);
+    if (n > ML_MAX_RAMP) {
+        return ml_fail(err, ML_EINVAL, "train.ramp is given %zu times, expected at most %d", n, ML_MAX_RAMP);
     }
+    for (size_t i = 0; i < n; i++) {
+        if (ml_schedule_parse_ramp(item[i], &s->ramp[i], err) != ML_OK) return ml_fail_prefix(err, "train.ramp");
+    }
+    s->n_ramp = (int)n;
+    return ML_OK;
 }
 
 static ml_status schedule(const ml_options *o, const ml_listener *listener, ml_schedule *out, ml_error *err)
@@ -54,9 +72,9 @@ static ml_status schedule(const ml_options *o, const ml_listener *listener, ml_s
                           .decay = ml_options_int(o, "optim.decay"),
                           .rewarm = ml_options_int(o, "optim.rewarm"),
                           .rewarm_lr = ml_options_real(o, "optim.rewarm_lr"),
-                          .ramp_step = ml_options_int(o, "optim.ramp_step"),
-                          .ramp_factor = ml_options_real(o, "optim.ramp_factor") };
+                          .bias_rest = ml_options_int(o, "train.bias_rest") };
     ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
+    ML_TRY(read_ramp(o, out, err));
     shrink_stages(out, listener);
     return ml_schedule_check(out, err);
 }
@@ -123,6 +141,33 @@ ml_status ml_recipe_model_config(const ml_options *o, const ml_tokenizer *tokeni
     return ml_config_check(out, "options", err);
 }
 
+double ml_recipe_count_sequences(const ml_train_config *train)
+{
+    return (double)ml_schedule_count_batches(&train->schedule, train->schedule.steps) * (double)train->accumulate *
+           (double)train->batch;
+}
+
+void ml_recipe_say_steps(const ml_train_config *train, const ml_config *model, const ml_listener *listener)
+{
+    const ml_schedule *s = &train->schedule;
+    ml_listener_say(listener, "%lld steps of %lld x %lld x %lld tokens, %.4g in all", (long long)s->steps,
+                    (long long)(train->accumulate * ml_schedule_get_factor(s, 0)), (long long)train->batch,
+                    (long long)train->seq, ml_recipe_count_sequences(train) * (double)train->seq);
+    for (int i = 0; i < s->n_ramp; i++) {
+        if (s->ramp[i].step == 0 || s->ramp[i].step >= s->steps) continue;
+        ml_listener_say(listener, "from step %lld on %lld x %lld x %lld tokens", (long long)s->ramp[i].step,
+                        (long long)(train->accumulate * s->ramp[i].factor), (long long)train->batch,
+                        (long long)train->seq);
+    }
+    if (!(model->bias_update_rate > 0)) return;
+    if (s->bias_rest == 0) {
+        ml_listener_say(listener, "the router's bias moves by %g a step", model->bias_update_rate);
+    } else {
+        ml_listener_say(listener, "the router's bias moves by %g a step, and rests from step %lld on",
+                        model->bias_update_rate, (long long)(s->steps - s->bias_rest));
+    }
+}
+
 typedef struct {
     const ml_listener *listener;
     bool refused;
@@ -134,7 +179,7 @@ static bool decides_the_run(const char *section, const char *name)
 {
     if (!strcmp(section, "model")) return true;
     if (!strcmp(section, "data")) return strcmp(name, "dir") != 0; /* the same data may have moved */
-    static const char *const train[] = { "batch", "accumulate", "seq", "seed" };
+    static const char *const train[] = { "batch", "accumulate", "ramp", "seq", "seed" };
     for (size_t i = 0; i < sizeof train / sizeof train[0]; i++) {
         if (!strcmp(section, "train") && !strcmp(name, train[i])) return true;
     }

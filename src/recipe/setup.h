@@ -19,6 +19,10 @@ ml_status ml_recipe_model_config(const ml_options *o, const ml_tokenizer *tokeni
 ml_status ml_recipe_check_resume(const ml_options *o, const ml_listener *listener, const char *run_folder,
                                  ml_error *err);
 
+/* Sequences in the whole run; a double, since a plan may be larger than any data. */
+double ml_recipe_count_sequences(const ml_train_config *train);
+/* Tell the plan of steps: how many of what size, where the batch grows, where the router's bias rests. */
+void ml_recipe_say_steps(const ml_train_config *train, const ml_config *model, const ml_listener *listener);
 /* Tell the parameter groups and their optimizers, a line per kind of parameter. */
 void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *listener);
 

@@ -117,6 +117,7 @@ static ml_status check(ml_trainer *t, ml_error *err)
     ML_TRY(ml_recipe_train_config(t->o, &t->listener, &r->train, err));
     ML_TRY(t->stage->check(r, err));
     ML_TRY(ml_loop_check_config(&r->train, &r->config, err));
+    ml_recipe_say_steps(&r->train, &r->config, &t->listener);
     make_plan(t);
     return ML_OK;
 }

@@ -23,6 +23,8 @@ void ml_loop_say(const ml_loop *t, const char *format, ...)
 
 /* ---- set-up ---- */
 
+enum { MAX_ACCUMULATE = 1000000 };
+
 /* This machine's rate of fp32 matrix products, flop/s: what mfu is a share of. */
 static double measure_peak(void)
 {
@@ -46,6 +48,17 @@ static double measure_peak(void)
     return 2.0 * N * N * N / best;
 }
 
+/* How many times train.accumulate the largest step has micro-steps. */
+static int64_t largest_factor(const ml_train_config *c)
+{
+    int64_t most = ml_schedule_get_factor(&c->schedule, 0);
+    for (int i = 0; i < c->schedule.n_ramp; i++) {
+        const ml_batch_ramp *ramp = &c->schedule.ramp[i];
+        if (ramp->step < c->schedule.steps && ramp->factor > most) most = ramp->factor;
+    }
+    return most;
+}
+
 static ml_status make_memory(ml_loop *t, ml_error *err)
 {
     const ml_train_config *c = &t->config;
@@ -56,9 +69,10 @@ static ml_status make_memory(ml_loop *t, ml_error *err)
                        (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
     ML_TRY(ml_optimizer_make(&c->optim, t->model->param, (int64_t)t->model->n_param, &t->optimizer, err));
     ML_TRY(ml_router_stats_make(&t->model->config, &t->stats, err));
-    t->batch = ml_calloc((size_t)c->accumulate, sizeof *t->batch);
-    if (!t->batch) return ml_fail_memory(err, (size_t)c->accumulate * sizeof *t->batch, "batches");
-    for (int64_t i = 0; i < c->accumulate; i++) ML_TRY(ml_batch_init(&t->batch[i], tokens, tokens, err));
+    t->n_batch = c->accumulate * largest_factor(c);
+    t->batch = ml_calloc((size_t)t->n_batch, sizeof *t->batch);
+    if (!t->batch) return ml_fail_memory(err, (size_t)t->n_batch * sizeof *t->batch, "batches");
+    for (int64_t i = 0; i < t->n_batch; i++) ML_TRY(ml_batch_init(&t->batch[i], tokens, tokens, err));
     return ml_batch_init(&t->eval_batch, tokens, tokens, err);
 }
 
@@ -71,7 +85,12 @@ ml_status ml_loop_check_config(const ml_train_config *c, const ml_config *model,
         return ml_fail(err, ML_EINVAL, "train.seq %lld is longer than the model's max_position_embeddings %lld",
                        (long long)c->seq, (long long)model->max_position_embeddings);
     }
-    return ml_schedule_check(&c->schedule, err);
+    ML_TRY(ml_schedule_check(&c->schedule, err));
+    if (c->accumulate <= MAX_ACCUMULATE / largest_factor(c)) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "train.accumulate %lld, and %lld times as many by train.ramp: expected at most %d micro-steps in a "
+                   "step; use a larger train.batch",
+                   (long long)c->accumulate, (long long)largest_factor(c), MAX_ACCUMULATE);
 }
 
 /* A damaged checkpoint counts: a new run must not begin over it. */
@@ -143,7 +162,7 @@ void ml_loop_free(ml_loop *t)
     ml_optimizer_free(t->optimizer);
     ml_ctx_free(&t->ctx);
     ml_router_stats_free(&t->stats);
-    for (int64_t i = 0; t->batch && i < t->config.accumulate; i++) ml_batch_free(&t->batch[i]);
+    for (int64_t i = 0; t->batch && i < t->n_batch; i++) ml_batch_free(&t->batch[i]);
     ml_free(t->batch);
     ml_batch_free(&t->eval_batch);
     ml_free(t);
@@ -184,7 +203,7 @@ static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
     float max_load[MAX_LOGGED_LAYER], entropy[MAX_LOGGED_LAYER];
     int n_moe = summarise_routing(t, max_load, entropy);
     int64_t tokens = 0;
-    for (int64_t i = 0; i < t->config.accumulate; i++) tokens += t->batch[i].n_token;
+    for (int64_t i = 0; i < r->n_micro; i++) tokens += t->batch[i].n_token;
     double tps = (double)tokens / r->seconds;
     double flops = 6.0 * (double)ml_model_count(&t->model->config).active * tps;
     ml_metrics_extra skipped = { "skipped", 1 };

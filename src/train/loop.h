@@ -18,7 +18,7 @@
 
 typedef struct {
     int64_t batch, accumulate, seq; /* sequences per micro-step, micro-steps per step, tokens per sequence */
-    ml_schedule schedule;           /* its `steps` is the length of the run */
+    ml_schedule schedule;           /* `steps`: the length of the run; `ramp` multiplies accumulate */
     ml_optim_config optim;
     double clip;
     bool recompute;
@@ -59,8 +59,8 @@ typedef struct {
 } ml_stage;
 
 typedef struct {
-    int64_t step, tokens;
-    double loss, ce, aux, z; /* aux and z without their coefficients, averaged as the loss has them */
+    int64_t step, tokens, n_micro; /* n_micro: micro-steps it was made of */
+    double loss, ce, aux, z;       /* aux and z without their coefficients, averaged as the loss has them */
     double grad_norm, lr, update_rms, seconds;
     bool skipped; /* by the guard */
 } ml_train_step;

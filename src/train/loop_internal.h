@@ -18,7 +18,8 @@ struct ml_loop {
     ml_metrics *metrics;
     ml_optimizer *optimizer;
     ml_ctx ctx;
-    ml_batch *batch; /* [accumulate] the micro-batches of one step */
+    ml_batch *batch; /* [n_batch] the micro-batches of one step; as many as the largest has */
+    int64_t n_batch;
     ml_batch eval_batch;
     ml_router_stats stats;
     ml_guard guard;

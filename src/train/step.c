@@ -36,15 +36,15 @@ void ml_loss_cross_entropy(void *self, const ml_batch *batch, const float *logp,
     }
 }
 
-/* Forward and backward of one micro-batch; adds its loss to *sum. */
-static ml_status micro_step(ml_loop *t, const ml_batch *b, double weight, double *sum, ml_error *err)
+/* Forward and backward of one micro-batch of n_micro; adds its loss to *sum. */
+static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, double weight, double *sum, ml_error *err)
 {
     ml_ctx *ctx = &t->ctx;
     ml_ctx_reset(ctx);
     ctx->mode = ML_MODE_EXACT;
     prepared p = prepare(t, b);
     p.input.training = true;
-    p.input.aux_scale = 1.0f / (float)t->config.accumulate;
+    p.input.aux_scale = 1.0f / (float)n_micro;
     p.input.stats = &t->stats;
     ctx->recording = true;
     ml_tensor *hidden = ml_model_forward(ctx, t->model, &p.input);
@@ -57,8 +57,9 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, double weight, double
 
 static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
 {
-    int64_t n_target = 0;
-    for (int64_t i = 0; i < t->config.accumulate; i++) {
+    int64_t n_target = 0, n_micro = t->config.accumulate * ml_schedule_get_factor(&t->config.schedule, t->step);
+    result->n_micro = n_micro;
+    for (int64_t i = 0; i < n_micro; i++) {
         ML_TRY(t->stage->next(t->stage->self, &t->batch[i], err));
         n_target += t->batch[i].n_target;
         t->tokens += t->batch[i].n_token;
@@ -66,14 +67,14 @@ static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *e
     ml_model_zero_grads(t->model);
     ml_router_stats_clear(&t->stats);
     double weight = n_target ? 1.0 / (double)n_target : 0, sum = 0;
-    for (int64_t i = 0; i < t->config.accumulate; i++) ML_TRY(micro_step(t, &t->batch[i], weight, &sum, err));
+    for (int64_t i = 0; i < n_micro; i++) ML_TRY(micro_step(t, &t->batch[i], n_micro, weight, &sum, err));
 
     const ml_config *c = &t->model->config;
     double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
     double per_layer = c->aux_mean && n_moe > 0 ? 1 / n_moe : 1;
     result->ce = sum * weight;
-    result->aux = t->stats.balance * per_layer / (double)t->config.accumulate;
-    result->z = t->stats.z * per_layer / (double)t->config.accumulate;
+    result->aux = t->stats.balance * per_layer / (double)n_micro;
+    result->z = t->stats.z * per_layer / (double)n_micro;
     result->loss = result->ce + c->balance_coef * result->aux + c->z_coef * result->z;
     return ML_OK;
 }
@@ -94,7 +95,7 @@ static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *ver
     double factor = ml_clip_get_factor(result->grad_norm, t->config.clip);
     ML_TRY(ml_optimizer_step(t->optimizer, result->lr, factor, &optim, err));
     result->update_rms = optim.rms_all;
-    if (t->model->config.bias_update_rate > 0) {
+    if (t->model->config.bias_update_rate > 0 && ml_schedule_moves_bias(&t->config.schedule, t->step)) {
         ml_model_update_router_bias(t->model, &t->stats, t->model->config.bias_update_rate);
     }
     return ML_OK;

@@ -48,7 +48,8 @@ ml_tokenizer *test_byte_tokenizer(const char *folder, bool specials, int far_id)
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     assert_ok(ml_json_save(root, path, &err));
     json_decref(root);
-    root = specials ? json_pack("{s:s, s:s}", "bos_token", special[0], "eos_token", special[1]) : json_object();
+    root = specials ? json_pack("{s:s, s:s, s:b}", "bos_token", special[0], "eos_token", special[1], "add_bos_token", 1)
+                    : json_object();
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     assert_ok(ml_json_save(root, path, &err));
     json_decref(root);

@@ -1,4 +1,4 @@
-/* A tokenizer whose ids need no library to be known: byte b is id b + 2, [BOS] is 0, [EOS] is 1. */
+/* A tokenizer whose ids need no library to be known: byte b is id b + 2, [BOS] is 0 and begins texts, [EOS] is 1. */
 #ifndef ML_TESTS_BYTE_TOKENIZER_H
 #define ML_TESTS_BYTE_TOKENIZER_H
 

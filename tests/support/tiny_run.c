@@ -124,7 +124,7 @@ ml_train_config test_train_config(void)
         .seed = 1,
         .guard_patience = 3,
         .save_dtype = ML_F32,
-        .schedule = { .kind = ML_SCHEDULE_COSINE, .lr = 1e-2, .warmup = 3, .steps = 20, .ramp_factor = 1 },
+        .schedule = { .kind = ML_SCHEDULE_COSINE, .lr = 1e-2, .warmup = 3, .steps = 20 },
         .optim = ml_optim_default_config(ML_OPTIM_ADAMW),
     };
 }

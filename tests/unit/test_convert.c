@@ -2,6 +2,7 @@
 #include "quant/convert.h"
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "format/gguf.h"
 #include "format/hf.h"
 #include "format/source.h"
@@ -370,6 +371,29 @@ static void test_rules(void **state)
     assert_fails(ml_quant_mix_find("q9", &plan.mix, &err), ML_EINVAL, "q4_k_m");
 }
 
+/* Ctrl-C in the middle. */
+static void test_stopping_leaves_nothing(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *from = join(work, "from"), *folder = join(work, "folder"), *file = join(work, "file.gguf"), **names;
+    size_t n;
+    ml_config config;
+    ml_convert_report report;
+    write_folder(&variants[0], ML_F32, from, &config);
+    convert(from, file, NULL, true);
+    const ml_convert cases[] = { { .from = from, .to = folder },
+                                 { .from = file, .to = folder },
+                                 { .from = from, .to = join(work, "other.gguf"), .gguf = true } };
+    ml_stop_set(true);
+    for (int i = 0; i < 3; i++) assert_fails(ml_convert_model(&cases[i], &report, &err), ML_ECANCEL, "stopped");
+    ml_stop_set(false);
+    assert_ok(ml_dir_list(work, &names, &n, &err));
+    assert_int_equal(n, 2);
+    ml_dir_list_free(names, n);
+    test_remove_folder(work);
+}
+
 /* Importance of a MoE model from a text: from its file the same file again; what counts is lost less. */
 static void test_calibration(void **state)
 {
@@ -464,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_folder_to_folder),
         cmocka_unit_test(test_unused_tensors_are_told),
         cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_stopping_leaves_nothing),
         cmocka_unit_test(test_calibration),
         cmocka_unit_test(test_refusals),
     };

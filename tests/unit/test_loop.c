@@ -282,6 +282,46 @@ static void test_a_step_allocates_nothing(void **state)
     }
 }
 
+/* A step after the batch has grown is a step of a run that has been so large all along, bit for bit. */
+static void test_batch_grows_at_its_step(void **state)
+{
+    (void)state;
+    ml_config model = with_losses(TEST_GQA_SIGMOID);
+    ml_train_config config = test_train_config(), large = config;
+    config.accumulate = 2;
+    config.schedule.n_ramp = 2;
+    config.schedule.ramp[0] = (ml_batch_ramp){ 0, 2 };
+    config.schedule.ramp[1] = (ml_batch_ramp){ 3, 3 };
+    large.accumulate = 4;
+    test_run a, b;
+    test_run_start(&a, &model, &config);
+    test_run_start(&b, &model, &large);
+    for (int i = 0; i < 3; i++) {
+        ml_train_step x = test_run_step(&a), y = test_run_step(&b);
+        assert_int_equal(x.n_micro, 4);
+        assert_true(x.ce == y.ce && x.aux == y.aux && x.grad_norm == y.grad_norm && x.tokens == y.tokens);
+    }
+    test_assert_same_run(&a, &b);
+    int64_t tokens = 0, index = a.self.index;
+    test_stage same = a.self;
+    ml_stage stage = test_stage_make(&same);
+    ml_batch batch;
+    assert_ok(ml_batch_init(&batch, 96, 4, &err));
+    for (int i = 0; i < 6; i++) {
+        assert_ok(stage.next(&same, &batch, &err));
+        tokens += batch.n_token;
+    }
+    ml_batch_free(&batch);
+    int64_t tokens_before = a.loop->tokens, before = ml_alloc_get_stats().n_total;
+    ml_train_step x = test_run_step(&a);
+    assert_int_equal(ml_alloc_get_stats().n_total, before); /* the memory of the largest step is there from the start */
+    assert_int_equal(x.n_micro, 6);
+    assert_int_equal(a.self.index, index + 6 * 4);
+    assert_int_equal(x.tokens, tokens_before + tokens);
+    test_run_end(&a, false);
+    test_run_end(&b, false);
+}
+
 /* ---- the router's bias ---- */
 
 static void test_bias_moves_by_the_equation(void **state)
@@ -320,6 +360,29 @@ static void test_bias_moves_by_the_equation(void **state)
     test_run_end(&r, false);
 }
 
+static void test_bias_rests_in_the_last_steps(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_SIGMOID);
+    ml_train_config config = test_train_config(), moving = config;
+    config.schedule.bias_rest = config.schedule.steps - 3;
+    test_run a, b;
+    test_run_start(&a, &model, &config);
+    test_run_start(&b, &model, &moving);
+    for (int step = 0; step < 6; step++) {
+        float before[4];
+        const float *bias = ml_f32(&a.model->layer[0].router_bias);
+        memcpy(before, bias, sizeof before);
+        test_run_step(&a);
+        test_run_step(&b);
+        assert_true((memcmp(before, bias, sizeof before) != 0) == (step < 3));
+        if (step == 2) test_assert_same_run(&a, &b);
+    }
+    assert_true(memcmp(ml_f32(&a.model->layer[0].router_bias), ml_f32(&b.model->layer[0].router_bias), 16) != 0);
+    test_run_end(&a, false);
+    test_run_end(&b, false);
+}
+
 /* ---- refusals ---- */
 
 static void test_refuses_what_cannot_train(void **state)
@@ -338,6 +401,11 @@ static void test_refuses_what_cannot_train(void **state)
     config.accumulate = 0;
     assert_fails(ml_loop_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL,
                  "train.accumulate");
+    config.accumulate = 1000;
+    config.schedule.n_ramp = 1;
+    config.schedule.ramp[0] = (ml_batch_ramp){ 5, 1001 };
+    assert_fails(ml_loop_make(&config, "/nowhere/run", false, m, &stage, NULL, NULL, &t, &err), ML_EINVAL,
+                 "1001 times as many by train.ramp");
     assert_null(t);
     ml_model_free(m);
 }
@@ -373,7 +441,9 @@ int main(void)
         cmocka_unit_test(test_evaluation_changes_nothing),
         cmocka_unit_test(test_the_stage_makes_the_loss),
         cmocka_unit_test(test_a_step_allocates_nothing),
+        cmocka_unit_test(test_batch_grows_at_its_step),
         cmocka_unit_test(test_bias_moves_by_the_equation),
+        cmocka_unit_test(test_bias_rests_in_the_last_steps),
         cmocka_unit_test(test_refuses_what_cannot_train),
         cmocka_unit_test(test_loss_falls),
     };

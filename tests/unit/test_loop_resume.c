@@ -19,6 +19,11 @@ static void check_resume(test_model which, ml_optim_name optim, ml_dtype dtype)
     config.save_dtype = dtype;
     config.guard_deviations = 6;
     config.accumulate = 2;
+    /* The batch grows before and after the place where the run is cut, and the router's bias comes to rest. */
+    config.schedule.n_ramp = 2;
+    config.schedule.ramp[0] = (ml_batch_ramp){ 4, 2 };
+    config.schedule.ramp[1] = (ml_batch_ramp){ 7, 3 };
+    config.schedule.bias_rest = config.schedule.steps - 6;
     test_run straight, first, second;
     ml_train_step expected[10];
     test_run_start(&straight, &model, &config);

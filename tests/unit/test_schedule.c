@@ -1,4 +1,5 @@
-/* Learning rates at stated points: closed forms by hand, and the published rates of Moonlight. */
+/* Learning rates at stated points: closed forms by hand, and the published rates of Moonlight; where the batch grows
+ * and the bias rests. */
 #include "optim/schedule.h"
 #include "support/support.h"
 
@@ -86,8 +87,8 @@ static void test_moonlight(void **state)
                       .decay = last,
                       .rewarm = 100,
                       .rewarm_lr = 1e-4,
-                      .ramp_step = 12000,
-                      .ramp_factor = 2.0 };
+                      .ramp = { { 12000, 2 } },
+                      .n_ramp = 1 };
     assert_ok(ml_schedule_check(&s, &err));
     assert_lr(&s, 999, 2.1e-4);
     assert_lr(&s, 1999, 4.2e-4);
@@ -103,6 +104,46 @@ static void test_moonlight(void **state)
     assert_lr(&s, s.steps, 0.0);
     s.rewarm = last + 1;
     assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "rewarm");
+}
+
+static void test_batch_grows(void **state)
+{
+    (void)state;
+    ml_schedule s = { .kind = ML_SCHEDULE_CONSTANT, .lr = 1.0, .steps = 40, .n_ramp = 3 };
+    static const char *const text[] = { "10: 2", " 20 :4 ", "20:8" };
+    for (int i = 0; i < 3; i++) assert_ok(ml_schedule_parse_ramp(text[i], &s.ramp[i], &err));
+    assert_ok(ml_schedule_check(&s, &err));
+    int64_t n = 0;
+    for (int64_t step = 0; step <= 40; step++) {
+        int64_t wanted = step < 10 ? 1 : step < 20 ? 2 : 8; /* of two at one step the last counts */
+        assert_int_equal(ml_schedule_get_factor(&s, step), wanted);
+        assert_int_equal(ml_schedule_count_batches(&s, step), n);
+        n += wanted;
+    }
+    s.ramp[2].step = 40; /* after the last step there is no larger one */
+    assert_int_equal(ml_schedule_get_factor(&s, 39), 4);
+    assert_int_equal(ml_schedule_get_factor(&s, 40), 4);
+    s.ramp[2].step = 19;
+    assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "at step 19, expected at least 20");
+    s.ramp[2] = (ml_batch_ramp){ 30, 0 };
+    assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "is 0 times the first");
+    s.n_ramp = ML_MAX_RAMP + 1;
+    assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "17 times");
+    static const char *const bad[] = { "", "12", "12:", ": 2", "-1: 2", "1: 2 3", "1: x2", "99999999999999999999: 2" };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_fails(ml_schedule_parse_ramp(bad[i], &s.ramp[0], &err), ML_EINVAL, "STEP:N");
+}
+
+static void test_bias_rests_last(void **state)
+{
+    (void)state;
+    ml_schedule s = { .kind = ML_SCHEDULE_CONSTANT, .lr = 1.0, .steps = 40 };
+    assert_true(ml_schedule_moves_bias(&s, 0) && ml_schedule_moves_bias(&s, 39));
+    s.bias_rest = 15;
+    assert_ok(ml_schedule_check(&s, &err));
+    assert_true(ml_schedule_moves_bias(&s, 24) && !ml_schedule_moves_bias(&s, 25) && !ml_schedule_moves_bias(&s, 40));
+    s.bias_rest = 41;
+    assert_fails(ml_schedule_check(&s, &err), ML_EINVAL, "last 41 steps, expected 0 to all 40");
 }
 
 static void test_bad_values_are_named(void **state)
@@ -130,6 +171,8 @@ int main(void)
         cmocka_unit_test(test_cosine),
         cmocka_unit_test(test_wsd),
         cmocka_unit_test(test_moonlight),
+        cmocka_unit_test(test_batch_grows),
+        cmocka_unit_test(test_bias_rests_last),
         cmocka_unit_test(test_bad_values_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
