@@ -31,6 +31,11 @@ size_t ml_options_find(const ml_options *o, const char *section, const char *nam
     return o->n_rows;
 }
 
+bool ml_options_has(const ml_options *o, const char *section, const char *name)
+{
+    return ml_options_find(o, section, name) < o->n_rows;
+}
+
 static void free_texts(char **items, size_t n)
 {
     for (size_t i = 0; i < n; i++) ml_free(items[i]);

@@ -69,6 +69,8 @@ double ml_options_real(const ml_options *o, const char *path);
 /* TEXT and CHOICE; NULL when unset.  INT and REAL are 0 when unset. */
 const char *ml_options_text(const ml_options *o, const char *path);
 size_t ml_options_list(const ml_options *o, const char *path, const char *const **items);
+/* Whether the verb has the option at all. */
+bool ml_options_has(const ml_options *o, const char *section, const char *name);
 /* Whether a recipe or the command line gave it (as opposed to the default). */
 bool ml_options_given(const ml_options *o, const char *path);
 /* Whether the command line, ml_options_set or ml_options_assign did. */

@@ -63,10 +63,8 @@ static ml_status make_sampler(chat *c, const ml_sampling *sampling, ml_error *er
 
 static ml_status start(chat *c, ml_error *err)
 {
-    const char *text = ml_options_text(c->o, "system");
+    const char *text = ml_options_text(c->o, "system"); /* without one, the format puts its own */
     ml_cli_conversation_cut(&c->talk, 0);
-    if (ml_chat_is_none(&c->talk.format)) return ML_OK;
-    if (!text) text = ml_chat_default_system(&c->talk.format);
     return text ? ml_cli_conversation_add(&c->talk, ml_cli_message("system", text), NULL, 0, err) : ML_OK;
 }
 

@@ -1,10 +1,12 @@
 /* moonlight data build | synth */
 #include "cli/data.h"
+#include "cli/data_rows.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "data/build.h"
 #include "data/synth.h"
+#include "data/synth_constraints.h"
 
 #include <string.h>
 
@@ -25,7 +27,8 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     else if (strcmp(kind, "arithmetic") == 0)
         c->kind = ML_SYNTH_ARITHMETIC;
     else
-        return ml_fail(err, ML_EINVAL, "data synth: expected stories or arithmetic, found \"%s\"", kind);
+        return ml_fail(err, ML_EINVAL,
+                       "data synth: expected stories, arithmetic, constraints or preferences, found \"%s\"", kind);
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
     c->n_document = (uint64_t)ml_options_int(o, "docs");
@@ -37,8 +40,45 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     return ML_OK;
 }
 
+/* Prompts with constraints, or pairs. */
+static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
+{
+    ml_synth_constraints_result result;
+    ml_synth_constraints_config c = { .pairs = pairs,
+                                      .split =
+                                          strcmp(ml_options_text(o, "split"), "val") ? ML_SPLIT_TRAIN : ML_SPLIT_VAL,
+                                      .n_document = (uint64_t)ml_options_int(o, "docs"),
+                                      .seed = (uint64_t)ml_options_int(o, "seed") };
+    ML_TRY(ml_cli_require(o, "out", &c.out, err));
+    if (!c.n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    ml_stop_install();
+    c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
+    ml_status status = ml_data_synth_constraints(&c, &result, err);
+    ml_progress_end(c.progress);
+    ML_TRY(status);
+    json_t *rejects = json_object();
+    for (int i = 1; i < ML_N_SYNTH_FAULT; i++) {
+        if (!result.n_reject[i]) continue;
+        json_object_set_new(rejects, ml_synth_fault_name((ml_synth_fault)i),
+                            json_integer((json_int_t)result.n_reject[i]));
+        ml_log_info("%llu rejected: %s", (unsigned long long)result.n_reject[i],
+                    ml_synth_fault_name((ml_synth_fault)i));
+    }
+    if (ml_options_flag(o, "json")) {
+        return ml_cli_print_json(json_pack("{s:s, s:I, s:I, s:o}", "file", c.out, "documents", (json_int_t)c.n_document,
+                                           "bytes", (json_int_t)result.n_bytes, "rejected", rejects),
+                                 err);
+    }
+    json_decref(rejects);
+    printf("%s: %llu documents, %.1f MB\n", c.out, (unsigned long long)c.n_document, (double)result.n_bytes / 1e6);
+    return ML_OK;
+}
+
 static ml_status synth(const ml_options *o, ml_error *err)
 {
+    const char *kind = ml_options_positional(o, 0);
+    bool pairs = strcmp(kind, "preferences") == 0;
+    if (pairs || strcmp(kind, "constraints") == 0) return synth_examples(o, pairs, err);
     ml_synth_config c;
     uint64_t n_document, n_bytes;
     ML_TRY(read_synth_options(o, &c, err));
@@ -63,7 +103,8 @@ static ml_status synth(const ml_options *o, ml_error *err)
 ml_status ml_cli_data_synth(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(ml_cli_parse("data synth", NULL, argc, argv, 1, 1, "stories or arithmetic", &o, err));
+    ML_TRY(
+        ml_cli_parse("data synth", NULL, argc, argv, 1, 1, "stories, arithmetic, constraints or preferences", &o, err));
     ml_status status = synth(o, err);
     ml_options_free(o);
     return status;
@@ -154,6 +195,7 @@ static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
     const char *path;
     double n_bytes;
     ML_TRY(read_build_options(o, inputs, &c, err));
+    if (strcmp(ml_options_text(o, "kind"), "pretrain")) return ml_cli_build_rows(o, inputs, c.n_input, err);
     ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
     ML_TRY(input_bytes(&c, &n_bytes, err));
     ML_TRY(ml_tokenizer_open(path, &tokenizer, err));

@@ -1,5 +1,6 @@
 /* moonlight eval: how good a model is, by a number. */
 #include "cli/cli.h"
+#include "cli/eval_constraints.h"
 #include "cli/load.h"
 
 #include "base/file.h"
@@ -256,8 +257,8 @@ static ml_status run_choice(job *j, ml_error *err)
     ml_status status = read_quiz(j, &q, err);
     if (status == ML_OK) {
         j->progress = ml_progress_begin("choices", "choices", (double)q.n_item);
-        status = ml_continuation_score(j->m.model, q.item, (int64_t)q.n_item, BATCH, ml_cli_kv_dtype(j->o), show_item, j,
-                                       err);
+        status = ml_continuation_score(j->m.model, q.item, (int64_t)q.n_item, BATCH, ml_cli_kv_dtype(j->o), show_item,
+                                       j, err);
         ml_progress_end(j->progress);
     }
     if (status == ML_OK) status = report_choice(j, &q, err);
@@ -277,6 +278,9 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));
+    if (!strcmp(task, "constraints")) {
+        return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, err);
+    }
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 

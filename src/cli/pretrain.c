@@ -1,4 +1,6 @@
-/* moonlight pretrain RECIPE: the library's trainer, with its words on standard error and its work as bars. */
+/* moonlight pretrain RECIPE, and what sft and dpo share with it: the library's trainer, with its words on standard
+ * error and its work as bars.
+ */
 #include "cli/pretrain.h"
 
 #include "cli/cli.h"
@@ -34,14 +36,16 @@ ml_listener ml_cli_listener(ml_progress **bar)
     return (ml_listener){ .arg = bar, .message = show_message, .progress = show_progress };
 }
 
-ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume, double *best_loss, ml_error *err)
+ml_status ml_cli_train_run(const char *stage, const ml_options *o, const char *run, bool resume, double *best_loss,
+                           ml_error *err)
 {
     ml_trainer *t = NULL;
     ml_progress *bar = NULL;
     char **set;
     size_t n_set;
     ML_TRY(ml_options_list_overrides(o, &set, &n_set, err));
-    ml_trainer_config config = { .recipe = ml_options_positional(o, 0),
+    ml_trainer_config config = { .stage = stage,
+                                 .recipe = ml_options_positional(o, 0),
                                  .set = (const char *const *)set,
                                  .n_set = n_set,
                                  .run_folder = run,
@@ -57,13 +61,18 @@ ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume,
     return status;
 }
 
-static ml_status run_recipe(const ml_options *o, ml_error *err)
+ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume, double *best_loss, ml_error *err)
+{
+    return ml_cli_train_run("pretrain", o, run, resume, best_loss, err);
+}
+
+static ml_status run_recipe(const char *stage, const ml_options *o, ml_error *err)
 {
     const char *run = ml_options_text(o, "run");
     double best;
-    ml_status status = ml_cli_pretrain_run(o, run, ml_options_flag(o, "resume"), &best, err);
+    ml_status status = ml_cli_train_run(stage, o, run, ml_options_flag(o, "resume"), &best, err);
     if (status == ML_ECANCEL) {
-        ml_log_info("saved; continue with: moonlight pretrain %s --run %s --resume", ml_options_positional(o, 0), run);
+        ml_log_info("saved; continue with: moonlight %s %s --run %s --resume", stage, ml_options_positional(o, 0), run);
     } else if (status == ML_OK) {
         char loss[64] = "";
         if (!isnan(best)) snprintf(loss, sizeof loss, "; best validation loss %.4f", best);
@@ -72,14 +81,18 @@ static ml_status run_recipe(const ml_options *o, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_pretrain(int argc, char **argv, ml_error *err)
+ml_status ml_cli_train(const char *stage, int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(
-        ml_cli_parse("pretrain", "model", argc, argv, 1, 1, "a recipe file or the name of a built-in recipe", &o, err));
+    ML_TRY(ml_cli_parse(stage, "model", argc, argv, 1, 1, "a recipe file or the name of a built-in recipe", &o, err));
     ml_status status = ml_recipe_read(o, ml_options_positional(o, 0), err);
     ml_stop_install();
-    if (status == ML_OK) status = ml_recipe_is_sweep(o) ? ml_cli_sweep(o, argc, argv, err) : run_recipe(o, err);
+    if (status == ML_OK) status = ml_recipe_is_sweep(o) ? ml_cli_sweep(o, argc, argv, err) : run_recipe(stage, o, err);
     ml_options_free(o);
     return status;
+}
+
+ml_status ml_cli_pretrain(int argc, char **argv, ml_error *err)
+{
+    return ml_cli_train("pretrain", argc, argv, err);
 }

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "data/count_words.h"
 #include "format/open_tokenizer.h"
+#include "token/chat.h"
 #include "token/train.h"
 
 #include <string.h>
@@ -197,6 +198,14 @@ static json_t *added_list(const ml_tokenizer *t)
     return list;
 }
 
+/* The name of the chat format that goes with it. */
+static const char *chat_format_of(const ml_tokenizer *t)
+{
+    ml_chat_format f;
+    ml_error ignored;
+    return ml_chat_choose(t, NULL, NULL, &f, &ignored) == ML_OK ? ml_chat_name(&f) : "unknown";
+}
+
 /* Ids that stand before or behind each text; NULL when memory is out. */
 static json_t *around_list(const ml_tokenizer *t, bool behind)
 {
@@ -243,10 +252,10 @@ static void print_info(const ml_tokenizer *t)
 {
     enum { SHOWN = 40 };
     printf("kind          %s\nvocabulary    %d ids (%zu added, %zu of them special)\nmerges        %zu\n"
-           "pattern       %s\nfingerprint   %s\nchat template %s\n",
+           "pattern       %s\nfingerprint   %s\nchat format   %s%s\n",
            ml_tokenizer_kind(t), ml_tokenizer_vocab_size(t), count_tokens(t, ml_tokenizer_is_added),
            count_tokens(t, ml_tokenizer_is_special), ml_tokenizer_merge_count(t), ml_tokenizer_pattern(t),
-           ml_tokenizer_fingerprint(t), ml_tokenizer_chat_template(t) ? "yes" : "no");
+           ml_tokenizer_fingerprint(t), chat_format_of(t), ml_tokenizer_chat_template(t) ? " (template)" : "");
     if (ml_tokenizer_is_nfc(t)) printf("normal form   C\n");
     for (size_t i = 0; i < N_ROLES; i++) print_token(t, roles[i].id(t), roles[i].name);
     print_around(t, false, "before texts");

@@ -24,6 +24,11 @@ ml_status ml_batch_init(ml_batch *batch, int64_t token_capacity, int64_t seq_cap
     ML_TRY_GOTO(alloc_ints(&batch->target, token_capacity, err));
     ML_TRY_GOTO(alloc_ints(&batch->pos, token_capacity, err));
     ML_TRY_GOTO(alloc_ints(&batch->seq, seq_capacity + 1, err));
+    batch->row = ml_calloc((size_t)seq_capacity, sizeof *batch->row);
+    if (!batch->row) {
+        status = ml_fail_memory(err, (size_t)seq_capacity * sizeof *batch->row, "a batch");
+        goto done;
+    }
     batch->token_capacity = token_capacity;
     batch->seq_capacity = seq_capacity;
 done:
@@ -38,6 +43,7 @@ void ml_batch_free(ml_batch *batch)
     ml_free(batch->target);
     ml_free(batch->pos);
     ml_free(batch->seq);
+    ml_free(batch->row);
     memset(batch, 0, sizeof *batch);
 }
 
@@ -65,6 +71,7 @@ ml_status ml_batch_add(ml_batch *batch, const int32_t *id, const int32_t *target
         batch->n_target += target[i] >= 0;
     }
     batch->n_token += n;
+    batch->row[batch->n_seq] = -1;
     batch->seq[++batch->n_seq] = (int32_t)batch->n_token;
     return ML_OK;
 }

@@ -16,6 +16,7 @@ typedef struct ml_batch {
     int32_t *target;  /* [n_token] the token that should follow; -1: not trained */
     int32_t *pos;     /* [n_token] position within the sequence, from 0 */
     int32_t *seq;     /* [n_seq + 1] sequence s is tokens seq[s] .. seq[s+1]-1; seq[0] = 0, seq[n_seq] = n_token */
+    int64_t *row;     /* [n_seq] what a sequence was made from, as its source counts; -1: it does not say */
     int64_t token_capacity;
     int64_t seq_capacity;
 } ml_batch;

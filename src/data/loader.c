@@ -1,7 +1,7 @@
 #include "data/loader.h"
 
 #include "base/alloc.h"
-#include "base/rng.h"
+#include "data/permute.h"
 
 #include <string.h>
 
@@ -14,29 +14,6 @@ struct ml_loader {
     int32_t *window; /* [seq + 1] ids of one window */
     int32_t *target; /* [seq] */
 };
-
-/* ---- order: a permutation of [0, n) computed, not stored ---- */
-
-/* A Feistel network permutes [0, 2^(2 half_bits)); walking its cycle until the value falls below n makes that a
- * permutation of [0, n) (Black and Rogaway 2002).  The square domain is under 4 n, so a walk takes 4 steps at most
- * on average. */
-static int64_t permute(int64_t i, int64_t n, uint64_t key)
-{
-    int half_bits = 1;
-    while (half_bits < 31 && (int64_t)1 << (2 * half_bits) < n) half_bits++;
-    uint64_t mask = ((uint64_t)1 << half_bits) - 1;
-    uint64_t x = (uint64_t)i;
-    do {
-        uint64_t left = x >> half_bits, right = x & mask;
-        for (uint64_t round = 0; round < 6; round++) {
-            uint64_t next = left ^ (ml_rng_mix(key + right + (round + 1) * 0x9e3779b97f4a7c15u) & mask);
-            left = right;
-            right = next;
-        }
-        x = left << half_bits | right;
-    } while (x >= (uint64_t)n);
-    return (int64_t)x;
-}
 
 /* ---- life ---- */
 
@@ -142,8 +119,8 @@ ml_status ml_loader_next(ml_loader *loader, const ml_batch **out, ml_error *err)
     ml_batch_clear(&loader->batch);
     ml_loader_position p = advance(loader, loader->at, c->rank * c->batch);
     for (int64_t i = 0; i < c->batch; i++, p = advance(loader, p, 1)) {
-        uint64_t key = ml_rng_mix(ml_rng_mix(c->seed) + (uint64_t)p.epoch);
-        ML_TRY(add_window(loader, permute(p.index, loader->n_window, key), err));
+        uint64_t key = ml_permute_key(c->seed, p.epoch);
+        ML_TRY(add_window(loader, ml_permute(p.index, loader->n_window, key), err));
     }
     loader->at = advance(loader, loader->at, c->n_rank * c->batch);
     *out = &loader->batch;

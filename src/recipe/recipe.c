@@ -38,6 +38,7 @@ ml_status ml_recipe_read(ml_options *o, const char *recipe, ml_error *err)
 bool ml_recipe_is_sweep(const ml_options *o)
 {
     const char *const *run;
+    if (!ml_options_has(o, "sweep", "run")) return false;
     size_t n = ml_options_list(o, "sweep.run", &run);
     return n > 0 && *run[n - 1];
 }

@@ -63,16 +63,19 @@ static ml_status read_ramp(const ml_options *o, ml_schedule *s, ml_error *err)
     return ML_OK;
 }
 
-static ml_status schedule(const ml_options *o, const ml_listener *listener, ml_schedule *out, ml_error *err)
+ml_status ml_recipe_schedule(const ml_options *o, const ml_listener *listener, int64_t steps, ml_schedule *out,
+                             ml_error *err)
 {
+    double share = ml_options_real(o, "optim.warmup_share");
     *out = (ml_schedule){ .lr = ml_options_real(o, "optim.lr"),
                           .lr_min = ml_options_real(o, "optim.lr_min"),
                           .warmup = ml_options_int(o, "optim.warmup"),
-                          .steps = ml_options_int(o, "train.steps"),
+                          .steps = steps,
                           .decay = ml_options_int(o, "optim.decay"),
                           .rewarm = ml_options_int(o, "optim.rewarm"),
                           .rewarm_lr = ml_options_real(o, "optim.rewarm_lr"),
                           .bias_rest = ml_options_int(o, "train.bias_rest") };
+    if (share > 0) out->warmup = (int64_t)(share * (double)steps);
     ML_TRY(ml_schedule_parse_kind(ml_options_text(o, "optim.schedule"), &out->kind, err));
     ML_TRY(read_ramp(o, out, err));
     shrink_stages(out, listener);
@@ -90,6 +93,7 @@ ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listene
                               .guard_deviations = ml_options_real(o, "guard.deviations"),
                               .guard_patience = ml_options_int(o, "guard.patience"),
                               .eval_every = ml_options_int(o, "eval.every"),
+                              .eval_patience = ml_options_int(o, "eval.patience"),
                               .save_every = ml_options_int(o, "checkpoint.every"),
                               .keep = ml_options_int(o, "checkpoint.keep"),
                               .milestone = ml_options_int(o, "checkpoint.milestone"),
@@ -98,7 +102,7 @@ ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listene
     out->n_prompt = ml_options_list(o, "sample.prompt", &out->prompt);
     if (!ml_dtype_parse(ml_options_text(o, "checkpoint.dtype"), &out->save_dtype)) out->save_dtype = ML_F32;
     ML_TRY(optim_config(o, &out->optim, err));
-    return schedule(o, listener, &out->schedule, err);
+    return ml_recipe_schedule(o, listener, ml_options_int(o, "train.steps"), &out->schedule, err);
 }
 
 static ml_status check_vocab_size(const ml_options *o, const ml_tokenizer *tokenizer, int64_t found, ml_error *err)

@@ -9,6 +9,10 @@
  * told where a schedule was fitted to fewer steps. */
 ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err);
 
+/* The learning rate over `steps` steps, from section optim. */
+ml_status ml_recipe_schedule(const ml_options *o, const ml_listener *listener, int64_t steps, ml_schedule *out,
+                             ml_error *err);
+
 /* The architecture: model.preset, then every other model.* key over it; the vocabulary and its special ids follow the
  * tokenizer unless model.vocab_size is given.  Without a tokenizer, because it is to be trained, the vocabulary is that
  * of data.vocab_size where it is given.  ML_EINVAL for a model.vocab_size smaller than the tokenizer's. */

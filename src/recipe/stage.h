@@ -21,6 +21,7 @@ typedef struct {
 
     /* The stage fills these. */
     void *self;
+    int64_t n_frozen;              /* fp32 numbers held beside the model, for the memory plan */
     ml_config config;              /* of the model; after check only as far as known without the tokenizer */
     const ml_tokenizer *tokenizer; /* for checkpoints and samples */
     const ml_stage *stage;         /* for the loop */
@@ -36,6 +37,6 @@ typedef struct {
     void (*free)(ml_recipe_run *r);
 } ml_recipe_stage;
 
-extern const ml_recipe_stage ml_recipe_pretrain;
+extern const ml_recipe_stage ml_recipe_pretrain, ml_recipe_sft, ml_recipe_dpo;
 
 #endif

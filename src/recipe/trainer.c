@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-static const ml_recipe_stage *const stages[] = { &ml_recipe_pretrain };
+static const ml_recipe_stage *const stages[] = { &ml_recipe_pretrain, &ml_recipe_sft, &ml_recipe_dpo };
 
 struct ml_trainer {
     ml_trainer_config config; /* its functions and `arg`, once open */
@@ -100,6 +100,8 @@ static void make_plan(ml_trainer *t)
     const ml_train_config *c = &t->run.train;
     char text[512];
     t->plan = ml_train_make_plan(&t->run.config, c->batch * c->seq, c->optim.name == ML_OPTIM_MUON, c->recompute);
+    t->plan.weights += 4 * t->run.n_frozen;
+    t->plan.total += 4 * t->run.n_frozen;
     t->n_params = ml_model_count(&t->run.config);
     t->available = ml_memory_available();
     ml_train_format_plan(&t->plan, text, sizeof text);

@@ -198,6 +198,13 @@ static int summarise_routing(const ml_loop *t, float *max_load, float *entropy)
     return n;
 }
 
+/* The stage's numbers as the log takes them. */
+static size_t to_extra(const ml_stage_figure *figure, size_t n, ml_metrics_extra *extra)
+{
+    for (size_t i = 0; i < n; i++) extra[i] = (ml_metrics_extra){ figure[i].name, figure[i].value };
+    return n;
+}
+
 static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
 {
     float max_load[MAX_LOGGED_LAYER], entropy[MAX_LOGGED_LAYER];
@@ -206,7 +213,9 @@ static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
     for (int64_t i = 0; i < r->n_micro; i++) tokens += t->batch[i].n_token;
     double tps = (double)tokens / r->seconds;
     double flops = 6.0 * (double)ml_model_count(&t->model->config).active * tps;
-    ml_metrics_extra skipped = { "skipped", 1 };
+    ml_metrics_extra extra[ML_STAGE_MAX_FIGURES + 1];
+    size_t n_extra = to_extra(r->figure, r->n_figure, extra);
+    if (r->skipped) extra[n_extra++] = (ml_metrics_extra){ "skipped", 1 };
     ml_metrics_step s = { .step = r->step,
                           .tokens = r->tokens,
                           .loss = r->loss,
@@ -223,8 +232,8 @@ static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
                           .mfu = t->peak_flops > 0 ? flops / t->peak_flops : 0,
                           .mem_mb = (double)ml_memory_resident() / 1e6,
                           .seconds = r->seconds,
-                          .extra = &skipped,
-                          .n_extra = r->skipped ? 1 : 0 };
+                          .extra = extra,
+                          .n_extra = n_extra };
     ML_TRY(ml_metrics_write_step(t->metrics, &s, err));
     char note[96];
     snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r->ce, tps);
@@ -240,18 +249,31 @@ static bool is_due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
+static void say_evaluation(const ml_loop *t, double loss)
+{
+    char figures[256] = "";
+    for (size_t i = 0, n = 0; i < t->n_eval_figure && n < sizeof figures; i++, n = strlen(figures)) {
+        snprintf(figures + n, sizeof figures - n, ", %s %.4f", t->eval_figure[i].name, t->eval_figure[i].value);
+    }
+    ml_loop_say(t, "step %lld: validation loss %.4f%s%s", (long long)t->step, loss, figures,
+                loss < t->best_loss ? " (best so far)" : "");
+}
+
 static ml_status evaluate_and_rank(ml_loop *t, bool log, ml_error *err)
 {
     double loss;
+    ml_metrics_extra extra[ML_STAGE_MAX_FIGURES];
     ML_TRY(ml_loop_evaluate(t, &loss, err));
     if (log) {
-        ML_TRY(ml_metrics_write_eval(t->metrics, t->step, loss, NULL, 0, err));
-        ml_loop_say(t, "step %lld: validation loss %.4f%s", (long long)t->step, loss,
-                    loss < t->best_loss ? " (best so far)" : "");
+        size_t n_extra = to_extra(t->eval_figure, t->n_eval_figure, extra);
+        ML_TRY(ml_metrics_write_eval(t->metrics, t->step, loss, extra, n_extra, err));
+        say_evaluation(t, loss);
         if (t->hooks.eval) t->hooks.eval(t->hooks.arg, t->step, loss);
     }
+    t->n_not_better++;
     if (!(loss < t->best_loss)) return ML_OK;
     t->best_loss = loss;
+    t->n_not_better = 0;
     return ml_run_set(t->run, ML_RUN_BEST, t->step, err);
 }
 
@@ -285,11 +307,20 @@ static ml_status evaluate_resumed(ml_loop *t, ml_error *err)
     return evaluate_and_rank(t, !is_logged, err);
 }
 
+/* Early stopping. */
+static bool is_out_of_patience(const ml_loop *t)
+{
+    if (t->config.eval_patience == 0 || t->n_not_better < t->config.eval_patience) return false;
+    ml_loop_say(t, "step %lld: %lld evaluations in a row were no better than %.4f: this is the end", (long long)t->step,
+                (long long)t->n_not_better, t->best_loss);
+    return true;
+}
+
 ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
     t->peak_flops = measure_peak();
     ML_TRY(evaluate_resumed(t, err));
-    while (t->step < t->config.schedule.steps) {
+    while (t->step < t->config.schedule.steps && !is_out_of_patience(t)) {
         ml_train_step r;
         int64_t before = t->step;
         ML_TRY(ml_loop_step(t, &r, err));

@@ -2,9 +2,10 @@
  * log-probabilities; the loop does the rest: micro-steps, clipping, the guard against divergence, the optimizer, the
  * router bias, logs, checkpoints, evaluation, samples, resuming.
  *
- * The loss of a step is the stage's sum over its micro-batches, divided by the number of target tokens in the whole
- * step whatever the micro-batches; auxiliary losses are per micro-batch and averaged.  Same seed, build and data: the
- * same bits, also across an interruption (--resume continues as if nothing had happened). */
+ * The loss of a step is the stage's sum over its micro-batches, divided by the number of target tokens (or what else
+ * the stage counts) in the whole step whatever the micro-batches; auxiliary losses are per micro-batch and averaged.
+ * Same seed, build and data: the same bits, also across an interruption (--resume continues as if nothing had
+ * happened). */
 #ifndef ML_TRAIN_LOOP_H
 #define ML_TRAIN_LOOP_H
 
@@ -26,6 +27,7 @@ typedef struct {
     double guard_deviations;
     int64_t guard_patience;
     int64_t eval_every;      /* 0: never */
+    int64_t eval_patience;   /* evaluations without a better one that end the run; 0: off */
     int64_t save_every;      /* 0: only at the end */
     int64_t keep, milestone; /* see ml_run_prune */
     ml_dtype save_dtype;
@@ -36,12 +38,20 @@ typedef struct {
 
 /* What a stage's loss makes of one micro-batch: logp [n_token] are the log-probabilities of its targets (no value where
  * the target is -1).  Adds the loss, summed and not yet divided, to *sum; where `seed` is not NULL (training), puts
- * weight * d loss / d logp into seed [n_token], which is zero before.  `weight` is 1 / the targets of the whole step.
- */
+ * weight * d loss / d logp into seed [n_token], which is zero before.  `weight` is 1 / what the whole step counts: its
+ * targets, or what `count` says. */
 typedef void ml_stage_loss(void *self, const ml_batch *batch, const float *logp, double weight, float *seed,
                            double *sum);
 /* -log p of every target. */
 ml_stage_loss ml_loss_cross_entropy;
+
+enum { ML_STAGE_MAX_FIGURES = 8 };
+
+/* A further number for the log, e.g. {"reward_accuracy", 0.71}. */
+typedef struct {
+    const char *name;
+    double value;
+} ml_stage_figure;
 
 /* What differs between pretraining, tuning, ...: a file of train/ each. */
 typedef struct {
@@ -50,6 +60,10 @@ typedef struct {
     /* The next micro-batch into *out. */
     ml_status (*next)(void *self, ml_batch *out, ml_error *err);
     ml_stage_loss *loss;
+    /* What the sum of the loss over a batch is divided by; NULL: its targets. */
+    int64_t (*count)(void *self, const ml_batch *batch);
+    /* Numbers beside the loss, of all batches that `loss` has seen since the last call; how many.  NULL: none. */
+    size_t (*figures)(void *self, ml_stage_figure figure[ML_STAGE_MAX_FIGURES]);
     /* Batch i of the fixed evaluation set, i in [0, n_eval). */
     ml_status (*eval)(void *self, int64_t i, ml_batch *out, ml_error *err);
     int64_t n_eval;
@@ -63,6 +77,8 @@ typedef struct {
     double loss, ce, aux, z;       /* aux and z without their coefficients, averaged as the loss has them */
     double grad_norm, lr, update_rms, seconds;
     bool skipped; /* by the guard */
+    size_t n_figure;
+    ml_stage_figure figure[ML_STAGE_MAX_FIGURES]; /* [n_figure] the stage's own */
 } ml_train_step;
 
 /* How the loop speaks to whoever started it; each may be NULL. */
@@ -90,13 +106,14 @@ void ml_loop_free(ml_loop *t);
 /* Show steps on this bar from now on (NULL: none), and stop when it says so. */
 void ml_loop_set_progress(ml_loop *t, ml_progress *progress);
 
-/* Train to the end, or until ml_progress_stopped(): then the step is finished, a checkpoint saved, and ML_ECANCEL
- * returned; called once more, it goes on.  ML_ENUMERIC when training diverges again after rolling back. */
+/* Train to the end, or until evaluations do not get better (eval_patience), or until ml_progress_stopped(): then the
+ * step is finished, a checkpoint saved, and ML_ECANCEL returned; called once more, it goes on.  ML_ENUMERIC when
+ * training diverges again after rolling back. */
 ml_status ml_loop_run(ml_loop *t, ml_error *err);
 
 /* One optimizer step without logging or checkpoints: what ml_loop_run repeats, for tests and benchmarks. */
 ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err);
-/* The stage's loss per target over its evaluation set. */
+/* The stage's loss per target (or what it counts) over its evaluation set. */
 ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err);
 int64_t ml_loop_steps_done(const ml_loop *t);
 /* Trained on since the run began. */

@@ -26,6 +26,9 @@ struct ml_loop {
     int64_t step, tokens; /* done so far */
     int64_t n_roll_back;  /* since the last checkpoint */
     double best_loss;
+    int64_t n_not_better;                              /* evaluations since the best one */
+    ml_stage_figure eval_figure[ML_STAGE_MAX_FIGURES]; /* [n_eval_figure] of the last evaluation */
+    size_t n_eval_figure;
     int64_t saved_step; /* of the newest checkpoint; -1: none */
     double peak_flops;  /* of this machine's fp32 matrix product, measured at the start */
 };

@@ -18,6 +18,7 @@ static void copy_batch(const ml_batch *from, ml_batch *to)
     memcpy(to->target, from->target, (size_t)from->n_token * sizeof *to->target);
     memcpy(to->pos, from->pos, (size_t)from->n_token * sizeof *to->pos);
     memcpy(to->seq, from->seq, (size_t)(from->n_seq + 1) * sizeof *to->seq);
+    memcpy(to->row, from->row, (size_t)from->n_seq * sizeof *to->row);
 }
 
 static ml_status next_batch(void *self, ml_batch *out, ml_error *err)

@@ -60,6 +60,7 @@ static json_t *loop_to_json(const ml_loop *t)
     json_object_set_new(j, "tokens", json_integer(t->tokens));
     json_object_set_new(j, "optimizer_step", json_integer(ml_optimizer_get_step(t->optimizer)));
     json_object_set_new(j, "best_loss", isfinite(t->best_loss) ? json_real(t->best_loss) : json_null());
+    json_object_set_new(j, "not_better", json_integer(t->n_not_better));
     json_object_set_new(j, "guard", ml_guard_to_json(&t->guard));
     json_object_set_new(j, "data", t->stage->position(t->stage->self));
     return j;
@@ -133,6 +134,7 @@ static ml_status restore_loop(ml_loop *t, const json_t *j, const char *path, boo
     ML_TRY(ml_json_int(j, "tokens", path, &t->tokens, err));
     ML_TRY(ml_json_int(j, "optimizer_step", path, &optimizer_step, err));
     ML_TRY(ml_json_real_or(j, "best_loss", path, INFINITY, &t->best_loss, err));
+    ML_TRY(ml_json_int_or(j, "not_better", path, 0, &t->n_not_better, err));
     ML_TRY(ml_json_object(j, "guard", path, &guard, err));
     ML_TRY(ml_json_object(j, "data", path, &data, err));
     ML_TRY(ml_guard_from_json(&t->guard, guard, path, err));

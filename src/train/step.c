@@ -55,19 +55,31 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, doub
     return ml_tape_backward(ctx, err);
 }
 
+/* What the loss of a batch is divided by. */
+static int64_t count(const ml_loop *t, const ml_batch *b)
+{
+    return t->stage->count ? t->stage->count(t->stage->self, b) : b->n_target;
+}
+
+static size_t get_figures(const ml_loop *t, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
+{
+    return t->stage->figures ? t->stage->figures(t->stage->self, figure) : 0;
+}
+
 static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
 {
-    int64_t n_target = 0, n_micro = t->config.accumulate * ml_schedule_get_factor(&t->config.schedule, t->step);
+    int64_t n = 0, n_micro = t->config.accumulate * ml_schedule_get_factor(&t->config.schedule, t->step);
     result->n_micro = n_micro;
     for (int64_t i = 0; i < n_micro; i++) {
         ML_TRY(t->stage->next(t->stage->self, &t->batch[i], err));
-        n_target += t->batch[i].n_target;
+        n += count(t, &t->batch[i]);
         t->tokens += t->batch[i].n_token;
     }
     ml_model_zero_grads(t->model);
     ml_router_stats_clear(&t->stats);
-    double weight = n_target ? 1.0 / (double)n_target : 0, sum = 0;
+    double weight = n ? 1.0 / (double)n : 0, sum = 0;
     for (int64_t i = 0; i < n_micro; i++) ML_TRY(micro_step(t, &t->batch[i], n_micro, weight, &sum, err));
+    result->n_figure = get_figures(t, result->figure);
 
     const ml_config *c = &t->model->config;
     double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
@@ -140,7 +152,7 @@ ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
 ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
 {
     double sum = 0;
-    int64_t n_target = 0;
+    int64_t n = 0;
     for (int64_t i = 0; i < t->stage->n_eval; i++) {
         ml_batch *b = &t->eval_batch;
         ML_TRY(t->stage->eval(t->stage->self, i, b, err));
@@ -151,8 +163,9 @@ ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
         ML_TRY(ml_ctx_status(&t->ctx, err));
         t->stage->loss(t->stage->self, b, ml_f32(logp), 0, NULL, &sum);
-        n_target += b->n_target;
+        n += count(t, b);
     }
-    *loss = n_target ? sum / (double)n_target : NAN;
+    t->n_eval_figure = get_figures(t, t->eval_figure);
+    *loss = n ? sum / (double)n : NAN;
     return ML_OK;
 }

@@ -423,6 +423,47 @@ static void test_best_survives_more_steps(void **state)
     test_run_end(&r, false);
 }
 
+/* Early stopping: at rate 0 the first evaluation is the best; two more of every second step, and it ends, also when it
+ * is stopped after each step on the way. */
+static void test_patience_of_evaluations(void **state)
+{
+    (void)state;
+    ml_config model = test_model_config(TEST_GQA_MOE);
+    ml_train_config config = test_train_config();
+    config.schedule.lr = config.schedule.lr_min = 0;
+    config.eval_every = 2;
+    config.eval_patience = 2;
+    test_run r;
+    test_run_start(&r, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_int_equal(ml_loop_steps_done(r.loop), 6);
+    assert_int_equal(best_step(&r), 2);
+    assert_non_null(strstr(r.said, "2 evaluations in a row"));
+    test_run_end(&r, true);
+    test_run_resume(&r, r.folder, &model, &config); /* an end is an end ... */
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_int_equal(ml_loop_steps_done(r.loop), 6);
+    test_run_end(&r, true);
+    config.eval_patience = 3; /* ... until there is more patience */
+    test_run_resume(&r, r.folder, &model, &config);
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_int_equal(ml_loop_steps_done(r.loop), 8);
+    test_run_end(&r, false);
+
+    config.eval_patience = 2;
+    test_run_start(&r, &model, &config);
+    ml_stop_set(true);
+    for (int i = 0; i < 6 && ml_loop_steps_done(r.loop) < 6; i++) {
+        assert_fails(ml_loop_run(r.loop, &err), ML_ECANCEL, "stopped");
+        test_run_end(&r, true);
+        test_run_resume(&r, r.folder, &model, &config);
+    }
+    ml_stop_set(false);
+    assert_ok(ml_loop_run(r.loop, &err));
+    assert_int_equal(ml_loop_steps_done(r.loop), 6);
+    test_run_end(&r, false);
+}
+
 int main(void)
 {
     ml_thread_set_count(1); /* as fast for such models, also on a busy machine */
@@ -438,6 +479,7 @@ int main(void)
         cmocka_unit_test(test_stop_and_resume),
         cmocka_unit_test(test_last_evaluation_is_made_up_for),
         cmocka_unit_test(test_best_survives_more_steps),
+        cmocka_unit_test(test_patience_of_evaluations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

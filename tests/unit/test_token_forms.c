@@ -285,6 +285,31 @@ static void config_says_what_stands_around(void **state)
     test_remove_folder(folder);
 }
 
+/* What goes on with a text keeps its space; what begins one loses it, and so does what follows a special token. */
+static void a_space_is_the_text_s_own_inside(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("models/stories260K.gguf");
+    static const struct {
+        bool inside;
+        const char *text;
+    } cases[] = { { false, "Once uponOnce" }, { true, " Once uponOnce" } };
+    ml_tokenizer *t;
+    ml_ids ids = { 0 };
+    assert_ok(ml_tokenizer_open(test_data_path("models/stories260K.gguf"), &t, &err));
+    assert_ok(ml_tokenizer_encode(t, "Once upon<s>Once", 16, true, &ids, &err));
+    for (size_t k = 0; k < 2; k++) {
+        ml_detok d = { .skip_special = true, .inside = cases[k].inside };
+        ml_chars out = { 0 };
+        for (size_t i = 0; i < ids.n; i++) assert_ok(ml_detok_push(&d, t, ids.id[i], &out, &err));
+        assert_int_equal(out.n, strlen(cases[k].text));
+        assert_memory_equal(out.data, cases[k].text, out.n);
+        ml_chars_free(&out);
+    }
+    ml_ids_free(&ids);
+    ml_tokenizer_free(t);
+}
+
 /* Published scores as merges and back: the same ids for any text, and still scores. */
 static void scores_survive_as_merges(void **state)
 {
@@ -329,6 +354,7 @@ int main(void)
         cmocka_unit_test(normal_form_c_equals_hugging_face),
         cmocka_unit_test(forms_that_cannot_be_honoured),
         cmocka_unit_test(config_says_what_stands_around),
+        cmocka_unit_test(a_space_is_the_text_s_own_inside),
         cmocka_unit_test(scores_survive_as_merges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,85 @@
+#include "cli/data_rows.h"
+
+#include "base/clock.h"
+#include "cli/cli.h"
+#include "data/build_rows.h"
+
+#include <string.h>
+
+static ml_row_form find_form(const char *name)
+{
+    int form = 0;
+    while (form + 1 < ML_N_ROW_FORM && strcmp(name, ml_row_form_name((ml_row_form)form)) != 0) form++;
+    return (ml_row_form)form;
+}
+
+static ml_status add_bytes(const char *const *path, size_t n, double *n_bytes, ml_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        ml_map map;
+        ML_TRY(ml_map_open(path[i], &map, err));
+        *n_bytes += (double)map.size;
+        ml_map_close(&map);
+    }
+    return ML_OK;
+}
+
+static ml_status print_result(const ml_options *o, const ml_build_rows_config *c, const ml_build_rows_result *r,
+                              double seconds, ml_error *err)
+{
+    json_t *left_out = json_object();
+    for (int i = 1; i < ML_N_REJECT; i++) {
+        if (!r->n_reject[i]) continue;
+        const char *name = ml_row_reject_name((ml_row_reject)i);
+        json_object_set_new(left_out, name, json_integer(r->n_reject[i]));
+        ml_log_warn("%lld records left out: %s", (long long)r->n_reject[i], name);
+    }
+    if (*r->first_bad) ml_log_warn("the first defective record: %s", r->first_bad);
+    if (ml_options_flag(o, "json")) {
+        return ml_cli_print_json(json_pack("{s:s, s:s, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:o, s:f}", "path",
+                                           c->out, "kind", ml_row_form_name(c->form), "records",
+                                           (json_int_t)r->n_record, "train", "rows", (json_int_t)r->n_row[0], "tokens",
+                                           (json_int_t)r->n_token[0], "targets", (json_int_t)r->n_target[0], "val",
+                                           "rows", (json_int_t)r->n_row[1], "tokens", (json_int_t)r->n_token[1],
+                                           "targets", (json_int_t)r->n_target[1], "left_out", left_out, "seconds",
+                                           seconds),
+                                 err);
+    }
+    json_decref(left_out);
+    for (int i = 0; i < ML_N_SPLIT; i++) {
+        printf("%s: %lld rows, %lld tokens, of which %lld are learned\n", ml_dataset_split_name((ml_data_split)i),
+               (long long)r->n_row[i], (long long)r->n_token[i], (long long)r->n_target[i]);
+    }
+    printf("%s: %lld records in %.1f s\n", c->out, (long long)r->n_record, seconds);
+    return ML_OK;
+}
+
+ml_status ml_cli_build_rows(const ml_options *o, const char *const *input, size_t n_input, ml_error *err)
+{
+    ml_build_rows_config c = { .input = input,
+                               .n_input = n_input,
+                               .name = ml_options_text(o, "name"),
+                               .form = find_form(ml_options_text(o, "kind")),
+                               .chat_format = ml_options_text(o, "chat-format"),
+                               .max_tokens = ml_options_int(o, "max-tokens"),
+                               .val_fraction = ml_options_real(o, "val-fraction"),
+                               .max_bad = ml_options_real(o, "max-bad") };
+    ml_tokenizer_extra extra = { 0 };
+    ml_build_rows_result result;
+    ml_tokenizer *tokenizer;
+    const char *path;
+    double n_bytes = 0, start = ml_clock_seconds();
+    c.n_val_input = ml_options_list(o, "val", &c.val_input);
+    extra.n_added = ml_options_list(o, "added", &extra.added);
+    ML_TRY(ml_cli_require(o, "out", &c.out, err));
+    ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
+    ML_TRY(add_bytes(input, n_input, &n_bytes, err));
+    ML_TRY(add_bytes(c.val_input, c.n_val_input, &n_bytes, err));
+    ML_TRY(ml_tokenizer_open_with(path, &extra, &tokenizer, err));
+    ml_stop_install();
+    c.progress = ml_progress_begin("encoding", "MB", n_bytes / 1e6);
+    ml_status status = ml_build_rows(&c, tokenizer, &result, err);
+    ml_progress_end(c.progress);
+    ml_tokenizer_free(tokenizer);
+    return status == ML_OK ? print_result(o, &c, &result, ml_clock_seconds() - start, err) : status;
+}

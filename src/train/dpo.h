@@ -1,0 +1,54 @@
+/* Direct preference optimisation (Rafailov et al., arXiv:2305.18290): of two answers to a prompt the chosen one is to
+ * become likelier than the rejected one, measured from a frozen reference.
+ *
+ *   reward r(y) = beta (log p(y) - log p_ref(y)), sums over the answer's tokens with its end
+ *   margin m    = r(chosen) - r(rejected)
+ *   sigmoid     loss = -log sigmoid(m)
+ *   ipo         loss = (m / beta - 1 / (2 beta))^2                    (Azar et al., arXiv:2310.12036, eq. 17)
+ *
+ * averaged over pairs.  Before the first step policy and reference are equal, m is 0 and the sigmoid loss log 2.
+ * Figures of a step and of an evaluation: reward_accuracy (share of pairs with m > 0), reward_margin (mean m),
+ * reward_chosen, reward_rejected (mean rewards).
+ *
+ * The reference is either asked once about every pair (cached), or along each batch (live); the numbers are the same
+ * but for rounding. */
+#ifndef ML_TRAIN_DPO_H
+#define ML_TRAIN_DPO_H
+
+#include "base/log.h"
+#include "train/loop.h"
+#include "train/row_feed.h"
+
+typedef enum { ML_DPO_SIGMOID, ML_DPO_IPO } ml_dpo_loss;
+
+typedef struct {
+    ml_row_feed_config feed; /* batch: pairs, two sequences each */
+    double beta;
+    ml_dpo_loss loss;
+} ml_dpo_config;
+
+typedef struct ml_dpo ml_dpo;
+
+/* `rows` must outlive the stage; ML_EINVAL when they are no pairs.  It needs a reference before its first batch. */
+ml_status ml_dpo_make(const ml_rows *rows, const ml_dpo_config *config, ml_dpo **out, ml_error *err);
+void ml_dpo_free(ml_dpo *d);
+
+/* Name the reference (an fp32 model of its own memory): a hash of its weights and of the pairs. */
+ml_status ml_dpo_identify(ml_dpo *d, const ml_model *reference, ml_error *err);
+/* The hash, as hex. */
+const char *ml_dpo_reference_name(const ml_dpo *d);
+/* Ask the reference about every pair in use.  ML_ECANCEL when the progress (may be NULL; in pairs) says so. */
+ml_status ml_dpo_compute_reference(ml_dpo *d, ml_model *reference, ml_progress *progress, ml_error *err);
+/* What it said, to a file and back.  *found: the file is there and of this reference; else nothing is loaded. */
+ml_status ml_dpo_save_reference(const ml_dpo *d, const char *path, ml_error *err);
+ml_status ml_dpo_load_reference(ml_dpo *d, const char *path, bool *found, ml_error *err);
+/* Or ask it along each batch; it must outlive the stage. */
+ml_status ml_dpo_use_live_reference(ml_dpo *d, ml_model *reference, ml_error *err);
+
+/* The stage to hand to the loop; lives as long as d. */
+const ml_stage *ml_dpo_stage(ml_dpo *d);
+
+/* Loss of one pair, and its derivative by the difference log p(chosen) - log p(rejected). */
+double ml_dpo_pair_loss(ml_dpo_loss loss, double beta, double difference, double reference_difference, double *slope);
+
+#endif
