@@ -4,10 +4,10 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cli/load.h"
 #include "cli/sampling.h"
 #include "infer/engine.h"
 #include "infer/generate.h"
-#include "cli/load.h"
 
 #include <string.h>
 

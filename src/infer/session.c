@@ -5,7 +5,9 @@
 
 #include <string.h>
 
-enum { CHUNK = 512 }; /* tokens of a pass: bounds the activations, and changes no bit of the result */
+/* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values of
+ * all positions before it once per pass, so passes grow with the depth. */
+enum { CHUNK = 512, LONGEST_CHUNK = 1024 };
 
 struct ml_session {
     ml_model *model;
@@ -15,7 +17,7 @@ struct ml_session {
     bool *generated; /* [capacity] the phase of each token */
     int64_t n, capacity;
     int64_t n_cached; /* tokens whose keys and values are in the cache */
-    int32_t pos[CHUNK], seq[CHUNK];
+    int32_t pos[LONGEST_CHUNK], seq[LONGEST_CHUNK];
     float *logits; /* [vocab_size] */
     bool has_logits;
 };
@@ -29,7 +31,7 @@ ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, 
     s->model = model;
     s->use_cache = use_cache;
     s->capacity = capacity;
-    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = CHUNK, .kv_dtype = kv_dtype };
+    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = LONGEST_CHUNK, .kv_dtype = kv_dtype };
     ml_status status = ml_runner_make(model, &config, &s->runner, err);
     if (status == ML_OK) {
         size_t n_vocab = (size_t)model->config.vocab_size;
@@ -79,9 +81,10 @@ void ml_session_free(ml_session *s)
  * last ones. */
 static ml_status run_chunk(ml_session *s, ml_error *err)
 {
-    int64_t n = 0;
+    int64_t n = 0, most = s->n_cached < CHUNK ? CHUNK : s->n_cached;
     bool generated = s->generated[s->n_cached];
-    while (n < CHUNK && s->n_cached + n < s->n && s->generated[s->n_cached + n] == generated) {
+    if (most > LONGEST_CHUNK) most = LONGEST_CHUNK;
+    while (n < most && s->n_cached + n < s->n && s->generated[s->n_cached + n] == generated) {
         s->pos[n] = (int32_t)(s->n_cached + n);
         s->seq[n++] = 0;
     }

@@ -39,6 +39,7 @@ typedef struct {
     bool direct;                  /* rows are multiplied as they are stored, not made fp32 first */
     float *scratch;
     int64_t scratch_count; /* floats per thread */
+    int n_thread;
     const int32_t *task_of_item;
     float *states; /* one per item */
 } decode_work;
@@ -75,6 +76,7 @@ static void find_rows(const ml_cached_decode *d, const decode_task *task, int64_
     size_t k_at = ml_dtype_row_bytes(kv->dtype, task->g0 * d->k_step);
     size_t v_at = ml_dtype_row_bytes(kv->dtype, task->g0 * d->v_step);
     rows->n = end - k0 < KEYS ? end - k0 : KEYS;
+    if (rows->n < 0) rows->n = 0;
     for (int64_t i = 0, row = 0; i < rows->n; i++, row++, in_page++) { /* a division a page, not a key */
         if (i == 0 || in_page == kv->page_size) {
             row = ml_kv_row(kv, seq, k0 + i);
@@ -118,9 +120,10 @@ static void walk_head(const decode_work *w, const decode_task *task, int64_t g, 
     }
 }
 
-/* Keys begin .. end - 1 into a fresh state; memory up to key `fetch_end` is fetched ahead. */
-static void walk_span(const decode_work *w, const decode_task *task, int64_t begin, int64_t end, int64_t fetch_end,
-                      float *state, float *block)
+/* Keys begin .. end - 1 into a fresh state.  The memory of each next block is fetched ahead; at the end that of keys
+ * next .. next_end - 1, which this thread is likely to walk then. */
+static void walk_span(const decode_work *w, const decode_task *task, int64_t begin, int64_t end, int64_t next,
+                      int64_t next_end, float *state, float *block)
 {
     const ml_cached_decode *d = w->d;
     ml_rows_state whole = state_rows(w, state, task->g0 * d->n_group);
@@ -131,14 +134,15 @@ static void walk_span(const decode_work *w, const decode_task *task, int64_t beg
     int64_t v_bytes = (int64_t)ml_dtype_row_bytes(d->kv->dtype, (task->n_g - 1) * d->v_step + d->d_v);
     find_rows(d, task, begin, end, &rows[0]);
     for (int64_t k0 = begin; k0 < end; k0 += KEYS, now = !now) {
-        key_rows *next = &rows[!now];
-        find_rows(d, task, k0 + KEYS, k0 + KEYS < end ? end : fetch_end, next);
+        key_rows *ahead = &rows[!now];
+        bool more = k0 + KEYS < end;
+        find_rows(d, task, more ? k0 + KEYS : next, more ? end : next_end, ahead);
         for (int64_t g = 0; g < task->n_g; g++) {
-            /* Whole rows of the next block, an equal part by every head: memory is read from end to end. */
-            int64_t first = next->n * g / task->n_g, n = next->n * (g + 1) / task->n_g - first;
-            ml_rows_ahead ahead[2] = { { next->k + first, n, k_bytes },
-                                       { next->v + first, d->v_is_k ? 0 : n, v_bytes } };
-            walk_head(w, task, g, &rows[now], ahead, state, block);
+            /* Whole rows, an equal part by every head: memory is read from end to end. */
+            int64_t first = ahead->n * g / task->n_g, n = ahead->n * (g + 1) / task->n_g - first;
+            ml_rows_ahead fetch[2] = { { ahead->k + first, n, k_bytes },
+                                       { ahead->v + first, d->v_is_k ? 0 : n, v_bytes } };
+            walk_head(w, task, g, &rows[now], fetch, state, block);
         }
     }
 }
@@ -169,23 +173,23 @@ static void walk_tasks(void *arg, int64_t begin, int64_t end, int thread)
         ml_rows_state total = state_rows(w, sum, head0), piece = state_rows(w, part, head0);
         w->kernel->begin(&total, n_row);
         for (int64_t span = 0; span < task->n_span; span++) {
-            walk_span(w, task, span * task->span_keys, span_end(task, span), task->n_key, part, block);
+            int64_t end_key = span_end(task, span);
+            walk_span(w, task, span * task->span_keys, end_key, end_key, task->n_key, part, block);
             for (int64_t r = 0; r < n_row; r++) w->kernel->merge(&total, &piece, r);
         }
         for (int64_t r = 0; r < n_row; r++) store_output(w, task->token, head0 + r, &total, r);
     }
 }
 
-/* Items: single spans of tasks. */
+/* Items: single spans of tasks.  Threads take turns, so the next one of this thread is n_thread further on. */
 static void walk_items(void *arg, int64_t begin, int64_t end, int thread)
 {
     const decode_work *w = arg;
     float *block = w->scratch + thread * w->scratch_count;
     for (int64_t i = begin; i < end; i++) {
         const decode_task *task = &w->tasks[w->task_of_item[i]];
-        int64_t span = i - task->first_item, last = end - 1 - task->first_item;
-        if (last >= task->n_span) last = task->n_span - 1;
-        walk_span(w, task, span * task->span_keys, span_end(task, span), span_end(task, last),
+        int64_t span = i - task->first_item, next = span + w->n_thread;
+        walk_span(w, task, span * task->span_keys, span_end(task, span), next * task->span_keys, span_end(task, next),
                   w->states + i * state_count(w), block);
     }
 }
@@ -213,7 +217,6 @@ static void merge_items(void *arg, int64_t begin, int64_t end, int thread)
 /* Tasks [0, n) whose n_item spans all threads share. */
 static ml_status share_spans(ml_ctx *ctx, decode_work *w, decode_task *tasks, int64_t n, int64_t n_item)
 {
-    int n_thread = ml_thread_count();
     size_t mark = ml_arena_mark(&ctx->act);
     int32_t *task_of_item = ml_ctx_scratch(ctx, (size_t)n_item * sizeof *task_of_item);
     w->states = ml_ctx_scratch(ctx, (size_t)(n_item * state_count(w)) * sizeof(float));
@@ -225,11 +228,9 @@ static ml_status share_spans(ml_ctx *ctx, decode_work *w, decode_task *tasks, in
     }
     w->task_of_item = task_of_item;
     w->tasks = tasks;
-    /* Long stretches of neighbouring spans: what a thread fetches ahead it will use itself. */
-    int64_t grain = (n_item + n_thread - 1) / n_thread;
-    ml_parallel_for(n_item, grain, walk_items, w);
+    ml_parallel_for(n_item, 1, walk_items, w);
     int64_t n_row = n * w->d->n_head;
-    ml_parallel_for(n_row, (n_row + n_thread - 1) / n_thread, merge_items, w);
+    ml_parallel_for(n_row, (n_row + w->n_thread - 1) / w->n_thread, merge_items, w);
     ml_arena_release(&ctx->act, mark);
     return ML_OK;
 }
@@ -267,9 +268,11 @@ ml_status ml_cached_decode_run(ml_ctx *ctx, const ml_cached_decode *d)
 {
     if (d->n_token == 0) return ML_OK;
     int n_thread = ml_thread_count();
-    decode_work w = {
-        .d = d, .kernel = ml_rows_kernel_get(), .q_columns = ml_rows_pad(d->d_qk), .v_columns = ml_rows_pad(d->d_v)
-    };
+    decode_work w = { .d = d,
+                      .n_thread = n_thread,
+                      .kernel = ml_rows_kernel_get(),
+                      .q_columns = ml_rows_pad(d->d_qk),
+                      .v_columns = ml_rows_pad(d->d_v) };
     bool widened_often = d->kv->dtype == ML_Q8_0 && d->n_group > DIRECT_ROWS;
     w.direct = !widened_often && w.q_columns == d->d_qk && w.v_columns == d->d_v;
     int64_t n_split = choose_split(d, n_thread);
