@@ -3,9 +3,9 @@
  * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on the seed and its number alone (val_last:
  * on where it begins; a plain text document that reaches into the validation part is cut in two).  Documents
  * are encoded in batches on all threads and appended to the shards of their split; a shard is closed at the first
- * document end at or after shard_tokens.  Memory holds one batch, one shard's document offsets, and, when documents are
- * shuffled, 64 bytes for each document; shuffling needs as much room on the disk as compressed and Parquet inputs have
- * text.
+ * document end at or after shard_tokens.  Memory holds three batches (of 8 MB of text each), one shard's document
+ * offsets, and, when documents are shuffled, 64 bytes for each document; shuffling needs as much room on the disk as
+ * compressed and Parquet inputs have text.
  *
  * The bytes written depend on the inputs and options only, not on threads, nor on interruptions: build.json keeps
  * what identifies the build and the shards finished so far, and the same call on the same folder goes on from there.

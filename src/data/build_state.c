@@ -26,19 +26,14 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
 {
     ML_TRY(own(json_array(), out, "the list of inputs", err));
     for (size_t i = 0; i < config->n_input; i++) {
-        char hex[ML_SHA256_HEX];
         ml_map map;
         json_t *entry;
-        ML_TRY(ml_sha256_file(config->input[i], hex, err));
         ML_TRY(ml_map_open(config->input[i], &map, err));
         json_int_t n_bytes = (json_int_t)map.size;
         ml_map_close(&map);
-        ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "sha256", hex), &entry,
+        ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "sha256", ""), &entry,
                    config->input[i], err));
         json_array_append_new(*out, entry);
-        bool more = i + 1 < config->n_input;
-        if (more && ml_progress_stopped(config->progress))
-            return ml_fail(err, ML_ECANCEL, "%s: stopped before anything was written", config->out);
     }
     return ML_OK;
 }
@@ -82,7 +77,7 @@ done:
 }
 
 /* The first place where two descriptions differ, as "path: old -> new" in `out`; false when they are equal.  An input
- * may have moved: only its size and hash count. */
+ * may have moved: only its size and hash count, and the hash only if it was known. */
 static bool differs(const json_t *old, const json_t *new, const char *path, char *out, size_t size)
 {
     if (json_is_object(old) && json_is_object(new)) {
@@ -92,6 +87,7 @@ static bool differs(const json_t *old, const json_t *new, const char *path, char
         {
             char inner[256];
             if (strcmp(key, "file") == 0 || strcmp(key, "kind") == 0) continue;
+            if (strcmp(key, "sha256") == 0 && json_string_length(json_object_get(old, key)) == 0) continue;
             snprintf(inner, sizeof inner, "%s%s%s", path, *path ? "." : "", key);
             if (differs(json_object_get(old, key), value, inner, out, size)) return true;
         }
@@ -206,6 +202,15 @@ static ml_status clean_folder(const char *folder, bool ours, ml_error *err)
     }
     ml_dir_list_free(names, n);
     return status;
+}
+
+ml_status ml_build_state_is_begun(const char *folder, bool *begun, ml_error *err)
+{
+    char meta[ML_PATH_MAX], build[ML_PATH_MAX];
+    ML_TRY(ml_path_join(meta, folder, "meta.json", err));
+    ML_TRY(ml_path_join(build, folder, "build.json", err));
+    *begun = ml_path_exists(meta) || ml_path_exists(build);
+    return ML_OK;
 }
 
 ml_status ml_build_state_open(ml_build_state *state, const char *folder, bool *complete, bool *resumed, ml_error *err)

@@ -25,9 +25,11 @@ typedef struct {
 } ml_build_format;
 
 void ml_build_state_free(ml_build_state *state);
-/* Hashes the inputs.  */
+/* The hashes of the inputs stay empty (input_hash.h). */
 ml_status ml_build_identify(const ml_build_config *config, const ml_tokenizer *tokenizer, const ml_build_format *format,
                             json_t **identity, ml_error *err);
+/* Whether a build has left something in the folder to compare with. */
+ml_status ml_build_state_is_begun(const char *folder, bool *begun, ml_error *err);
 /* Take up build.json of the folder if there is one.  *complete: meta.json of the same build is there.  ML_EINVAL,
  * naming the first difference, for another build, or for a folder that holds shards of unknown origin. */
 ml_status ml_build_state_open(ml_build_state *state, const char *folder, bool *complete, bool *resumed, ml_error *err);

@@ -1,8 +1,6 @@
 /* What a record holds: the second step of records.h, for any thread. */
 #include "data/records.h"
 
-#include "base/alloc.h"
-
 #include <string.h>
 
 /* "file:line: " or "file: row N: " before a message. */
@@ -26,7 +24,7 @@ ml_status ml_record_fail(const ml_record_batch *batch, size_t i, ml_error *err, 
 
 /* ---- text ---- */
 
-static ml_status text_of_json(ml_record *r, const char *field, ml_text *out, ml_error *err)
+static ml_status text_of_json(const ml_record *r, const char *field, ml_text *out, ml_error *err)
 {
     ml_json_member m;
     if (ml_json_find_member(r->data, r->n_bytes, field, &m, err) != ML_OK) return fail_record(r, err);
@@ -39,11 +37,7 @@ static ml_status text_of_json(ml_record *r, const char *field, ml_text *out, ml_
         return fail_record(r, err);
     }
     *out = (ml_text){ m.member, m.n_bytes };
-    if (!m.has_escape) return ML_OK;
-    ml_free(r->own);
-    r->own = ml_alloc(m.n_bytes);
-    if (!r->own) return ml_fail_memory(err, m.n_bytes, "a text");
-    *out = (ml_text){ r->own, ml_json_unescape(m.member, m.n_bytes, r->own) };
+    if (m.has_escape) *out = (ml_text){ r->room, ml_json_unescape(m.member, m.n_bytes, r->room) };
     return ML_OK;
 }
 
@@ -62,9 +56,9 @@ static ml_status text_of_row(const ml_parquet_batch *rows, const ml_record *r, c
     return fail_record(r, err);
 }
 
-ml_status ml_record_text(ml_record_batch *batch, size_t i, const char *field, ml_text *out, ml_error *err)
+ml_status ml_record_text(const ml_record_batch *batch, size_t i, const char *field, ml_text *out, ml_error *err)
 {
-    ml_record *r = &batch->record[i];
+    const ml_record *r = &batch->record[i];
     *out = (ml_text){ "", 0 };
     switch (r->kind) {
     case ML_RECORD_TEXT: *out = (ml_text){ r->data, r->n_bytes }; return ML_OK;
@@ -111,8 +105,8 @@ void ml_record_tally_add(ml_record_tally *t, const ml_error *bad)
     if (t->n_bad++ == 0) snprintf(t->first, sizeof t->first, "%.*s", (int)sizeof t->first - 1, bad->message);
 }
 
-ml_status ml_record_texts(ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally, ml_text *out,
-                          size_t *n_good, ml_error *err)
+ml_status ml_record_texts(const ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally,
+                          ml_text *out, size_t *n_good, ml_error *err)
 {
     *n_good = 0;
     for (size_t i = 0; i < n; i++) {

@@ -194,19 +194,28 @@ void ml_records_split(ml_records *r, uint64_t at)
 
 /* ---- batches ---- */
 
-void ml_record_batch_clear(ml_record_batch *batch)
-{
-    for (size_t i = 0; i < batch->n; i++) ml_free(batch->record[i].own);
-    batch->n = 0;
-}
-
 void ml_record_batch_free(ml_record_batch *batch)
 {
-    ml_record_batch_clear(batch);
     ml_free(batch->record);
     ml_free(batch->bytes);
+    ml_free(batch->rooms);
     ml_parquet_batch_free(&batch->rows);
     *batch = (ml_record_batch){ 0 };
+}
+
+ml_status ml_record_batch_make_rooms(ml_record_batch *batch, ml_error *err)
+{
+    size_t n = 0, at = 0;
+    void *items = batch->rooms;
+    for (size_t i = 0; i < batch->n; i++) n += batch->record[i].kind == ML_RECORD_JSON ? batch->record[i].n_bytes : 0;
+    ML_TRY(ml_grow(&items, &batch->rooms_capacity, n, 1, err));
+    batch->rooms = items;
+    for (size_t i = 0; i < batch->n; i++) {
+        if (batch->record[i].kind != ML_RECORD_JSON) continue;
+        batch->record[i].room = batch->rooms + at;
+        at += batch->record[i].n_bytes;
+    }
+    return ML_OK;
 }
 
 static ml_status add_record(ml_records *r, ml_record_batch *batch, const ml_record *record, ml_error *err)
@@ -368,7 +377,7 @@ static ml_status read_rows(ml_records *r, size_t max_records, size_t max_bytes, 
 ml_status ml_records_read(ml_records *r, size_t max_records, size_t max_bytes, ml_record_batch *batch, ml_error *err)
 {
     size_t n_bytes = 0;
-    ml_record_batch_clear(batch);
+    batch->n = 0;
     while (r->file_id < r->n_file && batch->n < max_records && n_bytes < max_bytes) {
         const record_file *f = &r->file[r->file_id];
         const ml_map *map = f->stream ? ml_stream_plain(f->stream) : NULL;
@@ -381,5 +390,5 @@ ml_status ml_records_read(ml_records *r, size_t max_records, size_t max_bytes, m
                           : read_stream(r, max_records, max_bytes, batch, err));
         if (batch->n) break;
     }
-    return ML_OK;
+    return ml_record_batch_make_rooms(batch, err);
 }

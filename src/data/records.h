@@ -73,7 +73,7 @@ typedef struct {
     const char *data; /* TEXT: the document; JSON: not parsed yet; BAD: what is wrong with it */
     size_t n_bytes;   /* of data, or about those of a row */
     size_t row;       /* of the batch's rows; for others where data begins in the batch's bytes or the file */
-    char *own;        /* a text that had to be made */
+    char *room;       /* JSON: n_bytes of memory for a text whose escapes are resolved */
 } ml_record;
 
 /* Records and what they point into.  Start zeroed, read into it again and again; free it before the records' source. */
@@ -82,19 +82,21 @@ typedef struct {
     size_t n, capacity;
     char *bytes; /* of a compressed file */
     size_t n_bytes, bytes_capacity;
+    char *rooms; /* of the JSON records, end to end */
+    size_t rooms_capacity;
     ml_parquet_batch rows;
 } ml_record_batch;
 
 /* The next records, at least one, none at the end: up to max_records and about max_bytes.  What the batch held before
  * is dropped.  After a failure there is no more to read. */
 ml_status ml_records_read(ml_records *r, size_t max_records, size_t max_bytes, ml_record_batch *batch, ml_error *err);
-/* Drop the records, keep the memory. */
-void ml_record_batch_clear(ml_record_batch *batch);
+/* For who fills a batch by other means (spool.h): have room for the texts of its JSON records. */
+ml_status ml_record_batch_make_rooms(ml_record_batch *batch, ml_error *err);
 void ml_record_batch_free(ml_record_batch *batch);
 
 /* The text of record i: a plain text as it is, else the text under `field`.  Lives as long as the batch holds the
  * record; an empty one is legal.  ML_EFORMAT naming file and line when the record is malformed or has no text there. */
-ml_status ml_record_text(ml_record_batch *batch, size_t i, const char *field, ml_text *out, ml_error *err);
+ml_status ml_record_text(const ml_record_batch *batch, size_t i, const char *field, ml_text *out, ml_error *err);
 /* The fields of record i in the arena: an object of columns or members; any other JSON value as it is (an array, where
  * each line is a list of messages); a plain text as { "text": ... }.  Lives as long as both.  ML_EFORMAT as above. */
 ml_status ml_record_value(const ml_record_batch *batch, size_t i, ml_arena *arena, const ml_value **out, ml_error *err);
@@ -112,8 +114,8 @@ typedef struct {
 void ml_record_tally_add(ml_record_tally *t, const ml_error *bad);
 /* The texts of the first n records of a batch that are well formed, into out[n]: *n_good of them.  The others are
  * counted only.  Fails with ML_ENOMEM alone. */
-ml_status ml_record_texts(ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally, ml_text *out,
-                          size_t *n_good, ml_error *err);
+ml_status ml_record_texts(const ml_record_batch *batch, size_t n, const char *field, ml_record_tally *tally,
+                          ml_text *out, size_t *n_good, ml_error *err);
 /* Both together; the first message is `a`'s if it has one. */
 ml_record_tally ml_record_tally_sum(const ml_record_tally *a, const ml_record_tally *b);
 /* ML_EFORMAT, naming the first, when more than max_bad (0 to 1) of the records are malformed; not before a thousand

@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <string.h>
 
 ml_status ml_shard_begin(ml_shard_writer *w, const char *path, int id_bytes, ml_error *err)
@@ -18,6 +19,7 @@ ml_status ml_shard_begin(ml_shard_writer *w, const char *path, int id_bytes, ml_
     w->id_bytes = id_bytes;
     w->n_document = 0;
     w->n_token = 0;
+    w->n_buffered = 0;
     ML_TRY(ml_file_begin(&w->bin, path, err));
     ML_TRY(ml_file_begin(&w->idx, idx, err));
     return ml_sha256_begin(&w->hash, err);
@@ -38,26 +40,32 @@ static void store_ids(uint8_t *out, const int32_t *id, size_t n, int id_bytes)
     if (id_bytes == 2) {
         for (size_t i = 0; i < n; i++) {
             assert(id[i] >= 0 && id[i] <= UINT16_MAX);
-            out[2 * i] = (uint8_t)id[i];
-            out[2 * i + 1] = (uint8_t)(id[i] >> 8);
+            uint16_t x = htole16((uint16_t)id[i]);
+            memcpy(out + 2 * i, &x, sizeof x);
         }
     } else {
         for (size_t i = 0; i < n; i++) ml_store_u32(out + 4 * i, (uint32_t)id[i]);
     }
 }
 
+static ml_status flush(ml_shard_writer *w, ml_error *err)
+{
+    size_t n = w->n_buffered;
+    w->n_buffered = 0;
+    ml_sha256_add(w->hash, w->buffer, n);
+    return ml_file_write(&w->bin, w->buffer, n, err);
+}
+
 ml_status ml_shard_add(ml_shard_writer *w, const int32_t *id, size_t n, ml_error *err)
 {
-    enum { AT_ONCE = 4096 };
-    uint8_t buffer[4 * AT_ONCE];
     w->n_token += (int64_t)n;
     while (n) {
-        size_t here = n < AT_ONCE ? n : AT_ONCE;
-        store_ids(buffer, id, here, w->id_bytes);
-        ml_sha256_add(w->hash, buffer, here * (size_t)w->id_bytes);
-        ML_TRY(ml_file_write(&w->bin, buffer, here * (size_t)w->id_bytes, err));
+        size_t room = (sizeof w->buffer - w->n_buffered) / (size_t)w->id_bytes, here = n < room ? n : room;
+        store_ids(w->buffer + w->n_buffered, id, here, w->id_bytes);
+        w->n_buffered += here * (size_t)w->id_bytes;
         id += here;
         n -= here;
+        if (w->n_buffered == sizeof w->buffer) ML_TRY(flush(w, err));
     }
     return ML_OK;
 }
@@ -69,11 +77,11 @@ static ml_status write_index(ml_shard_writer *w, ml_shard_record *record, ml_err
     ML_TRY(ml_sha256_begin(&hash, err));
     ml_status status;
     w->offset[w->n_document] = (uint64_t)w->n_token;
-    for (size_t i = 0; i <= w->n_document; i++) {
-        uint8_t bytes[8];
-        ml_store_u64(bytes, w->offset[i]);
-        ml_sha256_add(hash, bytes, sizeof bytes);
-        ML_TRY_GOTO(ml_file_write(&w->idx, bytes, sizeof bytes, err));
+    for (size_t i = 0; i <= w->n_document;) {
+        size_t n = 0;
+        for (; i <= w->n_document && n < sizeof w->buffer; i++, n += 8) ml_store_u64(w->buffer + n, w->offset[i]);
+        ml_sha256_add(hash, w->buffer, n);
+        ML_TRY_GOTO(ml_file_write(&w->idx, w->buffer, n, err));
     }
     ml_sha256_end(hash, digest);
     ml_sha256_to_hex(digest, record->idx_sha256);
@@ -91,7 +99,8 @@ ml_status ml_shard_finish(ml_shard_writer *w, ml_shard_record *record, ml_error 
     record->n_token = w->n_token;
     record->n_document = (int64_t)w->n_document;
     record->bin_bytes = w->n_token * w->id_bytes;
-    ML_TRY(write_index(w, record, err));
+    ML_TRY(flush(w, err));
+    ML_TRY(write_index(w, record, err)); /* in the same buffer, which is empty now */
     ml_sha256_end(w->hash, digest);
     w->hash = NULL;
     ml_sha256_to_hex(digest, record->bin_sha256);

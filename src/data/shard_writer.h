@@ -13,6 +13,8 @@ typedef struct {
     int64_t n_token;
     int id_bytes;
     bool open;
+    uint8_t buffer[1 << 16]; /* ids not hashed and written yet */
+    size_t n_buffered;
 } ml_shard_writer;
 
 /* What a finished shard is. */

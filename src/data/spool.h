@@ -16,7 +16,8 @@ ml_status ml_spool_open(const char *folder, ml_records *r, const char *field, co
                         ml_spool **out, ml_error *err);
 void ml_spool_free(ml_spool *s);
 size_t ml_spool_count(const ml_spool *s);
-/* Record i, in the order of the files, at the end of a batch; its index is i.  For the second step of records.h. */
+/* Record i, in the order of the files, at the end of a batch; its index is i.  After the last of a
+ * batch, ml_record_batch_make_rooms. */
 ml_status ml_spool_get(const ml_spool *s, size_t i, ml_record_batch *batch, ml_error *err);
 
 #endif

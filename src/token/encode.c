@@ -3,8 +3,7 @@
 #include "token/internal.h"
 
 #include "base/alloc.h"
-#include "base/thread.h"
-#include "token/parts.h"
+#include "token/encoder.h"
 #include "token/scan.h"
 
 enum {
@@ -18,7 +17,7 @@ typedef struct {
     uint32_t at, n; /* ids in the pool; n 0: free slot */
 } cache_slot;
 
-typedef struct {
+struct ml_encoder {
     const ml_tokenizer *t;
     ml_pattern_cursor *cursor;
     ml_merge_scratch scratch;
@@ -28,23 +27,34 @@ typedef struct {
     size_t n_cached, cache_mask;
     ml_ids pool;
     const uint8_t *limit; /* end of the readable text */
-} encoder;
+};
 
-static ml_status encoder_make(const ml_tokenizer *t, encoder *e, ml_error *err)
+typedef struct ml_encoder encoder;
+
+ml_status ml_encoder_make(const ml_tokenizer *t, ml_encoder **out, ml_error *err)
 {
-    *e = (encoder){ .t = t };
-    return t->split ? ml_pattern_cursor_make(t->split, &e->cursor, err) : ML_OK;
+    *out = NULL;
+    encoder *e = ml_calloc(1, sizeof *e);
+    if (!e) return ml_fail_memory(err, sizeof *e, "encoding");
+    e->t = t;
+    ml_status status = t->split ? ml_pattern_cursor_make(t->split, &e->cursor, err) : ML_OK;
+    if (status == ML_OK)
+        *out = e;
+    else
+        ml_encoder_free(e);
+    return status;
 }
 
-static void encoder_free(encoder *e)
+void ml_encoder_free(ml_encoder *e)
 {
+    if (!e) return;
     ml_pattern_cursor_free(e->cursor);
     ml_merge_scratch_free(&e->scratch);
     ml_join_scratch_free(&e->join);
     ml_chars_free(&e->normal);
     ml_free(e->cache);
     ml_ids_free(&e->pool);
-    *e = (encoder){ 0 };
+    ml_free(e);
 }
 
 /* Twice the slots, or none taken when there are enough. */
@@ -262,118 +272,33 @@ static ml_status encode_text(encoder *e, const uint8_t *p, size_t n, bool parse_
     return encode_plain(e, p + done, n - done, done == 0, out, err);
 }
 
+ml_status ml_encoder_add(ml_encoder *e, const char *text, size_t n_bytes, bool parse_special, ml_ids *out,
+                         ml_error *err)
+{
+    return encode_text(e, (const uint8_t *)text, n_bytes, parse_special, out, err);
+}
+
 ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_bytes, bool parse_special, ml_ids *out,
                               ml_error *err)
 {
-    encoder e;
-    ML_TRY(encoder_make(t, &e, err));
+    ml_encoder *e;
+    ML_TRY(ml_encoder_make(t, &e, err));
     size_t n_before = out->n;
-    ml_status status = encode_text(&e, (const uint8_t *)text, n_bytes, parse_special, out, err);
+    ml_status status = ml_encoder_add(e, text, n_bytes, parse_special, out, err);
     if (status != ML_OK) out->n = n_before;
-    encoder_free(&e);
+    ml_encoder_free(e);
     return status;
 }
 
 ml_status ml_tokenizer_encode_inside(const ml_tokenizer *t, const char *text, size_t n_bytes, ml_ids *out,
                                      ml_error *err)
 {
-    encoder e;
-    ML_TRY(encoder_make(t, &e, err));
+    ml_encoder *e;
+    ML_TRY(ml_encoder_make(t, &e, err));
     size_t n_before = out->n;
-    e.limit = (const uint8_t *)text + n_bytes;
-    ml_status status = encode_plain(&e, (const uint8_t *)text, n_bytes, false, out, err);
+    e->limit = (const uint8_t *)text + n_bytes;
+    ml_status status = encode_plain(e, (const uint8_t *)text, n_bytes, false, out, err);
     if (status != ML_OK) out->n = n_before;
-    encoder_free(&e);
-    return status;
-}
-
-/* encode_many gives threads parts of about this size. */
-enum { PART_BYTES = 128 * 1024 };
-
-typedef struct {
-    ml_ids ids;
-    ml_status status;
-    ml_error err;
-} part_result;
-
-typedef struct {
-    const ml_tokenizer *t;
-    const ml_text *docs;
-    bool parse_special;
-    size_t *doc_ids; /* [n_docs] set by the part that ends the document: how many ids that part has of it */
-    ml_text_part *parts;
-    part_result *results;
-    size_t n_parts;
-    encoder *encoders; /* [threads] */
-} many;
-
-static ml_status encode_part(const many *m, const ml_text_part *p, part_result *r, encoder *e)
-{
-    if (!e->t) ML_TRY(encoder_make(m->t, e, &r->err));
-    for (size_t doc = p->first; doc <= p->last; doc++) {
-        ml_text text = ml_text_part_of(p, m->docs, doc);
-        size_t n_before = r->ids.n;
-        ML_TRY(encode_text(e, (const uint8_t *)text.data, text.n_bytes, m->parse_special, &r->ids, &r->err));
-        if (doc < p->last || p->end == m->docs[doc].n_bytes) m->doc_ids[doc] = r->ids.n - n_before;
-    }
-    return ML_OK;
-}
-
-static void encode_parts(void *arg, int64_t begin, int64_t end, int thread)
-{
-    many *m = arg;
-    for (int64_t i = begin; i < end; i++) {
-        m->results[i].status = encode_part(m, &m->parts[i], &m->results[i], &m->encoders[thread]);
-    }
-}
-
-/* Ids of all parts end to end; offsets[doc + 1] holds, on entry, doc_ids[doc]. */
-static ml_status join_parts(const many *m, ml_ids *out, size_t *offsets, ml_error *err)
-{
-    size_t total = out->n;
-    for (size_t i = 0; i < m->n_parts; i++) {
-        if (m->results[i].status != ML_OK) {
-            *err = m->results[i].err;
-            return m->results[i].status;
-        }
-        total += m->results[i].ids.n;
-    }
-    ML_TRY(ml_grow((void **)&out->id, &out->capacity, total, sizeof *out->id, err));
-    for (size_t i = 0; i < m->n_parts; i++) {
-        const ml_text_part *p = &m->parts[i];
-        size_t end = out->n, past = p->last + (p->end == m->docs[p->last].n_bytes ? 1 : 0);
-        for (size_t doc = p->first; doc < past; doc++) {
-            end += offsets[doc + 1];
-            offsets[doc + 1] = end;
-        }
-        const ml_ids *ids = &m->results[i].ids;
-        if (ids->n) memcpy(out->id + out->n, ids->id, ids->n * sizeof *ids->id);
-        out->n += ids->n;
-    }
-    return ML_OK;
-}
-
-ml_status ml_tokenizer_encode_many(const ml_tokenizer *t, const ml_text *docs, size_t n_docs, bool parse_special,
-                                   ml_ids *out, size_t *offsets, ml_error *err)
-{
-    many m = { .t = t, .docs = docs, .parse_special = parse_special, .doc_ids = offsets + 1 };
-    size_t n_threads = (size_t)ml_thread_count();
-    offsets[0] = out->n;
-    bool may_cut = !(parse_special && t->added_has_line_feed);
-    ML_TRY(ml_text_plan_parts(t->split, may_cut, docs, n_docs, PART_BYTES, &m.parts, &m.n_parts, err));
-    ml_status status = ML_OK;
-    m.encoders = ml_calloc(n_threads, sizeof *m.encoders);
-    m.results = ml_calloc(m.n_parts, sizeof *m.results);
-    if (m.encoders && m.results) {
-        ml_parallel_for((int64_t)m.n_parts, 1, encode_parts, &m);
-        status = join_parts(&m, out, offsets, err);
-    } else {
-        status = ml_fail_memory(err, m.n_parts * sizeof *m.results, "encoding on threads");
-    }
-    for (size_t i = 0; m.encoders && i < n_threads; i++) encoder_free(&m.encoders[i]);
-    for (size_t i = 0; m.results && i < m.n_parts; i++) ml_ids_free(&m.results[i].ids);
-    ml_free(m.encoders);
-    ml_free(m.results);
-    ml_free(m.parts);
+    ml_encoder_free(e);
     return status;
 }
