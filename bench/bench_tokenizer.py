@@ -2,10 +2,10 @@
 """The tokenizer beside tiktoken and Hugging Face tokenizers: same text, one thread, best pass of several.
 
     cmake --preset release -DMOONLIGHT_BENCH=ON && cmake --build --preset release
-    python3 bench/bench_tokenizer.py build/release/bench/bench_tokenizer DATA
+    python3 bench/bench_tokenizer.py build/release/bench/bench_tokenizer DATA [FILE ...]
 
-DATA is the folder of real test files.  Needs the Python packages tokenizers and tiktoken.  Each text is repeated to
-about 16 MiB; tokenizers, which is slow on it, gets the text once.
+DATA is the folder of real test files, FILE any more texts to encode.  Needs the Python packages tokenizers and tiktoken.
+Each text is repeated to about 16 MiB; tokenizers, which is slow on it, gets the text once.
 """
 import os
 import pathlib
@@ -43,19 +43,18 @@ def row(name, n_bytes, n_ids, seconds, reference=None):
     print(f"  {name:12} {n_bytes / seconds / 1e6:8.1f} MB/s {n_ids / seconds / 1e6:8.2f} M ids/s {ratio}")
 
 
-def bench_encoding(program, data, name, reference, text_name, work):
-    text = (data / "text" / text_name).read_bytes().decode()
-    text *= max(1, SIZE // len(text))
+def bench_encoding(program, data, name, reference, source, work):
+    once = source.read_bytes().decode()
+    text = once * max(1, SIZE // len(once.encode()))
     path = work / "text"
     path.write_bytes(text.encode())
-    print(f"{name}, {text_name} repeated to {path.stat().st_size / 1e6:.1f} MB, one thread")
+    print(f"{name}, {source.name} repeated to {path.stat().st_size / 1e6:.1f} MB, one thread")
     n_bytes, n_ids, seconds = ours(program, "encode", data / name, path, 3)
     theirs, ids = best_of(3, lambda: reference.encode_ordinary(text))
     assert len(ids) == n_ids, (len(ids), n_ids)
     row("moonlight", n_bytes, n_ids, seconds, theirs)
     row("tiktoken", n_bytes, n_ids, theirs)
     if name == "gpt2":
-        once = (data / "text" / text_name).read_bytes().decode()
         hf = Tokenizer(models.BPE.from_file(str(data / "gpt2/encoder.json"), str(data / "gpt2/vocab.bpe")))
         hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         seconds, encoding = best_of(3, lambda: hf.encode(once, add_special_tokens=False))
@@ -79,17 +78,19 @@ def bench_training(program, data, threads):
           f"tokenizers {theirs:.3f} s, ratio {theirs / seconds:.1f}x")
 
 
-def main(program, data):
+def main(program, data, *files):
     data = pathlib.Path(data)
+    names = ("tinystories_2MiB.txt", "tinyshakespeare.txt")
+    sources = [data / "text" / name for name in names] + [pathlib.Path(f) for f in files]
     with tempfile.TemporaryDirectory() as work:
         for name, make in (("gpt2", gpt2_tiktoken), ("kimi", moonlight_tiktoken)):
             reference = make(data)
-            for text_name in ("tinystories_2MiB.txt", "tinyshakespeare.txt"):
-                bench_encoding(program, data, name, reference, text_name, pathlib.Path(work))
+            for source in sources:
+                bench_encoding(program, data, name, reference, source, pathlib.Path(work))
     bench_training(program, data, 1)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -29,15 +29,14 @@ int main(int argc, char **argv)
     ml_error err;
 
     bool ok = ml_tokenizer_open(argv[1], &tokenizer, &err) == ML_OK && ml_model_open(argv[1], &model, &err) == ML_OK &&
+              ml_tokenizer_append_prefix(tokenizer, &prompt, &err) == ML_OK &&
               ml_tokenizer_encode(tokenizer, argv[2], strlen(argv[2]), false, &prompt, &err) == ML_OK;
     if (ok) {
         ml_model_info info = ml_model_get_info(model);
         ml_generate_config config = {
             .max_tokens = 100, .stop_id = &info.eos_id, .n_stop = 1, .on_token = print_token, .arg = tokenizer
         };
-        int32_t bos = ml_tokenizer_bos(tokenizer);
         ok = ml_session_make(model, info.n_position, true, &session, &err) == ML_OK &&
-             ml_session_append(session, &bos, bos >= 0, &err) == ML_OK &&
              ml_sampler_make(&sampling, info.n_vocab, ml_tokenizer_vocab_size(tokenizer), &sampler, &err) == ML_OK &&
              ml_generate(session, sampler, prompt.id, (int64_t)prompt.n, &config, &result, &err) == ML_OK;
     }

@@ -62,11 +62,11 @@ ML_API void ml_ids_free(ml_ids *ids);
 
 /* Open a folder or file:
  *   tokenizer.json (Hugging Face); tiktoken.model; encoder.json + vocab.bpe or vocab.json + merges.txt (GPT-2);
- *   llama2.c's tokenizer.bin;
+ *   llama2.c's tokenizer.bin; a GGUF file;
  *   a model folder holding one of them, or a run folder (its best, else latest step).
  * tokenizer_config.json beside the file supplies special tokens, their roles and the chat template.
- * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (a normalizer, another
- * model type, a pre-tokenizer that is not byte level), so that ids are equal or there are none. */
+ * ML_EFORMAT for damaged files; ML_EINVAL naming the key for what cannot be honoured (another normalizer than NFC,
+ * another model type than BPE, byte-level or SentencePiece's), so that ids are equal or there are none. */
 ML_API ml_status ml_tokenizer_open(const char *path, ml_tokenizer **out, ml_error *err);
 ML_API void ml_tokenizer_free(ml_tokenizer *t);
 
@@ -81,6 +81,10 @@ ML_API ml_status ml_tokenizer_decode(const ml_tokenizer *t, const int32_t *id, s
                                      size_t *n_bytes, ml_error *err);
 /* Highest id + 1. */
 ML_API int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t);
+/* Append the ids that the tokenizer's file puts before (behind) each text: BOS (EOS), as a rule, or nothing.  Encoding
+ * leaves that to the caller. */
+ML_API ml_status ml_tokenizer_append_prefix(const ml_tokenizer *t, ml_ids *out, ml_error *err);
+ML_API ml_status ml_tokenizer_append_suffix(const ml_tokenizer *t, ml_ids *out, ml_error *err);
 /* Ids of the beginning and the end of a text, -1 where the tokenizer has none. */
 ML_API int32_t ml_tokenizer_bos(const ml_tokenizer *t);
 ML_API int32_t ml_tokenizer_eos(const ml_tokenizer *t);

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034
 # Sourced by the scripts beside it: Debian packages that building and testing need.
 moonlight_packages='build-essential cmake ninja-build pkg-config libpcre2-dev libjansson-dev libinih-dev libssl-dev
-libedit-dev libcmocka-dev'
+libutf8proc-dev libedit-dev libcmocka-dev zlib1g-dev libzstd-dev libsnappy-dev liblz4-dev libbrotli-dev'
 # For the fuzz programs: without these they are skipped.
 moonlight_fuzz_packages='clang libclang-rt-14-dev'
 

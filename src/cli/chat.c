@@ -1,14 +1,13 @@
 /* moonlight chat: a conversation in the terminal.
  *
- * `ids` is the whole conversation as the model shall see it; the session holds a beginning of it.  Each turn feeds
- * what is missing, so nothing is computed twice. */
+ * Each turn renders the whole conversation as the model shall see it and feeds what the session does not hold, so
+ * nothing is computed twice, whatever a format does with earlier turns. */
 #include "cli/cli.h"
 #include "base/log.h"
+#include "cli/conversation.h"
 #include "cli/line_reader.h"
-#include "cli/load.h"
 #include "cli/sampling.h"
 #include "infer/generate.h"
-#include "token/chat.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -20,19 +19,16 @@ static volatile sig_atomic_t interrupted;
 
 typedef struct {
     const ml_options *o;
-    ml_model *model;
-    ml_tokenizer *tokenizer;
-    ml_chat_format format;
+    ml_cli_model m;
+    ml_cli_conversation talk;
     ml_session *session;
     ml_sampling sampling;
     ml_sampler *sampler;
     ml_line_reader *reader;
-    ml_ids ids;
-    ml_chat_role last;  /* role of the last message; ML_N_ROLE: none yet */
-    size_t answer_at;   /* where the last answer begins in ids; 0: there is none */
-    json_t *transcript; /* [{role, content}, ...] */
-    ml_detok detok;
-    ml_chars text; /* what the last ids became */
+    ml_ids ids; /* the conversation, rendered */
+    /* the answer as it comes */
+    ml_chat_output output;
+    size_t shown, shown_thoughts, shown_calls;
     ml_error print_error;
 } chat;
 
@@ -57,78 +53,76 @@ static void say_error(const ml_error *err)
 static ml_status make_sampler(chat *c, const ml_sampling *sampling, ml_error *err)
 {
     ml_sampler *fresh;
-    ML_TRY(ml_sampler_make(sampling, c->model->config.vocab_size, ml_tokenizer_vocab_size(c->tokenizer), &fresh, err));
+    int64_t n_vocab = c->m.model->config.vocab_size;
+    ML_TRY(ml_sampler_make(sampling, n_vocab, ml_tokenizer_vocab_size(c->m.tokenizer), &fresh, err));
     ml_sampler_free(c->sampler);
     c->sampler = fresh;
     c->sampling = *sampling;
     return ML_OK;
 }
 
-/* Readable text of ids, whatever the bytes were. */
-static json_t *text_of(chat *c, const int32_t *id, size_t n, ml_error *err)
-{
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
-    ml_status status = ML_OK;
-    c->text.n = 0;
-    for (size_t i = 0; i < n && status == ML_OK; i++)
-        status = ml_detok_push(&detok, c->tokenizer, id[i], &c->text, err);
-    if (status == ML_OK) status = ml_detok_flush(&detok, &c->text, err);
-    if (status != ML_OK) return NULL;
-    json_t *text = json_stringn(c->text.n ? c->text.data : "", c->text.n);
-    if (!text) ml_fail_memory(err, c->text.n, "the transcript");
-    return text;
-}
-
-static ml_status note_message(chat *c, ml_chat_role role, size_t from, ml_error *err)
-{
-    json_t *text = text_of(c, c->ids.id + from, c->ids.n - from, err);
-    if (!text) return err->code;
-    json_t *message = json_pack("{s:s, s:o}", "role", ml_chat_role_name(role), "content", text);
-    return json_array_append_new(c->transcript, message) ? ml_fail_memory(err, 0, "the transcript") : ML_OK;
-}
-
-static ml_status add_message(chat *c, ml_chat_role role, const char *text, ml_error *err)
-{
-    ml_chat_message message = { role, { text, strlen(text) } };
-    ML_TRY(ml_chat_append(&c->format, c->tokenizer, c->last, &message, &c->ids, err));
-    c->last = role;
-    json_t *entry = json_pack("{s:s, s:s}", "role", ml_chat_role_name(role), "content", text);
-    if (!entry) entry = json_pack("{s:s, s:s}", "role", ml_chat_role_name(role), "content", "(not UTF-8)");
-    return json_array_append_new(c->transcript, entry) ? ml_fail_memory(err, 0, "the transcript") : ML_OK;
-}
-
 static ml_status start(chat *c, ml_error *err)
 {
-    c->ids.n = 0;
-    c->last = ML_N_ROLE;
-    c->answer_at = 0;
-    json_array_clear(c->transcript);
-    ml_session_truncate(c->session, 0);
     const char *text = ml_options_text(c->o, "system");
-    if (c->format.kind != ML_CHAT_NONE) {
-        return add_message(c, ML_ROLE_SYSTEM, text ? text : ml_chat_default_system, err);
-    }
-    int32_t bos = ml_tokenizer_bos(c->tokenizer);
-    return bos >= 0 ? ml_ids_append(&c->ids, &bos, 1, err) : ML_OK;
+    ml_cli_conversation_cut(&c->talk, 0);
+    if (ml_chat_is_none(&c->talk.format)) return ML_OK;
+    if (!text) text = ml_chat_default_system(&c->talk.format);
+    return text ? ml_cli_conversation_add(&c->talk, ml_cli_message("system", text), NULL, 0, err) : ML_OK;
 }
 
-/* Show c->text.  On a terminal, control characters of the model's making have no effect. */
-static void print_text(chat *c)
+/* Show text of the model's.  On a terminal, control characters of its making have no effect. */
+static void print_text(const chat *c, const char *p, size_t n, FILE *out)
 {
-    for (size_t i = 0; i < c->text.n && ml_line_reader_is_terminal(c->reader); i++) {
-        unsigned char byte = (unsigned char)c->text.data[i];
-        if ((byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f) c->text.data[i] = '?';
+    bool terminal = ml_line_reader_is_terminal(c->reader);
+    for (size_t i = 0; i < n; i++) {
+        unsigned char byte = (unsigned char)p[i];
+        bool control = (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f;
+        fputc(terminal && control ? '?' : byte, out);
     }
-    if (c->text.n) fwrite(c->text.data, 1, c->text.n, stdout);
 }
 
-static bool print_token(void *arg, int32_t id, double logprob)
+static void print_call(const chat *c, const ml_chat_made_call *call)
+{
+    fputs(c->shown || c->shown_calls ? "\n[" : "[", stdout);
+    print_text(c, call->name.data, call->name.n, stdout);
+    fputc(' ', stdout);
+    print_text(c, call->arguments.data, call->arguments.n, stdout);
+    fputc(']', stdout);
+}
+
+/* What has come since the last look. */
+static void print_news(chat *c)
+{
+    const ml_chat_output *o = &c->output;
+    if (o->reasoning.n > c->shown_thoughts) {
+        print_text(c, o->reasoning.data + c->shown_thoughts, o->reasoning.n - c->shown_thoughts, stderr);
+        c->shown_thoughts = o->reasoning.n;
+    }
+    if (o->text.n > c->shown) {
+        if (!c->shown && c->shown_thoughts) fputs("\n", stderr);
+        print_text(c, o->text.data + c->shown, o->text.n - c->shown, stdout);
+        c->shown = o->text.n;
+    }
+    for (; c->shown_calls < o->n_call && o->calls[c->shown_calls].complete; c->shown_calls++) {
+        print_call(c, &o->calls[c->shown_calls]);
+    }
+}
+
+static bool is_stop(const chat *c, int32_t id)
+{
+    for (size_t i = 0; i < c->talk.stop.n; i++) {
+        if (c->talk.stop.id[i] == id) return true;
+    }
+    return false;
+}
+
+static bool take_token(void *arg, int32_t id, double logprob)
 {
     (void)logprob;
     chat *c = arg;
-    c->text.n = 0;
-    if (ml_detok_push(&c->detok, c->tokenizer, id, &c->text, &c->print_error) != ML_OK) return false;
-    print_text(c);
+    if (is_stop(c, id)) return true;
+    if (ml_chat_output_push(&c->output, id, &c->print_error) != ML_OK) return false;
+    print_news(c);
     return fflush(stdout) == 0 && !interrupted;
 }
 
@@ -136,53 +130,26 @@ static void say_why_it_ended(const chat *c, ml_finish finish)
 {
     if (finish == ML_FINISH_CANCEL) say("(stopped)");
     if (finish != ML_FINISH_LENGTH) return;
-    if ((int64_t)c->ids.n >= ml_session_capacity(c->session))
+    if (ml_session_count(c->session) + 1 >= ml_session_capacity(c->session))
         fprintf(stderr, "(the context of %lld tokens is full; /reset begins anew)\n",
                 (long long)ml_session_capacity(c->session));
     else
         fprintf(stderr, "(stopped after --max-tokens %lld)\n", (long long)ml_options_int(c->o, "max-tokens"));
 }
 
-/* Any mark ends an answer, not only the right one. */
-static int64_t stop_ids(const chat *c, int32_t stop[5])
+/* The last call without a result: where messages end in an answer with calls and results for some of them. */
+static const json_t *open_call(const chat *c, size_t *n_open)
 {
-    int64_t n = 0;
-    int32_t eos = (int32_t)c->model->config.eos_token_id;
-    if (eos >= 0) stop[n++] = eos;
-    if (c->format.kind == ML_CHAT_NONE) return n;
-    stop[n++] = c->format.end;
-    for (int i = 0; i < ML_N_ROLE; i++) stop[n++] = c->format.role[i];
-    return n;
-}
-
-/* Let the model go on from ids, and add what it says. */
-static ml_status answer(chat *c, ml_error *err)
-{
-    int32_t stop[5];
-    int64_t in_session = ml_session_count(c->session);
-    ml_generate_config config = { .max_tokens = ml_options_int(c->o, "max-tokens"),
-                                  .stop_id = stop,
-                                  .n_stop = stop_ids(c, stop),
-                                  .on_token = print_token,
-                                  .arg = c };
-    ml_generation g;
-    c->detok = (ml_detok){ .skip_special = true, .replace_invalid = ml_line_reader_is_terminal(c->reader) };
-    interrupted = 0;
-    ML_TRY(
-        ml_generate(c->session, c->sampler, c->ids.id + in_session, (int64_t)c->ids.n - in_session, &config, &g, err));
-    c->text.n = 0;
-    ml_status status = ml_detok_flush(&c->detok, &c->text, err);
-    print_text(c);
-    fputc('\n', stdout);
-    fflush(stdout);
-    c->answer_at = c->ids.n;
-    size_t n = (size_t)(g.finish == ML_FINISH_STOP ? g.n - 1 : g.n);
-    if (status == ML_OK) status = ml_ids_append(&c->ids, g.id, n, err);
-    if (status == ML_OK) status = note_message(c, ML_ROLE_ASSISTANT, c->answer_at, err);
-    c->last = ML_ROLE_ASSISTANT;
-    say_why_it_ended(c, g.finish);
-    ml_generation_free(&g);
-    return status;
+    size_t n = json_array_size(c->talk.messages), n_result = 0;
+    const json_t *message = NULL;
+    while (n && (message = json_array_get(c->talk.messages, n - 1)) && json_object_get(message, "tool_call_id")) {
+        n--;
+        n_result++;
+    }
+    const json_t *calls = n ? json_object_get(message, "tool_calls") : NULL;
+    size_t n_call = json_array_size(calls);
+    *n_open = n_call > n_result ? n_call - n_result : 0;
+    return *n_open ? json_array_get(calls, n_result) : NULL;
 }
 
 static ml_status fail_full(const chat *c, ml_error *err)
@@ -191,30 +158,65 @@ static ml_status fail_full(const chat *c, ml_error *err)
                    (long long)ml_session_capacity(c->session));
 }
 
-static ml_status add_turn(chat *c, const char *line, ml_error *err)
+/* Render, and leave in the session the beginning that it has in common with what it holds.  The last id is run again
+ * if all are there: its logits are wanted. */
+static ml_status prepare(chat *c, ml_error *err)
 {
-    if (c->format.kind == ML_CHAT_NONE) {
-        size_t from = c->ids.n;
-        ML_TRY(ml_tokenizer_encode(c->tokenizer, line, strlen(line), false, &c->ids, err));
-        return note_message(c, ML_ROLE_USER, from, err);
-    }
-    ML_TRY(add_message(c, ML_ROLE_USER, line, err));
-    return ml_chat_open_answer(&c->format, c->tokenizer, &c->ids, err);
+    c->ids.n = 0;
+    ML_TRY(ml_cli_conversation_render(&c->talk, &c->ids, err));
+    if ((int64_t)c->ids.n >= ml_session_capacity(c->session)) return fail_full(c, err);
+    const int32_t *held = ml_session_ids(c->session);
+    size_t n_held = (size_t)ml_session_count(c->session), n = 0;
+    while (n < n_held && n < c->ids.n && held[n] == c->ids.id[n]) n++;
+    if (n && n == c->ids.n) n--;
+    ml_session_truncate(c->session, (int64_t)n);
+    return ML_OK;
 }
 
-/* A turn that fails leaves the conversation as it was. */
-static ml_status take_turn(chat *c, const char *line, ml_error *err)
+static ml_status take_answer(chat *c, const ml_generation *g, ml_error *err)
 {
-    size_t n = c->ids.n, n_message = json_array_size(c->transcript);
-    ml_chat_role last = c->last;
-    ml_status status = add_turn(c, line, err);
-    if (status == ML_OK && (int64_t)c->ids.n >= ml_session_capacity(c->session)) status = fail_full(c, err);
-    if (status == ML_OK) status = answer(c, err);
-    if (status == ML_OK) return ML_OK;
-    c->ids.n = n;
-    c->last = last;
-    while (json_array_size(c->transcript) > n_message) json_array_remove(c->transcript, n_message);
-    ml_session_truncate(c->session, (int64_t)n);
+    ML_TRY(ml_chat_output_end(&c->output, err));
+    print_news(c);
+    fputc('\n', stdout);
+    fflush(stdout);
+    size_t n = (size_t)(g->finish == ML_FINISH_STOP ? g->n - 1 : g->n);
+    json_t *message = ml_chat_output_to_json(&c->output);
+    ML_TRY(ml_cli_conversation_add(&c->talk, message, g->id, n, err));
+    say_why_it_ended(c, g->finish);
+    size_t n_open;
+    if (open_call(c, &n_open)) say("(/tool RESULT answers the call)");
+    return ML_OK;
+}
+
+/* Let the model go on, and add what it says. */
+static ml_status answer(chat *c, ml_error *err)
+{
+    ml_generate_config config = { .max_tokens = ml_options_int(c->o, "max-tokens"),
+                                  .stop_id = c->talk.stop.id,
+                                  .n_stop = (int64_t)c->talk.stop.n,
+                                  .on_token = take_token,
+                                  .arg = c };
+    ml_generation g;
+    ML_TRY(prepare(c, err));
+    size_t held = (size_t)ml_session_count(c->session);
+    /* The transcript is JSON, and so UTF-8. */
+    ml_chat_output_free(&c->output);
+    ml_chat_output_start(&c->output, &c->talk.format, c->m.tokenizer, c->ids.id, c->ids.n, true);
+    c->shown = c->shown_thoughts = c->shown_calls = 0;
+    interrupted = 0;
+    ML_TRY(ml_generate(c->session, c->sampler, c->ids.id + held, (int64_t)(c->ids.n - held), &config, &g, err));
+    ml_status status = take_answer(c, &g, err);
+    ml_generation_free(&g);
+    return status;
+}
+
+/* Add a message and let the model answer; a turn that fails leaves the conversation as it was. */
+static ml_status take_turn(chat *c, json_t *message, ml_error *err)
+{
+    size_t n = c->talk.n;
+    ML_TRY(ml_cli_conversation_add(&c->talk, message, NULL, 0, err));
+    ml_status status = answer(c, err);
+    if (status != ML_OK) ml_cli_conversation_cut(&c->talk, n);
     return status;
 }
 
@@ -257,22 +259,41 @@ static ml_status set_seed(chat *c, const char *argument, ml_error *err)
 static ml_status save(chat *c, const char *argument, ml_error *err)
 {
     if (!*argument) return ml_fail(err, ML_EINVAL, "/save needs the name of a file");
-    json_t *whole = json_pack("{s:O}", "messages", c->transcript);
+    json_t *whole = json_pack("{s:O}", "messages", c->talk.messages);
+    if (whole && c->talk.tools) json_object_set(whole, "tools", c->talk.tools);
     if (!whole) return ml_fail_memory(err, 0, "the transcript");
     ml_status status = ml_json_save(whole, argument, err);
     json_decref(whole);
-    if (status == ML_OK) fprintf(stderr, "(%zu messages in %s)\n", json_array_size(c->transcript), argument);
+    if (status == ML_OK) fprintf(stderr, "(%zu messages in %s)\n", json_array_size(c->talk.messages), argument);
     return status;
 }
 
 static ml_status regenerate(chat *c, const char *argument, ml_error *err)
 {
     (void)argument;
-    if (c->answer_at == 0) return ml_fail(err, ML_EINVAL, "there is no answer yet");
-    c->ids.n = c->answer_at;
-    json_array_remove(c->transcript, json_array_size(c->transcript) - 1);
-    ml_session_truncate(c->session, (int64_t)c->ids.n - 1); /* the last token is run again for its logits */
+    size_t n = c->talk.n;
+    const json_t *last = n ? json_array_get(c->talk.messages, n - 1) : NULL;
+    const char *role = json_string_value(json_object_get(last, "role"));
+    if (!role || strcmp(role, "assistant") != 0) return ml_fail(err, ML_EINVAL, "there is no answer yet");
+    ml_cli_conversation_cut(&c->talk, n - 1);
     return answer(c, err);
+}
+
+/* The result of the first call that has none; when all have one, the model goes on. */
+static ml_status give_result(chat *c, const char *argument, ml_error *err)
+{
+    size_t n_open;
+    const json_t *call = open_call(c, &n_open);
+    if (!call) return ml_fail(err, ML_EINVAL, "there is no call to answer");
+    json_t *message = ml_cli_message("tool", argument);
+    if (message) {
+        json_object_set(message, "tool_call_id", json_object_get(call, "id"));
+        json_object_set(message, "name", json_object_get(json_object_get(call, "function"), "name"));
+    }
+    if (n_open == 1) return take_turn(c, message, err);
+    ML_TRY(ml_cli_conversation_add(&c->talk, message, NULL, 0, err));
+    fprintf(stderr, "(%zu more to answer)\n", n_open - 1);
+    return ML_OK;
 }
 
 static ml_status reset(chat *c, const char *argument, ml_error *err)
@@ -294,6 +315,7 @@ static const struct {
     { "top-p", "P", "sample among the likeliest tokens that together reach P", set_top_p },
     { "seed", "N", "start the random choices anew", set_seed },
     { "regen", "", "another answer to the last message", regenerate },
+    { "tool", "RESULT", "what a tool that was called gives back", give_result },
     { "reset", "", "a new conversation", reset },
     { "save", "FILE", "write the conversation as JSON", save },
     { "exit", "", "leave; so does Ctrl-D", NULL },
@@ -309,9 +331,9 @@ static ml_status help(chat *c, const char *argument, ml_error *err)
         snprintf(name, sizeof name, "/%s %s", commands[i].name, commands[i].argument);
         fprintf(stderr, "  %-12s %s\n", name, commands[i].help);
     }
-    fprintf(stderr, "Ctrl-C stops an answer.  Now: temperature %g, top-p %g, seed %llu, %zu of %lld tokens used.\n",
-            c->sampling.temperature, c->sampling.top_p, (unsigned long long)c->sampling.seed, c->ids.n,
-            (long long)ml_session_capacity(c->session));
+    fprintf(stderr, "Ctrl-C stops an answer.  Now: temperature %g, top-p %g, seed %llu, %lld of %lld tokens used.\n",
+            c->sampling.temperature, c->sampling.top_p, (unsigned long long)c->sampling.seed,
+            (long long)ml_session_count(c->session), (long long)ml_session_capacity(c->session));
     return ML_OK;
 }
 
@@ -333,10 +355,11 @@ static ml_status run_command(chat *c, const char *line, bool *leave, ml_error *e
 
 static void greet(const chat *c)
 {
-    if (c->format.kind == ML_CHAT_NONE) {
+    if (ml_chat_is_none(&c->talk.format)) {
         say("This model has no chat format: it continues the text you type.  /help lists commands, Ctrl-D leaves.");
     } else {
-        fprintf(stderr, "Chat in the format %s.  /help lists commands, Ctrl-D leaves.\n", ml_chat_name(c->format.kind));
+        fprintf(stderr, "Chat in the format %s.  /help lists commands, Ctrl-D leaves.\n",
+                ml_chat_name(&c->talk.format));
     }
 }
 
@@ -350,7 +373,8 @@ static ml_status converse(chat *c, ml_error *err)
     const char *line;
     while (!leave && (line = ml_line_reader_next(c->reader))) {
         if (!*line) continue;
-        ml_status status = *line == '/' ? run_command(c, line, &leave, err) : take_turn(c, line, err);
+        ml_status status =
+            *line == '/' ? run_command(c, line, &leave, err) : take_turn(c, ml_cli_message("user", line), err);
         if (status != ML_OK) say_error(err);
         if (ferror(stdout)) return ml_fail(err, ML_EIO, "standard output could not be written");
     }
@@ -360,18 +384,16 @@ static ml_status converse(chat *c, ml_error *err)
 
 static ml_status set_up(chat *c, ml_error *err)
 {
-    const char *path, *format = ml_options_text(c->o, "chat-format");
+    const char *path;
     ML_TRY(ml_cli_require(c->o, "model", &path, err));
-    ML_TRY(ml_cli_load_model(path, ml_options_text(c->o, "repack"), &c->model, &c->tokenizer, err));
-    ML_TRY(ml_chat_choose(c->tokenizer, strcmp(format, "auto") ? format : NULL, &c->format, err));
-    if (c->format.kind == ML_CHAT_NONE && ml_options_given(c->o, "system")) {
+    ML_TRY(ml_cli_load_model(path, ml_options_text(c->o, "repack"), &c->m, err));
+    ML_TRY(ml_cli_conversation_make(c->o, &c->m, &c->talk, err));
+    if (ml_chat_is_none(&c->talk.format) && ml_options_given(c->o, "system")) {
         return ml_fail(err, ML_EINVAL, "%s: --system needs a chat format, and there is none here", path);
     }
     ml_sampling sampling = ml_cli_sampling(c->o);
     ML_TRY(make_sampler(c, &sampling, err));
-    ML_TRY(ml_session_make(c->model, c->model->config.max_position_embeddings, true, &c->session, err));
-    c->transcript = json_array();
-    if (!c->transcript) return ml_fail_memory(err, 0, "the transcript");
+    ML_TRY(ml_session_make(c->m.model, c->m.model->config.max_position_embeddings, true, &c->session, err));
     ML_TRY(start(c, err));
     return ml_line_reader_make("> ", &c->reader, err);
 }
@@ -387,13 +409,12 @@ ml_status ml_cli_chat(int argc, char **argv, ml_error *err)
         status = converse(&c, err);
     }
     ml_line_reader_free(c.reader);
-    json_decref(c.transcript);
-    ml_chars_free(&c.text);
+    ml_chat_output_free(&c.output);
     ml_ids_free(&c.ids);
     ml_session_free(c.session);
     ml_sampler_free(c.sampler);
-    ml_tokenizer_free(c.tokenizer);
-    ml_model_free(c.model);
+    ml_cli_conversation_free(&c.talk);
+    ml_cli_model_free(&c.m);
     ml_options_free(o);
     return status;
 }

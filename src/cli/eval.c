@@ -15,10 +15,10 @@ enum { BATCH = 2048 }; /* tokens of a pass */
 
 typedef struct {
     const ml_options *o;
-    ml_model *model, *base;
-    ml_tokenizer *tokenizer, *base_tokenizer;
+    ml_cli_model m, base;
     ml_progress *progress;
-    char *text; /* of --data */
+    ml_ids prefix; /* what stands before each text */
+    char *text;    /* of --data */
     size_t n_bytes;
 } job;
 
@@ -38,8 +38,9 @@ static ml_status load_base(job *j, ml_error *err)
 {
     const char *path = ml_options_text(j->o, "base");
     if (!path) return ML_OK;
-    ML_TRY(ml_cli_load_model(path, "off", &j->base, &j->base_tokenizer, err));
-    if (strcmp(ml_tokenizer_fingerprint(j->tokenizer), ml_tokenizer_fingerprint(j->base_tokenizer)) == 0) return ML_OK;
+    ML_TRY(ml_cli_load_model(path, "off", &j->base, err));
+    if (strcmp(ml_tokenizer_fingerprint(j->m.tokenizer), ml_tokenizer_fingerprint(j->base.tokenizer)) == 0)
+        return ML_OK;
     return ml_fail(err, ML_EINVAL, "%s has another vocabulary than the model: their predictions cannot be compared",
                    path);
 }
@@ -50,7 +51,7 @@ static ml_status report_perplexity(const job *j, const ml_perplexity *p, ml_erro
         json_t *object =
             json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "task", "perplexity", "perplexity", exp(p->nll), "nll", p->nll,
                       "nll_error", p->nll_error, "tokens", (json_int_t)p->n_token, "windows", (json_int_t)p->n_window);
-        if (j->base) {
+        if (j->base.model) {
             json_object_update_new(object, json_pack("{s:f, s:f, s:f, s:f}", "base_perplexity", exp(p->base_nll), "kl",
                                                      p->kl, "kl_error", p->kl_error, "same_top", p->same_top));
         }
@@ -58,7 +59,7 @@ static ml_status report_perplexity(const job *j, const ml_perplexity *p, ml_erro
     }
     printf("perplexity  %.4f +- %.4f over %lld tokens in %lld windows\n", exp(p->nll), exp(p->nll) * p->nll_error,
            (long long)p->n_token, (long long)p->n_window);
-    if (!j->base) return ML_OK;
+    if (!j->base.model) return ML_OK;
     printf("of base     %.4f\n", exp(p->base_nll));
     printf("divergence  %.6f +- %.6f nats a token from base's predictions\n", p->kl, p->kl_error);
     printf("same top    %.2f %% of tokens have the same likeliest next token\n", 100 * p->same_top);
@@ -70,21 +71,21 @@ static ml_status run_perplexity(job *j, ml_error *err)
     ML_TRY(load_base(j, err));
     ml_ids ids = { 0 };
     ml_perplexity result;
-    int64_t window = ml_options_int(j->o, "window"), most = j->model->config.max_position_embeddings;
+    int64_t window = ml_options_int(j->o, "window"), most = j->m.model->config.max_position_embeddings;
     ml_perplexity_config config = { .window = window < most ? window : most,
                                     .batch = BATCH,
-                                    .bos = ml_tokenizer_bos(j->tokenizer),
+                                    .bos = j->prefix.n ? j->prefix.id[0] : -1,
                                     .max_window = ml_options_int(j->o, "limit"),
-                                    .base = j->base,
+                                    .base = j->base.model,
                                     .on_window = show_window,
                                     .arg = j };
-    ml_status status = ml_tokenizer_encode(j->tokenizer, j->text, j->n_bytes, false, &ids, err);
+    ml_status status = ml_tokenizer_encode(j->m.tokenizer, j->text, j->n_bytes, false, &ids, err);
     if (status == ML_OK) {
         config.id = ids.id;
         config.n_id = (int64_t)ids.n;
         int64_t n = (config.n_id + config.window - 1) / config.window;
         j->progress = ml_progress_begin("perplexity", "windows", (double)n);
-        status = ml_perplexity_measure(j->model, &config, &result, err);
+        status = ml_perplexity_measure(j->m.model, &config, &result, err);
         ml_progress_end(j->progress);
     }
     if (status == ML_OK) status = report_perplexity(j, &result, err);
@@ -138,13 +139,12 @@ static ml_status add_choice(const job *j, quiz *q, const char *context, const ch
     ML_TRY(ml_grow((void **)&q->choice_bytes, &q->bytes_capacity, q->n_item + 1, sizeof *q->choice_bytes, err));
     ml_ids whole = { 0 }, part = { 0 };
     ml_chars text = { 0 };
-    int32_t bos = ml_tokenizer_bos(j->tokenizer);
     ml_status status = ml_chars_append(&text, context, strlen(context), err);
     if (status == ML_OK) status = ml_chars_append(&text, choice, strlen(choice), err);
-    if (status == ML_OK && bos >= 0) status = ml_ids_append(&whole, &bos, 1, err);
-    if (status == ML_OK) status = ml_tokenizer_encode(j->tokenizer, text.data, text.n, false, &whole, err);
-    if (status == ML_OK && bos >= 0) status = ml_ids_append(&part, &bos, 1, err);
-    if (status == ML_OK) status = ml_tokenizer_encode(j->tokenizer, context, strlen(context), false, &part, err);
+    if (status == ML_OK) status = ml_ids_append(&whole, j->prefix.id, j->prefix.n, err);
+    if (status == ML_OK) status = ml_tokenizer_encode(j->m.tokenizer, text.data, text.n, false, &whole, err);
+    if (status == ML_OK) status = ml_ids_append(&part, j->prefix.id, j->prefix.n, err);
+    if (status == ML_OK) status = ml_tokenizer_encode(j->m.tokenizer, context, strlen(context), false, &part, err);
     size_t same = 0;
     while (same < part.n && same + 1 < whole.n && part.id[same] == whole.id[same]) same++;
     q->choice_bytes[q->n_item] = strlen(choice);
@@ -255,7 +255,7 @@ static ml_status run_choice(job *j, ml_error *err)
     ml_status status = read_quiz(j, &q, err);
     if (status == ML_OK) {
         j->progress = ml_progress_begin("choices", "choices", (double)q.n_item);
-        status = ml_continuation_score(j->model, q.item, (int64_t)q.n_item, BATCH, show_item, j, err);
+        status = ml_continuation_score(j->m.model, q.item, (int64_t)q.n_item, BATCH, show_item, j, err);
         ml_progress_end(j->progress);
     }
     if (status == ML_OK) status = report_choice(j, &q, err);
@@ -273,7 +273,8 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(ml_cli_require(j->o, "data", &data, err));
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
     ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
-    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->model, &j->tokenizer, err));
+    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
+    ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 
@@ -285,10 +286,9 @@ ml_status ml_cli_eval(int argc, char **argv, ml_error *err)
     job j = { .o = o };
     ml_status status = eval(&j, err);
     ml_free(j.text);
-    ml_tokenizer_free(j.tokenizer);
-    ml_tokenizer_free(j.base_tokenizer);
-    ml_model_free(j.model);
-    ml_model_free(j.base);
+    ml_ids_free(&j.prefix);
+    ml_cli_model_free(&j.m);
+    ml_cli_model_free(&j.base);
     ml_options_free(o);
     return status;
 }

@@ -1,50 +1,116 @@
-/* moonlight generate: continue a prompt. */
+/* moonlight generate: continue a prompt, or answer a conversation. */
 #include "cli/cli.h"
+#include "cli/conversation.h"
 #include "cli/generate_many.h"
-#include "cli/load.h"
 #include "cli/sampling.h"
 #include "infer/generate.h"
+#include "token/chat_json.h"
 
 #include <string.h>
 
 typedef struct {
     const ml_options *o;
-    ml_model *model;
-    ml_tokenizer *tokenizer;
+    ml_cli_model m;
+    bool is_chat;
+    ml_cli_conversation talk; /* with --messages */
     ml_session *session;
     ml_sampler *sampler;
     ml_ids prompt;
+    ml_ids stop;
     /* printing as it comes */
     ml_detok detok;
     ml_chars pending;
+    ml_chat_output output;
+    size_t shown;
     ml_error print_error;
 } job;
 
+/* ---- what the model gets ---- */
+
+/* What stands before texts goes before the prompt, unless the prompt begins with it itself (--special). */
 static ml_status encode_prompt(void *arg, const char *text, ml_ids *out, ml_error *err)
 {
     const job *j = arg;
-    int32_t bos = ml_tokenizer_bos(j->tokenizer);
-    if (bos >= 0) ML_TRY(ml_ids_append(out, &bos, 1, err));
-    return ml_tokenizer_encode(j->tokenizer, text, strlen(text), ml_options_flag(j->o, "special"), out, err);
+    ml_ids prefix = { 0 };
+    ml_status status = ml_tokenizer_append_prefix(j->m.tokenizer, &prefix, err);
+    ml_ids ids = { 0 };
+    if (status == ML_OK) {
+        status = ml_tokenizer_encode(j->m.tokenizer, text, strlen(text), ml_options_flag(j->o, "special"), &ids, err);
+    }
+    bool has_prefix = prefix.n && ids.n >= prefix.n && !memcmp(ids.id, prefix.id, prefix.n * sizeof *ids.id);
+    if (status == ML_OK && !has_prefix) status = ml_ids_append(out, prefix.id, prefix.n, err);
+    if (status == ML_OK) status = ml_ids_append(out, ids.id, ids.n, err);
+    ml_ids_free(&prefix);
+    ml_ids_free(&ids);
+    return status;
 }
 
-static ml_status load(job *j, ml_error *err)
+/* An array of messages, or an object with "messages" and maybe "tools", which --tools replaces. */
+static ml_status take_messages(job *j, const json_t *root, const char *path, ml_error *err)
 {
-    const char *path;
-    ML_TRY(ml_cli_require(j->o, "model", &path, err));
-    if (ml_options_given(j->o, "prompt") == ml_options_given(j->o, "prompts")) {
-        return ml_fail(err, ML_EINVAL, "expected either --prompt TEXT or --prompts FILE");
+    const json_t *list = json_is_object(root) ? json_object_get(root, "messages") : root;
+    json_t *tools = json_is_object(root) ? json_object_get(root, "tools") : NULL;
+    if (!json_is_array(list)) {
+        return ml_fail(err, ML_EINVAL, "%s: expected an array of messages, or an object with one at \"messages\"",
+                       path);
     }
-    return ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->model, &j->tokenizer, err);
+    if (tools && !json_is_null(tools) && !j->talk.tools) {
+        ML_TRY(ml_chat_check_tools(tools, path, err));
+        j->talk.tools = json_incref(tools);
+    }
+    ml_chat_messages checked = { 0 }; /* errors name the file */
+    ML_TRY(ml_chat_read_messages(list, path, &checked, err));
+    ml_chat_messages_free(&checked);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        ML_TRY(ml_cli_conversation_add(&j->talk, json_incref(json_array_get(list, i)), NULL, 0, err));
+    }
+    return ML_OK;
+}
+
+static ml_status read_messages(job *j, const char *path, ml_error *err)
+{
+    json_t *root;
+    ML_TRY(ml_cli_conversation_make(j->o, &j->m, &j->talk, err));
+    ML_TRY(ml_json_load(path, &root, err));
+    ml_status status = take_messages(j, root, path, err);
+    json_decref(root);
+    return status == ML_OK ? ml_cli_conversation_render(&j->talk, &j->prompt, err) : status;
+}
+
+/* Exactly one of the ways to say what is wanted. */
+static ml_status check_input(const job *j, ml_error *err)
+{
+    int n = ml_options_given(j->o, "prompt") + ml_options_given(j->o, "prompts") + ml_options_given(j->o, "messages");
+    if (n != 1) {
+        return ml_fail(err, ML_EINVAL, "expected one of --prompt TEXT, --prompts FILE and --messages FILE, found %s",
+                       n ? "several" : "none");
+    }
+    if (ml_options_text(j->o, "tools") && !ml_options_given(j->o, "messages")) {
+        return ml_fail(err, ML_EINVAL, "--tools goes with --messages, not with --prompt");
+    }
+    return ML_OK;
 }
 
 static ml_status set_up(job *j, ml_error *err)
 {
-    ML_TRY(encode_prompt(j, ml_options_text(j->o, "prompt"), &j->prompt, err));
-    const ml_config *c = &j->model->config;
+    const char *messages = ml_options_text(j->o, "messages");
+    j->is_chat = messages != NULL;
+    ML_TRY(messages ? read_messages(j, messages, err)
+                    : encode_prompt(j, ml_options_text(j->o, "prompt"), &j->prompt, err));
+    const ml_ids *stop = j->is_chat ? &j->talk.stop : &j->m.ends;
+    ML_TRY(ml_ids_append(&j->stop, stop->id, stop->n, err));
+    const ml_config *c = &j->m.model->config;
     ml_sampling sampling = ml_cli_sampling(j->o);
-    ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->tokenizer), &j->sampler, err));
-    return ml_session_make(j->model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"), &j->session, err);
+    ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->m.tokenizer), &j->sampler, err));
+    return ml_session_make(j->m.model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"), &j->session, err);
+}
+
+/* ---- what it gives ---- */
+
+/* A continuation goes on with the prompt; only behind an added token does a text of its own begin. */
+static bool continues(const job *j)
+{
+    return j->prompt.n && !ml_tokenizer_is_added(j->m.tokenizer, j->prompt.id[j->prompt.n - 1]);
 }
 
 /* What the last token completed, which may be nothing. */
@@ -59,23 +125,46 @@ static bool print_token(void *arg, int32_t id, double logprob)
     (void)logprob;
     job *j = arg;
     j->pending.n = 0;
-    if (ml_detok_push(&j->detok, j->tokenizer, id, &j->pending, &j->print_error) != ML_OK) return false;
+    if (ml_detok_push(&j->detok, j->m.tokenizer, id, &j->pending, &j->print_error) != ML_OK) return false;
     print_pending(j);
     return true;
 }
 
-/* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
-static ml_status decode(const ml_tokenizer *t, const ml_generation *g, ml_chars *out, ml_error *err)
+static bool is_stop(const job *j, int32_t id)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
-    for (int64_t i = 0; i < g->n; i++) ML_TRY(ml_detok_push(&detok, t, g->id[i], out, err));
-    return ml_detok_flush(&detok, out, err);
+    for (size_t i = 0; i < j->stop.n; i++) {
+        if (j->stop.id[i] == id) return true;
+    }
+    return false;
+}
+
+static bool take_token(void *arg, int32_t id, double logprob)
+{
+    (void)logprob;
+    job *j = arg;
+    if (is_stop(j, id)) return true;
+    if (ml_chat_output_push(&j->output, id, &j->print_error) != ML_OK) return false;
+    if (ml_options_flag(j->o, "json")) return true;
+    fwrite(j->output.text.data ? j->output.text.data + j->shown : "", 1, j->output.text.n - j->shown, stdout);
+    j->shown = j->output.text.n;
+    fflush(stdout);
+    return true;
+}
+
+/* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
+static ml_status decode(job *j, const ml_generation *g, ml_error *err)
+{
+    ml_detok detok = { .skip_special = true, .replace_invalid = true, .inside = continues(j) };
+    j->pending.n = 0;
+    for (int64_t i = 0; i < g->n; i++) {
+        ML_TRY(ml_detok_push(&detok, j->m.tokenizer, g->id[i], &j->pending, err));
+    }
+    return ml_detok_flush(&detok, &j->pending, err);
 }
 
 static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
 {
-    j->pending.n = 0;
-    ML_TRY(decode(j->tokenizer, g, &j->pending, err));
+    ML_TRY(decode(j, g, err));
     json_t *ids = json_array(), *logprobs = json_array();
     for (int64_t i = 0; i < g->n; i++) {
         json_array_append_new(ids, json_integer(g->id[i]));
@@ -87,42 +176,68 @@ static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
                   j->pending.n, "ids", ids, "logprobs", logprobs, "finish_reason", ml_finish_name(g->finish),
                   "prompt_tokens", (json_int_t)j->prompt.n, "completion_tokens", (json_int_t)g->n, "seconds", seconds,
                   "prefill_seconds", g->prefill_seconds, "decode_seconds", g->decode_seconds);
+    if (object && j->is_chat) {
+        json_object_set_new(object, "message", ml_chat_output_to_json(&j->output));
+        json_object_set_new(object, "chat_format", json_string(ml_chat_name(&j->talk.format)));
+    }
     return ml_cli_print_json(object, err);
 }
 
-static ml_status generate_one(job *j, int32_t eos, ml_error *err)
+/* The end of a text that was printed as it came. */
+static ml_status print_end(job *j, ml_error *err)
+{
+    if (j->is_chat) {
+        fwrite(j->output.text.data ? j->output.text.data + j->shown : "", 1, j->output.text.n - j->shown, stdout);
+        for (size_t i = 0; i < j->output.n_call; i++) {
+            const ml_chat_made_call *call = &j->output.calls[i];
+            if (call->complete) {
+                printf("\n[%.*s %.*s]", (int)call->name.n, call->name.data, (int)call->arguments.n,
+                       call->arguments.data);
+            }
+        }
+    } else {
+        j->pending.n = 0;
+        ML_TRY(ml_detok_flush(&j->detok, &j->pending, err));
+        print_pending(j);
+    }
+    fputc('\n', stdout);
+    return ML_OK;
+}
+
+static ml_status generate_one(job *j, ml_error *err)
 {
     ML_TRY(set_up(j, err));
     bool json = ml_options_flag(j->o, "json");
-    ml_generate_config config = {
-        .max_tokens = ml_options_int(j->o, "max-tokens"), .stop_id = &eos, .n_stop = eos >= 0, .arg = j
-    };
-    if (!json) {
-        config.on_token = print_token;
+    ml_generate_config config = { .max_tokens = ml_options_int(j->o, "max-tokens"),
+                                  .stop_id = j->stop.id,
+                                  .n_stop = (int64_t)j->stop.n,
+                                  .on_token = j->is_chat ? take_token
+                                              : json     ? NULL
+                                                         : print_token,
+                                  .arg = j };
+    if (j->is_chat) {
+        ml_chat_output_start(&j->output, &j->talk.format, j->m.tokenizer, j->prompt.id, j->prompt.n, json);
+    } else if (!json) {
         fputs(ml_options_text(j->o, "prompt"), stdout);
-        j->detok.skip_special = true;
+        j->detok = (ml_detok){ .skip_special = true, .inside = continues(j) };
     }
     ml_generation g;
     ML_TRY(ml_generate(j->session, j->sampler, j->prompt.id, (int64_t)j->prompt.n, &config, &g, err));
-    ml_status status = ML_OK;
-    if (json) {
-        status = print_result(j, &g, err);
-    } else {
-        j->pending.n = 0;
-        status = ml_detok_flush(&j->detok, &j->pending, err);
-        print_pending(j);
-        fputc('\n', stdout);
-    }
+    ml_status status = j->is_chat ? ml_chat_output_end(&j->output, err) : ML_OK;
+    if (status == ML_OK) status = json ? print_result(j, &g, err) : print_end(j, err);
     ml_generation_free(&g);
     return status;
 }
 
 static ml_status generate(job *j, ml_error *err)
 {
-    ML_TRY(load(j, err));
-    int32_t eos = (int32_t)j->model->config.eos_token_id;
-    if (ml_options_given(j->o, "prompt")) return generate_one(j, eos, err);
-    return ml_cli_generate_many(j->o, j->model, j->tokenizer, encode_prompt, j, &eos, eos >= 0, err);
+    const char *path;
+    ML_TRY(ml_cli_require(j->o, "model", &path, err));
+    ML_TRY(check_input(j, err));
+    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
+    if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
+    const ml_ids *ends = &j->m.ends;
+    return ml_cli_generate_many(j->o, j->m.model, j->m.tokenizer, encode_prompt, j, ends->id, (int64_t)ends->n, err);
 }
 
 ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
@@ -134,9 +249,11 @@ ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
     ml_sampler_free(j.sampler);
     ml_session_free(j.session);
     ml_ids_free(&j.prompt);
+    ml_ids_free(&j.stop);
     ml_chars_free(&j.pending);
-    ml_tokenizer_free(j.tokenizer);
-    ml_model_free(j.model);
+    ml_chat_output_free(&j.output);
+    ml_cli_conversation_free(&j.talk);
+    ml_cli_model_free(&j.m);
     ml_options_free(o);
     return status;
 }

@@ -1,8 +1,8 @@
 #include "cli/load.h"
 
 #include "base/memory.h"
-#include "format/gguf_tokenizer.h"
 #include "format/source.h"
+#include "infer/ends.h"
 #include "infer/open.h"
 
 #include <string.h>
@@ -24,36 +24,41 @@ ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **m
     return status;
 }
 
-/* The tokenizer that goes with a model: inside a GGUF file, in the folder of any other. */
-static ml_status open_tokenizer(const char *model, ml_tokenizer **tokenizer, ml_error *err)
+static ml_status check_sizes(const char *found, const ml_cli_model *m, ml_error *err)
 {
-    char folder[ML_PATH_MAX];
-    if (ml_weight_source_kind(model) == ML_SOURCE_GGUF) return ml_gguf_tokenizer_open(model, tokenizer, err);
-    if (ml_path_is_dir(model)) return ml_tokenizer_open(model, tokenizer, err);
-    ML_TRY(ml_path_parent(folder, model, err));
-    return ml_tokenizer_open(folder, tokenizer, err);
+    int64_t vocab = m->model->config.vocab_size;
+    if (ml_tokenizer_vocab_size(m->tokenizer) <= vocab) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s: the tokenizer has %d ids, the model only %lld: they do not belong together",
+                   found, ml_tokenizer_vocab_size(m->tokenizer), (long long)vocab);
 }
 
-ml_status ml_cli_load_model(const char *path, const char *repack, ml_model **model, ml_tokenizer **tokenizer,
-                            ml_error *err)
+/* The tokenizer and the ends that go with a model: inside a GGUF file, in the folder of any other. */
+static ml_status open_beside(const char *found, ml_cli_model *m, ml_error *err)
+{
+    char folder[ML_PATH_MAX];
+    bool inside = ml_path_is_dir(found) || ml_weight_source_kind(found) == ML_SOURCE_GGUF;
+    if (!inside) ML_TRY(ml_path_parent(folder, found, err));
+    const char *where = inside ? found : folder;
+    ML_TRY(ml_tokenizer_open(where, &m->tokenizer, err));
+    ML_TRY(check_sizes(found, m, err));
+    return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
+}
+
+ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err)
 {
     char found[ML_PATH_MAX];
-    *model = NULL;
-    *tokenizer = NULL;
+    *out = (ml_cli_model){ 0 };
     ML_TRY(ml_model_find(path, found, err)); /* once: a run may get a better checkpoint meanwhile */
-    ML_TRY(ml_cli_load_weights(found, repack, model, err));
-    ml_status status = open_tokenizer(found, tokenizer, err);
-    int64_t vocab = (*model)->config.vocab_size;
-    if (status == ML_OK && ml_tokenizer_vocab_size(*tokenizer) > vocab) {
-        status =
-            ml_fail(err, ML_EINVAL, "%s: the tokenizer has %d ids, the model only %lld: they do not belong together",
-                    found, ml_tokenizer_vocab_size(*tokenizer), (long long)vocab);
-    }
-    if (status != ML_OK) {
-        ml_model_free(*model);
-        ml_tokenizer_free(*tokenizer);
-        *model = NULL;
-        *tokenizer = NULL;
-    }
+    ml_status status = ml_cli_load_weights(found, repack, &out->model, err);
+    if (status == ML_OK) status = open_beside(found, out, err);
+    if (status != ML_OK) ml_cli_model_free(out);
     return status;
+}
+
+void ml_cli_model_free(ml_cli_model *m)
+{
+    ml_model_free(m->model);
+    ml_tokenizer_free(m->tokenizer);
+    ml_ids_free(&m->ends);
+    *m = (ml_cli_model){ 0 };
 }

@@ -1,18 +1,22 @@
 /* The one option table (base/options.h): arguments of verbs, and the sections of recipes. */
 #include "base/option_rows.h"
 #include "cli/cli.h"
+#include "token/chat.h"
+
+#define CHAT_CHOICE(name) "|" name
 
 #define TOKENIZER "tokenizer:encode tokenizer:decode tokenizer:info"
 
 const ml_option_row ml_cli_rows[] = {
     FLAG("*", "", "help", "off", "print this help and stop"),
     INT("*", "", "threads", 0, 1024, "0", "threads to use; 0: as many as this process may run on"),
-    TEXT(TOKENIZER, "", "tokenizer", NULL, "T", "tokenizer folder or file, or a model or run folder"),
+    TEXT(TOKENIZER, "", "tokenizer", NULL, "T", "tokenizer folder or file, GGUF file, or a model or run folder"),
     TEXT(TOKENIZER, "", "pattern", NULL, "P",
          "split pattern of a file that stores none: gpt2, gpt4, moonlight or a regex"),
     LIST(TOKENIZER, "", "added", NULL, "TEXT", "special token to add behind the vocabulary; may be repeated"),
     FLAG(TOKENIZER " tokenizer:train", "", "json", "off", "print one JSON object on the last line"),
     FLAG("tokenizer:encode", "", "special", "off", "turn the text of special tokens into their ids"),
+    FLAG("tokenizer:encode", "", "around", "off", "also put what the tokenizer says belongs around a text: BOS, EOS"),
     FLAG("tokenizer:decode", "", "skip-special", "off", "leave special tokens out of the text"),
     TEXT("tokenizer:info", "", "save", NULL, "DIR", "also write it there for Hugging Face tokenizers"),
     TEXT("tokenizer:train", "", "out", NULL, "DIR", "folder for tokenizer.json and tokenizer_config.json"),
@@ -21,7 +25,7 @@ const ml_option_row ml_cli_rows[] = {
     LIST("tokenizer:train", "", "special", NULL, "TEXT", "special token, in order of ids; may be repeated"),
     INT("tokenizer:train", "", "docs", 0, 1e15, "0", "documents to learn from; 0: all"),
     TEXT("tokenizer:train", "", "marker", "<|endoftext|>", "TEXT", "line between two documents of a text file"),
-    TEXT("tokenizer:train", "", "field", "text", "KEY", "key of the text in JSON lines"),
+    TEXT("tokenizer:train", "", "field", "text", "KEY", "key or column of the text in JSON and Parquet files"),
     CHOICE("tokenizer:train", "", "ties", "first|last", "first",
            "which of equally frequent pairs merges: lowest ids (Hugging Face), or last in byte order"),
     FLAG("tokenizer:train", "", "allow-fewer", "off", "accept a smaller vocabulary from a small corpus"),
@@ -39,6 +43,7 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("generate", "", "prompts", NULL, "FILE",
          "many texts to continue at once: a line each, or the \"prompt\" of each line of a .jsonl file"),
     INT("generate", "", "parallel", 1, 4096, "8", "how many of them at a time"),
+    TEXT("generate", "", "messages", NULL, "FILE", "conversation to answer, as JSON: messages, or {messages, tools}"),
     INT("generate", "", "max-tokens", 1, 1e9, "200", "tokens to generate at most"),
     REAL("generate chat", "", "temperature", 0, 100, "0.7", "0 takes the likeliest token each time"),
     INT("generate chat", "", "top-k", 0, 1e9, "0", "sample among the k likeliest tokens; 0: off"),
@@ -50,9 +55,10 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
     FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
     FLAG("generate", "", "json", "off", "print one JSON object: text, ids, logprobs, finish_reason, ..."),
-    TEXT("chat", "", "system", NULL, "TEXT", "system message; none: \"You are a helpful assistant\""),
-    CHOICE("chat", "", "chat-format", "auto|none|moonlight-moe|kimi", "auto",
-           "how turns are marked; auto: as the tokenizer's tokens say; none: continue the text"),
+    TEXT("chat", "", "system", NULL, "TEXT", "system message; without it the chat format's own, if it has one"),
+    CHOICE("generate chat", "", "chat-format", "auto" ML_CHAT_FORMATS(CHAT_CHOICE), "auto",
+           "how turns are marked; auto: as the model says; none: continue the text"),
+    TEXT("generate chat", "", "tools", NULL, "FILE", "tools that the model may call: definitions as in OpenAI's API"),
     INT("chat", "", "max-tokens", 1, 1e9, "512", "tokens of an answer at most"),
     CHOICE("eval", "", "task", "perplexity|choice", NULL,
            "perplexity of a text; or multiple choice by log-likelihood, from JSON lines"),
@@ -93,7 +99,7 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:build data:info", "", "documents", "marker|blank|whole", "marker",
            "what ends a document in plain text: a line with the marker, blank lines, or the file"),
     TEXT("data:build data:info", "", "marker", "<|endoftext|>", "TEXT", "line between documents in plain text"),
-    TEXT("data:build data:info", "", "field", "text", "KEY", "key of the text in JSON lines"),
+    TEXT("data:build data:info", "", "field", "text", "KEY", "key or column of the text in JSON and Parquet files"),
     REAL("data:build", "", "val-fraction", 0, 0.5, "0.01", "share of the documents kept for validation"),
     FLAG("data:build", "", "val-last", "off",
          "take it from the end of the text, cutting a document there, not by chance"),
@@ -105,7 +111,8 @@ const ml_option_row ml_cli_rows[] = {
     CHOICE("data:build", "", "eos", "auto|on|off", "auto", "end each document with EOS; auto: if there is one"),
     CHOICE("data:build", "", "dtype", "auto|uint16|uint32", "auto",
            "type of the ids; auto: the smaller that holds them"),
-    REAL("data:build", "", "max-bad", 0, 1, "0.01", "share of JSON lines that may be malformed and are left out"),
+    REAL("data:build tokenizer:train", "", "max-bad", 0, 1, "0.01",
+         "share of records that may be malformed and are left out"),
     FLAG("data:build data:synth data:info", "", "json", "off", "print one JSON object"),
     TEXT("data:synth", "", "out", NULL, "FILE", "file to write"),
     INT("data:synth", "", "bytes", 0, 1e15, "0", "write documents until the file is so long"),

@@ -4,7 +4,8 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "data/source.h"
+#include "data/count_words.h"
+#include "format/open_tokenizer.h"
 #include "token/train.h"
 
 #include <string.h>
@@ -15,7 +16,7 @@ static ml_status open_given(const ml_options *o, ml_tokenizer **out, ml_error *e
     ml_tokenizer_extra extra = { .pattern = ml_options_text(o, "pattern") };
     extra.n_added = ml_options_list(o, "added", &extra.added);
     ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
-    return ml_tokenizer_open_with(path, &extra, out, err);
+    return ml_tokenizer_open_any(path, &extra, out, err);
 }
 
 /* A file, or standard input when path is NULL or "-". */
@@ -60,7 +61,12 @@ static ml_status encode(const ml_options *o, const ml_tokenizer *t, ml_error *er
     ml_status status = read_input(ml_options_positional_count(o) ? ml_options_positional(o, 0) : NULL, &text, err);
     if (status == ML_OK) {
         ml_text doc = { text.data, text.n };
-        status = ml_tokenizer_encode_many(t, &doc, 1, ml_options_flag(o, "special"), &ids, offsets, err);
+        bool around = ml_options_flag(o, "around");
+        if (around) status = ml_tokenizer_append_prefix(t, &ids, err);
+        if (status == ML_OK) {
+            status = ml_tokenizer_encode_many(t, &doc, 1, ml_options_flag(o, "special"), &ids, offsets, err);
+        }
+        if (status == ML_OK && around) status = ml_tokenizer_append_suffix(t, &ids, err);
     }
     if (status == ML_OK) status = print_ids(&ids, ml_options_flag(o, "json"), err);
     ml_chars_free(&text);
@@ -191,12 +197,28 @@ static json_t *added_list(const ml_tokenizer *t)
     return list;
 }
 
+/* Ids that stand before or behind each text; NULL when memory is out. */
+static json_t *around_list(const ml_tokenizer *t, bool behind)
+{
+    ml_ids ids = { 0 };
+    ml_error ignored;
+    json_t *list = json_array();
+    if ((behind ? ml_tokenizer_append_suffix : ml_tokenizer_append_prefix)(t, &ids, &ignored) != ML_OK) {
+        json_decref(list);
+        return NULL;
+    }
+    for (size_t i = 0; i < ids.n; i++) json_array_append_new(list, json_integer(ids.id[i]));
+    ml_ids_free(&ids);
+    return list;
+}
+
 static json_t *info_json(const ml_tokenizer *t)
 {
-    json_t *o = json_pack("{s:s, s:i, s:I, s:s, s:s, s:b, s:o}", "kind", ml_tokenizer_kind(t), "vocab_size",
-                          ml_tokenizer_vocab_size(t), "n_merges", (json_int_t)ml_tokenizer_merge_count(t), "pattern",
-                          ml_tokenizer_pattern(t), "fingerprint", ml_tokenizer_fingerprint(t), "chat_template",
-                          ml_tokenizer_chat_template(t) != NULL, "added", added_list(t));
+    json_t *o = json_pack("{s:s, s:i, s:I, s:s, s:s, s:b, s:b, s:o, s:o, s:o}", "kind", ml_tokenizer_kind(t),
+                          "vocab_size", ml_tokenizer_vocab_size(t), "n_merges", (json_int_t)ml_tokenizer_merge_count(t),
+                          "pattern", ml_tokenizer_pattern(t), "fingerprint", ml_tokenizer_fingerprint(t),
+                          "chat_template", ml_tokenizer_chat_template(t) != NULL, "nfc", ml_tokenizer_is_nfc(t),
+                          "before", around_list(t, false), "behind", around_list(t, true), "added", added_list(t));
     for (size_t i = 0; o && i < N_ROLES; i++) json_object_set_new(o, roles[i].name, json_integer(roles[i].id(t)));
     return o;
 }
@@ -208,6 +230,15 @@ static void print_token(const ml_tokenizer *t, int32_t id, const char *label)
     if (text) printf("%-14s%8d  %.*s\n", label, id, (int)n, text);
 }
 
+static void print_around(const ml_tokenizer *t, bool behind, const char *label)
+{
+    json_t *list = around_list(t, behind);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        print_token(t, (int32_t)json_integer_value(json_array_get(list, i)), label);
+    }
+    json_decref(list);
+}
+
 static void print_info(const ml_tokenizer *t)
 {
     enum { SHOWN = 40 };
@@ -216,7 +247,10 @@ static void print_info(const ml_tokenizer *t)
            ml_tokenizer_kind(t), ml_tokenizer_vocab_size(t), count_tokens(t, ml_tokenizer_is_added),
            count_tokens(t, ml_tokenizer_is_special), ml_tokenizer_merge_count(t), ml_tokenizer_pattern(t),
            ml_tokenizer_fingerprint(t), ml_tokenizer_chat_template(t) ? "yes" : "no");
+    if (ml_tokenizer_is_nfc(t)) printf("normal form   C\n");
     for (size_t i = 0; i < N_ROLES; i++) print_token(t, roles[i].id(t), roles[i].name);
+    print_around(t, false, "before texts");
+    print_around(t, true, "behind texts");
     size_t n = 0;
     for (int32_t id = 0; id < ml_tokenizer_vocab_size(t); id++) {
         if (ml_tokenizer_is_added(t, id) && n++ < SHOWN) print_token(t, id, "added");
@@ -235,42 +269,29 @@ static ml_status info(const ml_options *o, const ml_tokenizer *t, ml_error *err)
 
 /* -- train -------------------------------------------------------------------------------------- */
 
-/* Count up to `limit` documents (0: all), some at a time since JSON lines are copied. */
-static ml_status count_documents(ml_source *source, int64_t limit, ml_bpe_trainer *trainer, int64_t *n_docs,
-                                 ml_error *err)
+static ml_status count_words(const ml_options *o, ml_records *records, ml_bpe_trainer *trainer, ml_record_tally *tally,
+                             ml_error *err)
 {
-    enum { BATCH = 4096 };
-    ml_progress *progress = ml_progress_begin("counting", "MB", (double)ml_source_size(source) / 1e6);
-    ml_status status = ML_OK;
-    bool more = true;
-    *n_docs = 0;
-    while (status == ML_OK && more) {
-        ml_text docs[BATCH];
-        json_t *hold[BATCH];
-        size_t n = 0;
-        while (n < BATCH && status == ML_OK && (!limit || *n_docs < limit)) {
-            ml_span span;
-            if (!ml_source_next(source, &span)) break;
-            status = ml_source_text(source, &span, &hold[n], &docs[n].data, &docs[n].n_bytes, err);
-            if (status != ML_OK) break;
-            n++;
-            ++*n_docs;
-        }
-        more = n == BATCH;
-        if (status == ML_OK) status = ml_bpe_trainer_add(trainer, docs, n, err);
-        for (size_t i = 0; i < n; i++) json_decref(hold[i]);
-        ml_progress_update(progress, (double)ml_source_at(source) / 1e6, NULL);
+    ml_count_words_config config = { .field = ml_options_text(o, "field"),
+                                     .limit = ml_options_int(o, "docs"),
+                                     .max_bad = ml_options_real(o, "max-bad"),
+                                     .tell = true };
+    config.progress = ml_progress_begin("counting", "MB", (double)ml_records_size(records) / 1e6);
+    ml_status status = ml_data_count_words(records, &config, trainer, tally, err);
+    ml_progress_end(config.progress);
+    ML_TRY(status);
+    if (tally->n_bad) {
+        ml_log_warn("%lld malformed records left out; the first: %s", (long long)tally->n_bad, tally->first);
     }
-    ml_progress_end(progress);
-    return status;
+    return ML_OK;
 }
 
-static ml_status run_training(const ml_options *o, ml_source *source, ml_bpe_trainer *trainer, const char *folder,
+static ml_status run_training(const ml_options *o, ml_records *records, ml_bpe_trainer *trainer, const char *folder,
                               ml_error *err)
 {
     double begin = ml_clock_seconds();
-    int64_t n_docs;
-    ML_TRY(count_documents(source, ml_options_int(o, "docs"), trainer, &n_docs, err));
+    ml_record_tally tally;
+    ML_TRY(count_words(o, records, trainer, &tally, err));
     ml_tokenizer *t = NULL;
     ml_progress *progress = ml_progress_begin("merging", "tokens", (double)ml_options_int(o, "vocab-size"));
     ml_status status = ml_bpe_trainer_finish(trainer, progress, &t, err);
@@ -278,8 +299,8 @@ static ml_status run_training(const ml_options *o, ml_source *source, ml_bpe_tra
     if (status == ML_OK) status = ml_tokenizer_save(t, folder, err);
     if (status == ML_OK) {
         ml_log_info("%s: %d tokens from %lld documents with %zu different pieces, in %.1f s", folder,
-                    ml_tokenizer_vocab_size(t), (long long)n_docs, ml_bpe_trainer_n_words(trainer),
-                    ml_clock_seconds() - begin);
+                    ml_tokenizer_vocab_size(t), (long long)(tally.n_seen - tally.n_bad),
+                    ml_bpe_trainer_n_words(trainer), ml_clock_seconds() - begin);
         if (ml_options_flag(o, "json")) status = ml_cli_print_json(info_json(t), err);
     }
     ml_tokenizer_free(t);
@@ -295,20 +316,21 @@ static ml_status train(const ml_options *o, ml_error *err)
         .allow_fewer = ml_options_flag(o, "allow-fewer"),
     };
     config.n_special = ml_options_list(o, "special", &config.special);
-    ml_source_config rule = { .marker = ml_options_text(o, "marker"), .field = ml_options_text(o, "field") };
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
     size_t n_inputs = ml_options_positional_count(o);
     const char **inputs = ml_calloc(n_inputs, sizeof *inputs);
     if (!inputs) return ml_fail_memory(err, n_inputs * sizeof *inputs, "the names of the inputs");
     for (size_t i = 0; i < n_inputs; i++) inputs[i] = ml_options_positional(o, i);
-    ml_source *source = NULL;
+    ml_records *records = NULL;
     ml_bpe_trainer *trainer = NULL;
     ml_stop_install();
     ml_status status = ml_bpe_trainer_make(&config, &trainer, err);
-    if (status == ML_OK) status = ml_source_open(inputs, n_inputs, &rule, &source, err);
-    if (status == ML_OK) status = run_training(o, source, trainer, folder, err);
-    ml_source_free(source);
+    if (status == ML_OK)
+        status = ml_records_open_texts(inputs, n_inputs, ML_RULE_MARKER, ml_options_text(o, "marker"),
+                                       ml_options_text(o, "field"), &records, err);
+    if (status == ML_OK) status = run_training(o, records, trainer, folder, err);
+    ml_records_free(records);
     ml_bpe_trainer_free(trainer);
     ml_free(inputs);
     return status;

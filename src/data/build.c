@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "base/thread.h"
 #include "data/build_state.h"
+#include "data/spool.h"
 
 #include <assert.h>
 #include <fcntl.h>
@@ -17,12 +18,9 @@ enum {
 };
 
 typedef struct {
-    ml_span span;
     ml_data_split split;
-    bool wanted;  /* not yet in a finished shard */
-    json_t *hold; /* owns the text of a JSON line */
-    ml_text text;
-    char *problem; /* why the line is malformed, or NULL */
+    bool wanted;       /* not yet in a finished shard */
+    ml_error *problem; /* why the record is malformed, or NULL */
 } document;
 
 typedef struct {
@@ -31,25 +29,25 @@ typedef struct {
     ml_build_format format;
     ml_build_state state;
     ml_build_split now[ML_N_SPLIT]; /* counts including the unfinished shard; `shards` unused */
-    ml_source *source;
-    uint64_t val_begin; /* with val_last */
-    ml_span *order;     /* all documents, when they are shuffled */
-    size_t n_order, order_capacity;
+    ml_records *records;
+    uint64_t val_begin;   /* with val_last */
+    ml_spool *spool;      /* all records, when they are shuffled */
+    size_t *order;        /* and their order */
     uint64_t n_processed; /* documents taken so far, in processing order */
     ml_shard_writer writer[ML_N_SPLIT];
-    document *batch; /* [BATCH_DOCUMENTS] */
-    ml_text *text;   /* [BATCH_DOCUMENTS] */
-    size_t *offset;  /* [BATCH_DOCUMENTS + 1] */
-    size_t n_batch;
-    double done_bytes;
-    bool memory_out; /* a thread could not keep a message */
+    ml_record_batch batch;
+    document *document; /* [BATCH_DOCUMENTS] of the batch's records */
+    ml_text *text;      /* [BATCH_DOCUMENTS] */
+    size_t *offset;     /* [BATCH_DOCUMENTS + 1] */
+    bool memory_out;    /* a thread could not keep a message */
 } builder;
 
 /* ---- options ---- */
 
 static ml_status check_config(const ml_build_config *c, ml_error *err)
 {
-    if (c->n_input == 0) return ml_fail(err, ML_EINVAL, "no input files: name at least one text or JSON lines file");
+    if (c->n_input == 0)
+        return ml_fail(err, ML_EINVAL, "no input files: name at least one file of text, JSON or Parquet");
     if (!(c->val_fraction >= 0 && c->val_fraction <= 0.5)) {
         return ml_fail(err, ML_EINVAL, "--val-fraction: expected 0 to 0.5, found %g", c->val_fraction);
     }
@@ -98,11 +96,11 @@ uint64_t ml_build_val_begin(const ml_build_config *config, uint64_t n_bytes)
     return n_bytes - (uint64_t)(config->val_fraction * (double)n_bytes);
 }
 
-static ml_data_split split_of(const builder *b, const ml_span *span)
+static ml_data_split split_of(const builder *b, const ml_record *record)
 {
     const ml_build_config *c = b->config;
-    uint64_t index = span->index;
-    if (c->val_last) return ml_source_position(b->source, span) >= b->val_begin ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+    uint64_t index = record->index;
+    if (c->val_last) return record->position >= b->val_begin ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     if (c->val_every > 0) return (index + 1) % (uint64_t)c->val_every == 0 ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     uint64_t hash = ml_rng_mix(ml_rng_mix(c->seed + 1) + index);
     return (double)(hash >> 11) * 0x1p-53 < c->val_fraction ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
@@ -111,53 +109,66 @@ static ml_data_split split_of(const builder *b, const ml_span *span)
 /* All documents, in seeded random order (Fisher and Yates). */
 static ml_status shuffle_documents(builder *b, ml_error *err)
 {
-    ml_span span;
-    while (ml_source_next(b->source, &span)) {
-        void *items = b->order;
-        ML_TRY(ml_grow(&items, &b->order_capacity, b->n_order + 1, sizeof *b->order, err));
-        b->order = items;
-        b->order[b->n_order++] = span;
-    }
-    ml_rng rng = ml_rng_make(b->config->seed, 0x73687566);
-    for (size_t i = b->n_order; i > 1; i--) {
-        size_t k = ml_rng_below(&rng, i);
-        span = b->order[i - 1];
+    const ml_build_config *c = b->config;
+    ML_TRY(ml_spool_open(c->out, b->records, c->field, c->progress, &b->spool, err));
+    size_t n = ml_spool_count(b->spool);
+    b->order = ml_calloc(n, sizeof *b->order);
+    if (!b->order) return ml_fail_memory(err, n * sizeof *b->order, "the order of the documents");
+    for (size_t i = 0; i < n; i++) b->order[i] = i;
+    ml_rng rng = ml_rng_make(c->seed, 0x73687566);
+    for (size_t i = n; i > 1; i--) {
+        size_t k = ml_rng_below(&rng, i), last = b->order[i - 1];
         b->order[i - 1] = b->order[k];
-        b->order[k] = span;
+        b->order[k] = last;
     }
     return ML_OK;
 }
 
-static bool next_document(builder *b, ml_span *span)
+static ml_status take_shuffled(builder *b, ml_error *err)
 {
-    if (b->config->shuffle) {
-        if (b->n_processed >= b->n_order) return false;
-        *span = b->order[b->n_processed];
-    } else if (!ml_source_next(b->source, span)) {
-        return false;
+    size_t n_bytes = 0;
+    ml_record_batch_clear(&b->batch);
+    for (uint64_t i = b->n_processed; i < ml_spool_count(b->spool); i++) {
+        if (b->batch.n == BATCH_DOCUMENTS || n_bytes >= BATCH_BYTES) break;
+        ML_TRY(ml_spool_get(b->spool, b->order[i], &b->batch, err));
+        n_bytes += b->batch.record[b->batch.n - 1].n_bytes;
     }
-    b->n_processed++;
-    b->done_bytes = b->config->shuffle ? b->done_bytes + (double)span->n_bytes : (double)ml_source_at(b->source);
-    return true;
+    return ML_OK;
+}
+
+static double done_bytes(const builder *b)
+{
+    if (!b->spool) return (double)ml_records_at(b->records);
+    double n = (double)ml_spool_count(b->spool);
+    return n > 0 ? (double)ml_records_size(b->records) * (double)b->n_processed / n : 0;
 }
 
 /* ---- one batch ---- */
 
-/* Fill b->batch with the documents that are still wanted; false when there are no more documents. */
-static bool collect_batch(builder *b)
+static void release_batch(builder *b)
 {
-    size_t n_bytes = 0;
-    b->n_batch = 0;
-    ml_span span;
-    while (b->n_batch < BATCH_DOCUMENTS && n_bytes < BATCH_BYTES) {
-        if (!next_document(b, &span)) return b->n_batch > 0;
-        ml_data_split split = split_of(b, &span);
-        /* n_processed counts this document already */
-        bool wanted = b->n_processed > b->state.split[split].next;
-        n_bytes += wanted ? span.n_bytes : span.n_bytes / 64; /* skipping is cheap, but let progress be seen */
-        b->batch[b->n_batch++] = (document){ .span = span, .split = split, .wanted = wanted };
+    for (size_t i = 0; i < b->batch.n; i++) {
+        ml_free(b->document[i].problem);
+        b->document[i].problem = NULL;
     }
-    return true;
+    ml_record_batch_clear(&b->batch);
+}
+
+/* The next documents; none when there are no more. */
+static ml_status collect_batch(builder *b, ml_error *err)
+{
+    release_batch(b);
+    if (b->spool)
+        ML_TRY(take_shuffled(b, err));
+    else
+        ML_TRY(ml_records_read(b->records, BATCH_DOCUMENTS, BATCH_BYTES, &b->batch, err));
+    for (size_t i = 0; i < b->batch.n; i++, b->n_processed++) {
+        ml_data_split split = split_of(b, &b->batch.record[i]);
+        bool wanted = b->n_processed >= b->state.split[split].next;
+        b->document[i] = (document){ .split = split, .wanted = wanted };
+        b->text[i] = (ml_text){ "", 0 };
+    }
+    return ML_OK;
 }
 
 static void read_texts(void *arg, int64_t begin, int64_t end, int thread)
@@ -165,23 +176,16 @@ static void read_texts(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     builder *b = arg;
     for (int64_t i = begin; i < end; i++) {
-        document *d = &b->batch[i];
+        document *d = &b->document[i];
         ml_error problem;
         if (!d->wanted) continue;
-        if (ml_source_text(b->source, &d->span, &d->hold, &d->text.data, &d->text.n_bytes, &problem) == ML_OK) continue;
-        d->text = (ml_text){ "", 0 };
-        d->problem = ml_strdup(problem.message);
-        if (!d->problem) __atomic_store_n(&b->memory_out, true, __ATOMIC_RELAXED);
+        if (ml_record_text(&b->batch, (size_t)i, b->config->field, &b->text[i], &problem) == ML_OK) continue;
+        d->problem = ml_alloc(sizeof *d->problem);
+        if (d->problem && problem.code != ML_ENOMEM)
+            *d->problem = problem;
+        else
+            __atomic_store_n(&b->memory_out, true, __ATOMIC_RELAXED);
     }
-}
-
-static void release_batch(builder *b)
-{
-    for (size_t i = 0; i < b->n_batch; i++) {
-        json_decref(b->batch[i].hold);
-        ml_free(b->batch[i].problem);
-    }
-    b->n_batch = 0;
 }
 
 static ml_status close_shard(builder *b, ml_data_split split, uint64_t next, ml_error *err)
@@ -197,10 +201,8 @@ static ml_status close_shard(builder *b, ml_data_split split, uint64_t next, ml_
         ML_TRY(ml_build_state_add(saved, file, &record, err));
     }
     saved->next = next;
-    saved->n_seen = now->n_seen;
-    saved->n_bad = now->n_bad;
+    saved->tally = now->tally;
     saved->n_empty = now->n_empty;
-    memcpy(saved->first_bad, now->first_bad, sizeof saved->first_bad);
     return ml_build_state_save(&b->state, b->config->out, err);
 }
 
@@ -228,49 +230,37 @@ static ml_status write_document(builder *b, const document *d, uint64_t number, 
 }
 
 /* Whether the document goes into the data; counts what does not. */
-static bool is_kept(builder *b, const document *d)
+static bool is_kept(builder *b, const document *d, const ml_text *text)
 {
     ml_build_split *now = &b->now[d->split];
-    now->n_seen++;
-    if (d->problem) {
-        if (now->n_bad++ == 0) snprintf(now->first_bad, sizeof now->first_bad, "%s", d->problem);
-        return false;
-    }
-    if (!ml_source_is_blank(d->text.data, d->text.n_bytes)) return true;
+    ml_record_tally_add(&now->tally, d->problem);
+    if (d->problem) return false;
+    if (!ml_cut_is_blank(text->data, text->n_bytes)) return true;
     now->n_empty++;
     return false;
 }
 
 static ml_status encode_batch(builder *b, ml_ids *ids, ml_error *err)
 {
-    ml_parallel_for((int64_t)b->n_batch, 64, read_texts, b);
-    if (b->memory_out) return ml_fail_memory(err, sizeof(ml_error), "the message of a malformed line");
-    uint64_t first = b->n_processed - b->n_batch;
-    for (size_t i = 0; i < b->n_batch; i++) b->text[i] = b->batch[i].wanted ? b->batch[i].text : (ml_text){ "", 0 };
+    size_t n_batch = b->batch.n;
+    ml_parallel_for((int64_t)n_batch, 64, read_texts, b);
+    if (b->memory_out) return ml_fail_memory(err, sizeof(ml_error), "a text, or the message of a malformed record");
+    uint64_t first = b->n_processed - n_batch;
     ids->n = 0;
-    ML_TRY(ml_tokenizer_encode_many(b->tokenizer, b->text, b->n_batch, false, ids, b->offset, err));
-    for (size_t i = 0; i < b->n_batch; i++) {
-        const document *d = &b->batch[i];
-        if (!d->wanted || !is_kept(b, d)) continue;
+    ML_TRY(ml_tokenizer_encode_many(b->tokenizer, b->text, n_batch, false, ids, b->offset, err));
+    for (size_t i = 0; i < n_batch; i++) {
+        const document *d = &b->document[i];
+        if (!d->wanted || !is_kept(b, d, &b->text[i])) continue;
         size_t n = b->offset[i + 1] - b->offset[i];
         ML_TRY(write_document(b, d, first + i, ids->id + b->offset[i], n, err));
     }
     return ML_OK;
 }
 
-/* Checked once a thousand lines have been seen, and at the end. */
 static ml_status check_bad(const builder *b, bool at_end, ml_error *err)
 {
-    int64_t n_seen = 0, n_bad = 0;
-    const char *first = "";
-    for (int i = 0; i < ML_N_SPLIT; i++) {
-        n_seen += b->now[i].n_seen;
-        n_bad += b->now[i].n_bad;
-        if (!*first) first = b->now[i].first_bad;
-    }
-    if (n_bad == 0 || (n_seen < 1000 && !at_end) || (double)n_bad <= b->config->max_bad * (double)n_seen) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s; %lld of %lld lines are malformed, --max-bad allows a fraction of %g", first,
-                   (long long)n_bad, (long long)n_seen, b->config->max_bad);
+    ml_record_tally sum = ml_record_tally_sum(&b->now[0].tally, &b->now[1].tally);
+    return ml_record_tally_check(&sum, b->config->max_bad, at_end, err);
 }
 
 /* ---- the build ---- */
@@ -281,11 +271,12 @@ static ml_status build_shards(builder *b, ml_error *err)
     ml_status status = ML_OK;
     if (b->config->shuffle) ML_TRY_GOTO(shuffle_documents(b, err));
     for (int i = 0; i < ML_N_SPLIT; i++) b->now[i] = b->state.split[i];
-    while (collect_batch(b)) {
+    while (true) {
+        ML_TRY_GOTO(collect_batch(b, err));
+        if (b->batch.n == 0) break;
         ML_TRY_GOTO(encode_batch(b, &ids, err));
         ML_TRY_GOTO(check_bad(b, false, err));
-        release_batch(b);
-        ml_progress_update(b->config->progress, b->done_bytes / 1e6, NULL);
+        ml_progress_update(b->config->progress, done_bytes(b) / 1e6, NULL);
         if (!ml_progress_stopped(b->config->progress)) continue;
         status = ml_fail(err, ML_ECANCEL, "%s: finished shards are kept: run the same command again to continue",
                          b->config->out);
@@ -299,6 +290,18 @@ done:
     return status;
 }
 
+static ml_status open_records(builder *b, ml_error *err)
+{
+    const ml_build_config *c = b->config;
+    ML_TRY(ml_records_open_texts(c->input, c->n_input, c->rule, c->marker, c->field, &b->records, err));
+    if (!c->val_last) return ML_OK;
+    uint64_t n_bytes;
+    ML_TRY(ml_records_measure(b->records, &n_bytes, err));
+    b->val_begin = ml_build_val_begin(c, n_bytes);
+    ml_records_split(b->records, b->val_begin);
+    return ML_OK;
+}
+
 static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err)
 {
     const ml_build_config *c = b->config;
@@ -307,11 +310,7 @@ static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err
     ML_TRY(ml_build_state_open(&b->state, c->out, &complete, &result->resumed, err));
     result->was_complete = complete;
     if (complete) return ML_OK;
-    ML_TRY(ml_source_open(c->input, c->n_input, &c->source, &b->source, err));
-    if (c->val_last) {
-        b->val_begin = ml_build_val_begin(c, ml_source_size(b->source));
-        ml_source_cut(b->source, b->val_begin);
-    }
+    ML_TRY(open_records(b, err));
     ML_TRY(build_shards(b, err));
     if (b->state.split[ML_SPLIT_TRAIN].n_document == 0) {
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",
@@ -325,11 +324,11 @@ static ml_status build_folder(builder *b, ml_build_result *result, ml_error *err
 
 static ml_status alloc_batch(builder *b, ml_error *err)
 {
-    b->batch = ml_calloc(BATCH_DOCUMENTS, sizeof *b->batch);
+    b->document = ml_calloc(BATCH_DOCUMENTS, sizeof *b->document);
     b->text = ml_calloc(BATCH_DOCUMENTS, sizeof *b->text);
     b->offset = ml_calloc(BATCH_DOCUMENTS + 1, sizeof *b->offset);
-    if (b->batch && b->text && b->offset) return ML_OK;
-    return ml_fail_memory(err, BATCH_DOCUMENTS * sizeof *b->batch, "a batch of documents");
+    if (b->document && b->text && b->offset) return ML_OK;
+    return ml_fail_memory(err, BATCH_DOCUMENTS * sizeof *b->document, "a batch of documents");
 }
 
 /* Two builds into one folder would mix their files. */
@@ -369,18 +368,19 @@ ml_status ml_data_build(const ml_build_config *config, const ml_tokenizer *token
     ML_TRY_GOTO(build_folder(&b, result, err));
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_build_split *s = &b.state.split[i];
-        result->n_bad += s->n_bad;
+        result->tally = ml_record_tally_sum(&result->tally, &s->tally);
         result->n_empty += s->n_empty;
-        if (!result->first_bad[0]) memcpy(result->first_bad, s->first_bad, sizeof result->first_bad);
     }
     ML_TRY_GOTO(report(config->out, result, err));
 done:
     if (fd >= 0) close(fd);
     for (int i = 0; i < ML_N_SPLIT; i++) ml_shard_free(&b.writer[i]);
-    ml_source_free(b.source);
+    ml_record_batch_free(&b.batch);
+    ml_spool_free(b.spool);
+    ml_records_free(b.records);
     ml_build_state_free(&b.state);
     ml_free(b.order);
-    ml_free(b.batch);
+    ml_free(b.document);
     ml_free(b.text);
     ml_free(b.offset);
     return status;

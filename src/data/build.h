@@ -1,10 +1,11 @@
-/* Text files -> a data folder (dataset.h has its layout).
+/* Files of text, JSON or Parquet (records.h) -> a data folder (dataset.h has its layout).
  *
  * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on the seed and its number alone (val_last:
  * on where it begins; a plain text document that reaches into the validation part is cut in two).  Documents
  * are encoded in batches on all threads and appended to the shards of their split; a shard is closed at the first
  * document end at or after shard_tokens.  Memory holds one batch, one shard's document offsets, and, when documents are
- * shuffled, 40 bytes for each document.
+ * shuffled, 64 bytes for each document; shuffling needs as much room on the disk as compressed and Parquet inputs have
+ * text.
  *
  * The bytes written depend on the inputs and options only, not on threads, nor on interruptions: build.json keeps
  * what identifies the build and the shards finished so far, and the same call on the same folder goes on from there.
@@ -15,7 +16,7 @@
 
 #include "base/log.h"
 #include "data/dataset.h"
-#include "data/source.h"
+#include "data/records.h"
 #include "token/tokenizer.h"
 
 typedef enum { ML_SPECIAL_AUTO = 0, ML_SPECIAL_ON, ML_SPECIAL_OFF } ml_special_rule;
@@ -24,8 +25,10 @@ typedef struct {
     const char *const *input; /* [n_input] files */
     size_t n_input;
     const char *out;
-    const char *name; /* of the data set; NULL: the last part of `out` */
-    ml_source_config source;
+    const char *name;      /* of the data set; NULL: the last part of `out` */
+    ml_document_rule rule; /* of plain text */
+    const char *marker;
+    const char *field;   /* of JSON and Parquet records: where the text is */
     double val_fraction; /* in [0, 0.5] */
     bool val_last;       /* the last val_fraction of the bytes is for validation, rather than random documents */
     int64_t val_every;   /* > 0: every so many-th document is for validation, instead of the fraction */
@@ -36,16 +39,16 @@ typedef struct {
      * without an EOS of that role, but with "<|endoftext|>", ends documents with it. */
     ml_special_rule bos, eos;
     int id_bytes;          /* 2, 4, or 0: by vocabulary */
-    double max_bad;        /* JSON lines that may be malformed, as a fraction of all documents; they are left out */
+    double max_bad;        /* records that may be malformed, as a fraction of all; they are left out */
     ml_progress *progress; /* in MB of input; may be NULL */
 } ml_build_config;
 
 typedef struct {
     int64_t n_document[ML_N_SPLIT], n_token[ML_N_SPLIT];
     size_t n_shard[ML_N_SPLIT];
-    int64_t n_bad, n_empty; /* malformed lines, JSON lines without text */
-    char first_bad[512];    /* message of the first malformed line; empty if none */
-    bool was_complete;      /* nothing was to be done */
+    ml_record_tally tally; /* of all records */
+    int64_t n_empty;       /* records with an empty text */
+    bool was_complete;     /* nothing was to be done */
     bool resumed;
 } ml_build_result;
 
@@ -53,7 +56,8 @@ typedef struct {
 uint64_t ml_build_val_begin(const ml_build_config *config, uint64_t n_bytes);
 
 /* ML_ECANCEL after ml_progress_stopped(): the same call continues.  ML_EINVAL for options that cannot be honoured or a
- * folder that belongs to another build, ML_EFORMAT when too many lines are malformed (naming the first). */
+ * folder that belongs to another build, ML_EFORMAT when an input is damaged or too many records are malformed (naming
+ * the first). */
 ml_status ml_data_build(const ml_build_config *config, const ml_tokenizer *tokenizer, ml_build_result *result,
                         ml_error *err);
 

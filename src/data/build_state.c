@@ -52,10 +52,10 @@ static const char *base_name(const char *path)
 static ml_status describe_options(const ml_build_config *c, json_t **out, ml_error *err)
 {
     static const char *const rule[] = { "marker", "blank", "whole" };
-    return own(json_pack("{s:s, s:s, s:s, s:f, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->source.rule],
-                         "marker", c->source.marker, "field", c->source.field, "val_fraction", c->val_fraction,
-                         "val_last", c->val_last, "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed,
-                         "shuffle", c->shuffle, "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
+    return own(json_pack("{s:s, s:s, s:s, s:f, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->rule], "marker",
+                         c->marker, "field", c->field, "val_fraction", c->val_fraction, "val_last", c->val_last,
+                         "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed, "shuffle", c->shuffle,
+                         "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
                out, "an option", err);
 }
 
@@ -128,12 +128,12 @@ static ml_status load_split(ml_build_split *split, const json_t *object, const c
     ML_TRY(ml_json_int(object, "next", where, &next, err));
     ML_TRY(ml_json_int(object, "tokens", where, &split->n_token, err));
     ML_TRY(ml_json_int(object, "documents", where, &split->n_document, err));
-    ML_TRY(ml_json_int(object, "seen", where, &split->n_seen, err));
-    ML_TRY(ml_json_int(object, "bad", where, &split->n_bad, err));
+    ML_TRY(ml_json_int(object, "seen", where, &split->tally.n_seen, err));
+    ML_TRY(ml_json_int(object, "bad", where, &split->tally.n_bad, err));
     ML_TRY(ml_json_int(object, "empty", where, &split->n_empty, err));
     ML_TRY(ml_json_text(object, "first_bad", where, &first_bad, err));
     ML_TRY(ml_json_array(object, "shards", where, &shards, err));
-    snprintf(split->first_bad, sizeof split->first_bad, "%s", first_bad);
+    snprintf(split->tally.first, sizeof split->tally.first, "%s", first_bad);
     split->next = (uint64_t)next;
     json_decref(split->shards);
     split->shards = json_incref(shards);
@@ -250,8 +250,8 @@ ml_status ml_build_state_save(const ml_build_state *state, const char *folder, m
         const ml_build_split *s = &state->split[i];
         json_t *object = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:O}", "next", (json_int_t)s->next, "tokens",
                                    (json_int_t)s->n_token, "documents", (json_int_t)s->n_document, "seen",
-                                   (json_int_t)s->n_seen, "bad", (json_int_t)s->n_bad, "empty", (json_int_t)s->n_empty,
-                                   "first_bad", s->first_bad, "shards", s->shards);
+                                   (json_int_t)s->tally.n_seen, "bad", (json_int_t)s->tally.n_bad, "empty",
+                                   (json_int_t)s->n_empty, "first_bad", s->tally.first, "shards", s->shards);
         json_object_set_new(root, ml_dataset_split_name((ml_data_split)i), object);
     }
     ml_status status = ml_json_save(root, path, err);
@@ -301,7 +301,7 @@ ml_status ml_build_state_finish(const ml_build_state *state, const char *folder,
         json_object_set_new(splits, ml_dataset_split_name((ml_data_split)i),
                             json_pack("{s:I, s:I, s:O}", "tokens", (json_int_t)s->n_token, "documents",
                                       (json_int_t)s->n_document, "shards", s->shards));
-        n_bad += s->n_bad;
+        n_bad += s->tally.n_bad;
         n_empty += s->n_empty;
     }
     json_object_set(meta, "splits", splits);

@@ -9,8 +9,8 @@ typedef struct {
     uint64_t next;  /* documents before this one (in processing order) are in finished shards, or not of the split */
     json_t *shards; /* array of what meta.json says of each finished shard */
     int64_t n_token, n_document;
-    int64_t n_seen, n_bad, n_empty; /* of the documents before `next` */
-    char first_bad[512];
+    ml_record_tally tally; /* of the documents before `next` */
+    int64_t n_empty;
 } ml_build_split;
 
 typedef struct {

@@ -237,6 +237,7 @@ static ml_status read_bpe(reader *r, bool *add_bos, ml_error *err)
         ML_TRY(ml_tokenizer_put_split(r->t, ml_gguf_pres[i].split[k], err));
     }
     ml_tokenizer_set_whole_piece(r->t, ml_gguf_pres[i].whole_piece);
+    ml_tokenizer_set_nfc(r->t, ml_gguf_pres[i].nfc);
     ML_TRY(put_tokens(r, false, err));
     /* Some files of tiktoken vocabularies leave the merges out: the ids are the ranks. */
     bool ranks = !strcmp(ml_gguf_pres[i].name, "kimi-k2") && !ml_gguf_find_key(r->g, KEY("merges"));
@@ -247,10 +248,23 @@ static ml_status read_scored(reader *r, bool *add_bos, ml_error *err)
 {
     bool space_prefix;
     ML_TRY(get_bool(r, KEY("add_space_prefix"), true, &space_prefix, err));
-    ml_tokenizer_use_scores(r->t, space_prefix);
+    ml_tokenizer_use_pieces(r->t, space_prefix ? ML_SPACE_EACH : ML_SPACE_NEVER);
     ml_tokenizer_set_fuse_unk(r->t, true);
     *add_bos = true;
     return put_tokens(r, true, err);
+}
+
+/* The id at a key; -1 when it is missing or says that there is none. */
+static ml_status get_id(const reader *r, const char *key, int32_t *out, ml_error *err)
+{
+    int64_t id;
+    *out = -1;
+    if (!ml_gguf_find_key(r->g, key)) return ML_OK;
+    ML_TRY(ml_gguf_get_integer(r->g, key, -1, UINT32_MAX, &id, err));
+    if (id < 0 || id == UINT32_MAX) return ML_OK;
+    ML_TRY(ml_gguf_get_integer(r->g, key, 0, r->n - 1, &id, err));
+    *out = (int32_t)id;
+    return ML_OK;
 }
 
 static ml_status read_roles(reader *r, ml_error *err)
@@ -265,35 +279,48 @@ static ml_status read_roles(reader *r, ml_error *err)
         { KEY("padding_token_id"), ML_ROLE_PAD },
     };
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
-        int64_t id;
-        if (!ml_gguf_find_key(r->g, roles[i].key)) continue;
-        ML_TRY(ml_gguf_get_integer(r->g, roles[i].key, -1, UINT32_MAX, &id, err));
-        if (id < 0 || id == UINT32_MAX) continue; // "none"
-        ML_TRY(ml_gguf_get_integer(r->g, roles[i].key, 0, r->n - 1, &id, err));
-        ml_tokenizer_set_role(r->t, roles[i].role, (int32_t)id);
+        int32_t id;
+        ML_TRY(get_id(r, roles[i].key, &id, err));
+        if (id >= 0) ml_tokenizer_set_role(r->t, roles[i].role, id);
     }
     return ML_OK;
 }
 
-static ml_status read_template(reader *r, ml_error *err)
+/* End of turn, end of message: each ends an answer. */
+static ml_status read_ends(reader *r, ml_error *err)
+{
+    static const char *const keys[] = { KEY("eot_token_id"), KEY("eom_token_id") };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int32_t id;
+        ML_TRY(get_id(r, keys[i], &id, err));
+        if (id >= 0) ML_TRY(ml_tokenizer_put_end(r->t, id, err));
+    }
+    return ML_OK;
+}
+
+static ml_status read_text(reader *r, const char *key,
+                           ml_status (*set)(ml_tokenizer *t, const char *text, ml_error *err), ml_error *err)
 {
     char *text;
-    if (!ml_gguf_find_key(r->g, CHAT_TEMPLATE_KEY)) return ML_OK;
-    ML_TRY(ml_gguf_copy_text(r->g, CHAT_TEMPLATE_KEY, &text, err));
-    ml_status status = ml_tokenizer_set_chat_template(r->t, text, err);
+    if (!ml_gguf_find_key(r->g, key)) return ML_OK;
+    ML_TRY(ml_gguf_copy_text(r->g, key, &text, err));
+    ml_status status = set(r->t, text, err);
     ml_free(text);
     return status;
 }
 
 static ml_status fill(reader *r, bool scored, ml_error *err)
 {
-    bool add_bos;
+    bool add_bos, add_eos;
     ML_TRY(get_arrays(r, scored, err));
     ML_TRY(scored ? read_scored(r, &add_bos, err) : read_bpe(r, &add_bos, err));
     ML_TRY(get_bool(r, KEY("add_bos_token"), add_bos, &add_bos, err));
-    ml_tokenizer_set_add_bos(r->t, add_bos);
+    ML_TRY(get_bool(r, KEY("add_eos_token"), false, &add_eos, err));
+    ml_tokenizer_set_around(r->t, add_bos, add_eos);
     ML_TRY(read_roles(r, err));
-    ML_TRY(read_template(r, err));
+    ML_TRY(read_ends(r, err));
+    ML_TRY(read_text(r, CHAT_TEMPLATE_KEY, ml_tokenizer_set_chat_template, err));
+    ML_TRY(read_text(r, CHAT_FORMAT_KEY, ml_tokenizer_set_chat_format, err));
     if (ml_tokenizer_finish(r->t, err) == ML_OK) return ML_OK;
     return ml_fail_prefix(err, "%.300s", ml_gguf_path(r->g));
 }

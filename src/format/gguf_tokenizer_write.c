@@ -20,15 +20,15 @@ static bool has_stages(const ml_tokenizer *t, const char *const stages[ML_GGUF_M
 static ml_status put_pre(ml_gguf_writer *w, const ml_tokenizer *t, ml_error *err)
 {
     for (size_t i = 0; i < ML_GGUF_N_PRE; i++) {
-        if (has_stages(t, ml_gguf_pres[i].split)) {
+        if (has_stages(t, ml_gguf_pres[i].split) && ml_gguf_pres[i].nfc == ml_tokenizer_is_nfc(t)) {
             return ml_gguf_writer_set_text(w, KEY("pre"), ml_gguf_pres[i].name, err);
         }
     }
     return ml_fail(
         err, ML_EINVAL,
-        "GGUF stores split patterns by name, and \"%.200s\" has none there: expected that of gpt-2, kimi-k2, "
-        "llama-bpe, qwen2 or deepseek-v3",
-        ml_tokenizer_pattern(t));
+        "GGUF stores split patterns by name, and \"%.200s\"%s has none there: expected that of gpt-2, kimi-k2, "
+        "llama-bpe, qwen2 (with NFC) or deepseek-v3",
+        ml_tokenizer_pattern(t), ml_tokenizer_is_nfc(t) ? " with NFC" : "");
 }
 
 static int type_of(const ml_tokenizer *t, int32_t id)
@@ -60,7 +60,7 @@ static ml_status token_text(const ml_tokenizer *t, int32_t id, ml_chars *text, m
     text->n = 0;
     switch (type_of(t, id)) {
     case TYPE_NORMAL:
-        return ml_tokenizer_is_scored(t) ? spaced(piece, n, text, err) : ml_bytemap_encode(piece, n, text, err);
+        return ml_tokenizer_is_sentencepiece(t) ? spaced(piece, n, text, err) : ml_bytemap_encode(piece, n, text, err);
     case TYPE_BYTE: n = (size_t)snprintf(made, sizeof made, "<0x%02X>", ml_tokenizer_byte(t, id)); break;
     default:
         if (piece) return ml_chars_append(text, piece, n, err);
@@ -90,7 +90,7 @@ static ml_status put_types(ml_gguf_writer *w, const ml_tokenizer *t, int32_t n_v
         types[id] = type_of(t, id);
         scores[id] = ml_tokenizer_score(t, id);
     }
-    if (status == ML_OK && ml_tokenizer_is_scored(t)) {
+    if (status == ML_OK && ml_tokenizer_is_sentencepiece(t)) {
         status = ml_gguf_writer_set_array(w, KEY("scores"), ML_GGUF_F32, scores, (size_t)n_vocab, err);
     }
     if (status == ML_OK) {
@@ -125,9 +125,23 @@ static ml_status put_role(ml_gguf_writer *w, const char *key, int32_t id, ml_err
     return id < 0 ? ML_OK : ml_gguf_writer_set_u32(w, key, (uint32_t)id, err);
 }
 
+static ml_status put_ends(ml_gguf_writer *w, const ml_tokenizer *t, ml_error *err)
+{
+    static const char *const keys[] = { KEY("eot_token_id"), KEY("eom_token_id") };
+    size_t n;
+    const int32_t *ends = ml_tokenizer_ends(t, &n);
+    for (size_t i = 0; i < n && i < sizeof keys / sizeof *keys; i++) ML_TRY(put_role(w, keys[i], ends[i], err));
+    return ML_OK;
+}
+
 ml_status ml_gguf_put_tokenizer(ml_gguf_writer *w, const ml_tokenizer *t, int64_t n_vocab, ml_error *err)
 {
-    bool scored = ml_tokenizer_is_scored(t);
+    bool scored = ml_tokenizer_is_sentencepiece(t);
+    if (scored && !ml_tokenizer_is_scored(t)) {
+        return ml_fail(err, ML_EINVAL,
+                       "GGUF stores this kind of vocabulary with scores, and its merges are not what scores would do: "
+                       "keep its tokenizer.json");
+    }
     if (n_vocab < ml_tokenizer_vocab_size(t) || n_vocab > ML_GGUF_MAX_VOCAB) {
         return ml_fail(err, ML_EINVAL,
                        "a vocabulary of %lld for a tokenizer of %d: expected as many at least, and at most "
@@ -144,7 +158,10 @@ ml_status ml_gguf_put_tokenizer(ml_gguf_writer *w, const ml_tokenizer *t, int64_
     ML_TRY(put_role(w, KEY("unknown_token_id"), ml_tokenizer_unk(t), err));
     ML_TRY(put_role(w, KEY("padding_token_id"), ml_tokenizer_pad(t), err));
     ML_TRY(ml_gguf_writer_set_bool(w, KEY("add_bos_token"), ml_tokenizer_add_bos(t), err));
+    if (ml_tokenizer_add_eos(t)) ML_TRY(ml_gguf_writer_set_bool(w, KEY("add_eos_token"), true, err));
+    ML_TRY(put_ends(w, t, err));
     if (scored) ML_TRY(ml_gguf_writer_set_bool(w, KEY("add_space_prefix"), ml_tokenizer_space_prefix(t), err));
-    const char *chat_template = ml_tokenizer_chat_template(t);
-    return chat_template ? ml_gguf_writer_set_text(w, CHAT_TEMPLATE_KEY, chat_template, err) : ML_OK;
+    const char *chat_template = ml_tokenizer_chat_template(t), *chat_format = ml_tokenizer_chat_format(t);
+    if (chat_template) ML_TRY(ml_gguf_writer_set_text(w, CHAT_TEMPLATE_KEY, chat_template, err));
+    return chat_format ? ml_gguf_writer_set_text(w, CHAT_FORMAT_KEY, chat_format, err) : ML_OK;
 }

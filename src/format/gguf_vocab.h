@@ -6,6 +6,7 @@
 
 #define KEY(name) "tokenizer.ggml." name
 #define CHAT_TEMPLATE_KEY "tokenizer.chat_template"
+#define CHAT_FORMAT_KEY "moonlight.chat_format" /* our own: a name of token/chat.h */
 
 /* Numbers of tokenizer.ggml.token_type. */
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
@@ -17,7 +18,7 @@ typedef struct {
     const char *name;
     const char
         *split[ML_GGUF_MAX_STAGE]; /* names or regexes of token/split.h, as the models' tokenizer.json has them */
-    bool whole_piece, add_bos;
+    bool whole_piece, add_bos, nfc;
 } ml_gguf_pre;
 
 extern const ml_gguf_pre ml_gguf_pres[ML_GGUF_N_PRE];

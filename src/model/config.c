@@ -5,6 +5,7 @@
 
 #include "base/nearest.h"
 #include "ops/ops.h"
+#include "token/chat.h"
 
 #include <errno.h>
 #include <math.h>
@@ -92,6 +93,7 @@ const ml_config_field ml_config_fields[] = {
     { "bos_token_id", offsetof(ml_config, bos_token_id), ML_FIELD_INT, NULL, false },
     { "eos_token_id", offsetof(ml_config, eos_token_id), ML_FIELD_INT, NULL, false },
     { "pad_token_id", offsetof(ml_config, pad_token_id), ML_FIELD_INT, NULL, false },
+    { "chat_format", offsetof(ml_config, chat_format), ML_FIELD_CHOICE, ml_chat_words, false },
 };
 const size_t ml_config_n_field = sizeof ml_config_fields / sizeof ml_config_fields[0];
 

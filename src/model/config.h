@@ -3,8 +3,8 @@
  * On disk it is a Hugging Face config.json.  Of the published classes the first that expresses the model exactly
  * is chosen (decided by writing the configuration in that class's keys, reading it back and comparing); a model
  * that none can express gets our own class, MoonlightMoeForCausalLM, whose keys are the names below.  What
- * concerns training only (balance losses, capacity, initialisation) goes into a "moonlight" object of
- * config.json whatever the class. */
+ * concerns training only (balance losses, capacity, initialisation), and the chat format, goes into a "moonlight"
+ * object of config.json whatever the class. */
 #ifndef ML_MODEL_CONFIG_H
 #define ML_MODEL_CONFIG_H
 
@@ -59,6 +59,7 @@ typedef struct {
     double initializer_range;
 
     int64_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
+    int64_t chat_format;                              /* place in ml_chat_words (token/chat.h); 0: not said */
 } ml_config;
 
 /* The presets, NULL-terminated in *names when asked. */

@@ -2,9 +2,9 @@
 
 #include "base/alloc.h"
 #include "data/build.h"
+#include "data/count_words.h"
 #include "data/synth.h"
 #include "recipe/data_record.h"
-#include "token/train.h"
 
 #include <string.h>
 
@@ -17,13 +17,6 @@ typedef struct {
     size_t n_input;
 } building;
 
-static ml_source_config source_config(const ml_options *o)
-{
-    return (ml_source_config){ .rule = ML_RULE_MARKER,
-                               .marker = ml_options_text(o, "data.marker"),
-                               .field = ml_options_text(o, "data.field") };
-}
-
 static ml_build_config build_config(const building *b)
 {
     const ml_options *o = b->d->o;
@@ -31,7 +24,9 @@ static ml_build_config build_config(const building *b)
                               .n_input = b->n_input,
                               .out = b->d->tokens,
                               .name = b->d->dir,
-                              .source = source_config(o),
+                              .rule = ML_RULE_MARKER,
+                              .marker = ml_options_text(o, "data.marker"),
+                              .field = ml_options_text(o, "data.field"),
                               .val_fraction = ml_options_real(o, "data.val_fraction"),
                               .val_last = ml_options_flag(o, "data.val_last"),
                               .seed = (uint64_t)ml_options_int(o, "data.seed"),
@@ -59,34 +54,6 @@ static ml_status generate_text(const building *b, ml_error *err)
 
 /* ---- the tokenizer ---- */
 
-/* Hand the first `limit` documents that begin before byte `end` to the trainer, some at a time. */
-static ml_status count_documents(ml_source *source, uint64_t end, int64_t limit, ml_bpe_trainer *trainer,
-                                 const ml_progress *progress, ml_error *err)
-{
-    enum { AT_ONCE = 512 };
-    ml_span span;
-    bool more = true;
-    ml_status status = ML_OK;
-    while (more && limit > 0 && status == ML_OK) {
-        ml_text docs[AT_ONCE];
-        json_t *hold[AT_ONCE] = { 0 };
-        size_t n = 0;
-        while (n < AT_ONCE && limit > 0 && status == ML_OK && more) {
-            more = ml_source_next(source, &span) && ml_source_position(source, &span) < end;
-            if (!more) break;
-            status = ml_source_text(source, &span, &hold[n], &docs[n].data, &docs[n].n_bytes, err);
-            n++;
-            limit--;
-        }
-        if (status == ML_OK) status = ml_bpe_trainer_add(trainer, docs, n, err);
-        for (size_t i = 0; i < n; i++) json_decref(hold[i]);
-        if (status == ML_OK && ml_progress_stopped(progress)) {
-            status = ml_fail(err, ML_ECANCEL, "stopped while counting words");
-        }
-    }
-    return status;
-}
-
 enum { MAX_SPECIAL = 32 };
 
 /* Split at spaces, in place. */
@@ -100,24 +67,28 @@ static size_t split_words(char *text, const char *words[MAX_SPECIAL])
 static ml_status learn(const building *b, const ml_bpe_train_config *config, ml_progress *progress, ml_tokenizer **out,
                        ml_error *err)
 {
-    ml_source_config documents = source_config(b->d->o);
-    ml_build_config split = build_config(b);
-    ml_source *source = NULL;
+    const ml_build_config data = build_config(b);
+    ml_records *records = NULL;
     ml_bpe_trainer *trainer = NULL;
-    uint64_t end = UINT64_MAX;
+    ml_count_words_config count = { .field = data.field,
+                                    .limit = ml_options_int(b->d->o, "data.tokenizer_docs"),
+                                    .max_bad = data.max_bad,
+                                    .progress = progress };
+    ml_record_tally tally;
+    uint64_t n_bytes;
     ml_status status;
-    ML_TRY_GOTO(ml_source_open(b->input, b->n_input, &documents, &source, err));
-    if (split.val_last) {
-        end = ml_build_val_begin(&split, ml_source_size(source));
-        ml_source_cut(source, end);
+    ML_TRY_GOTO(ml_records_open_texts(b->input, b->n_input, data.rule, data.marker, data.field, &records, err));
+    if (data.val_last) {
+        ML_TRY_GOTO(ml_records_measure(records, &n_bytes, err));
+        count.end = ml_build_val_begin(&data, n_bytes);
+        ml_records_split(records, count.end);
     }
     ML_TRY_GOTO(ml_bpe_trainer_make(config, &trainer, err));
-    int64_t limit = ml_options_int(b->d->o, "data.tokenizer_docs");
-    ML_TRY_GOTO(count_documents(source, end, limit, trainer, progress, err));
+    ML_TRY_GOTO(ml_data_count_words(records, &count, trainer, &tally, err));
     status = ml_bpe_trainer_finish(trainer, progress, out, err);
 done:
     ml_bpe_trainer_free(trainer);
-    ml_source_free(source);
+    ml_records_free(records);
     return status;
 }
 
@@ -223,13 +194,16 @@ static ml_status check_text(const ml_recipe_data *d, ml_error *err)
 {
     const char *const *input;
     size_t n_input = ml_options_list(d->o, "data.text", &input);
-    ml_source_config config = source_config(d->o);
-    ml_source *source;
-    ml_span span;
+    ml_records *records;
+    ml_record_batch batch = { 0 };
     if (n_input == 0) return ML_OK;
-    ML_TRY(ml_source_open(input, n_input, &config, &source, err));
-    bool found = ml_source_next(source, &span);
-    ml_source_free(source);
+    ML_TRY(ml_records_open_texts(input, n_input, ML_RULE_MARKER, ml_options_text(d->o, "data.marker"),
+                                 ml_options_text(d->o, "data.field"), &records, err));
+    ml_status status = ml_records_read(records, 1, 1, &batch, err);
+    bool found = batch.n > 0;
+    ml_record_batch_free(&batch);
+    ml_records_free(records);
+    ML_TRY(status);
     if (found) return ML_OK;
     return ml_fail(err, ML_EINVAL, "data.text: no document in %s%s", input[0],
                    n_input > 1 ? " or the other files" : "");

@@ -34,17 +34,36 @@ void ml_tokenizer_set_whole_piece(ml_tokenizer *t, bool whole_piece);
 /* Unknown bytes in a row become one unknown token. */
 void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse);
 void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id);
-/* The model expects the BOS token before each text. */
-void ml_tokenizer_set_add_bos(ml_tokenizer *t, bool add);
-/* SentencePiece BPE instead of merges: pieces have scores, and the neighbours whose union is the piece of highest score
- * are joined first, the leftmost of equals.  Pieces are put with spaces where the model writes U+2581.  With
- * `space_prefix` a space is put before each text and behind each added token, and decoding takes it away. */
-void ml_tokenizer_use_scores(ml_tokenizer *t, bool space_prefix);
+/* Begin each text with the BOS token, end it with the EOS token, where the tokenizer has one; what
+ * ml_tokenizer_put_around put is forgotten. */
+void ml_tokenizer_set_around(ml_tokenizer *t, bool bos, bool eos);
+/* One more token before (`behind`: behind) each text. */
+ml_status ml_tokenizer_put_around(ml_tokenizer *t, bool behind, int32_t id, ml_error *err);
+/* One more token that ends an answer, as EOS does. */
+ml_status ml_tokenizer_put_end(ml_tokenizer *t, int32_t id, ml_error *err);
+/* Texts are brought into Unicode's Normalization Form C first. */
+void ml_tokenizer_set_nfc(ml_tokenizer *t, bool nfc);
+
+/* Where SentencePiece puts a space of its own; decoding takes it away. */
+typedef enum {
+    ML_SPACE_NEVER,
+    ML_SPACE_EACH,        /* before each text and behind each added token in it */
+    ML_SPACE_EACH_UNLESS, /* the same, where there is none yet */
+    ML_SPACE_FIRST_UNLESS /* before the text alone, where there is none yet */
+} ml_space_rule;
+
+/* SentencePiece BPE: a text is cut into characters, and what is no piece falls back to the tokens of its bytes, when
+ * all 256 have one.  Pieces are put with spaces where the model writes U+2581, which in a text is a space, too.
+ * Neighbours are joined by merges, if any are put; otherwise pieces have scores, and the neighbours whose union is the
+ * piece of highest score are joined first, the leftmost of equals. */
+void ml_tokenizer_use_pieces(ml_tokenizer *t, ml_space_rule space);
 /* Of a piece that was put; ML_EFORMAT for a NaN. */
 ml_status ml_tokenizer_set_score(ml_tokenizer *t, int32_t id, float score, ml_error *err);
 /* The token of a byte that no piece of its character covers ("<0x0A>"). */
 ml_status ml_tokenizer_put_byte(ml_tokenizer *t, int64_t id, uint8_t byte, ml_error *err);
 ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err);
+/* The stored name of a chat format (token/chat.h). */
+ml_status ml_tokenizer_set_chat_format(ml_tokenizer *t, const char *name, ml_error *err);
 /* Build the tables for encoding.  A tokenizer without split patterns takes each text as one piece. */
 ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err);
 

@@ -11,24 +11,33 @@ static ml_status find_piece(const ml_tokenizer *t, int32_t id, const char **byte
                    ml_tokenizer_vocab_size(t));
 }
 
+/* Leave out the space that encoding put before a text.  *inside: what comes goes on with one. */
+static void leave_out_space(const ml_tokenizer *t, int32_t id, bool skipped, bool *inside, const char **bytes,
+                            size_t *n)
+{
+    if (t->space == ML_SPACE_NEVER) return;
+    bool added = ml_tokenizer_is_added(t, id) && id != t->role[ML_ROLE_UNK]; // which stands for text
+    if (!*inside && !added && *n && **bytes == ' ') {
+        ++*bytes;
+        --*n;
+    }
+    *inside = t->space == ML_SPACE_FIRST_UNLESS ? *inside || !skipped : !added;
+}
+
 ml_status ml_tokenizer_decode(const ml_tokenizer *t, const int32_t *id, size_t n, bool skip_special, char **text,
                               size_t *n_bytes, ml_error *err)
 {
     ml_chars out = { 0 };
     ml_status status = ML_OK;
-    bool prefixed = t->space_prefix; /* the next piece may begin with the space that encoding put there */
+    bool inside = false;
     for (size_t i = 0; i < n && status == ML_OK; i++) {
         const char *bytes;
         size_t n_piece;
+        bool skipped = skip_special && ml_tokenizer_is_special(t, id[i]);
         status = find_piece(t, id[i], &bytes, &n_piece, err);
-        if (status == ML_OK && prefixed && n_piece && *bytes == ' ' && !ml_tokenizer_is_added(t, id[i])) {
-            bytes++;
-            n_piece--;
-        }
-        prefixed = t->space_prefix && ml_tokenizer_is_added(t, id[i]);
-        if (status == ML_OK && !(skip_special && ml_tokenizer_is_special(t, id[i]))) {
-            status = ml_chars_append(&out, bytes, n_piece, err);
-        }
+        if (status != ML_OK) break;
+        leave_out_space(t, id[i], skipped, &inside, &bytes, &n_piece);
+        if (!skipped) status = ml_chars_append(&out, bytes, n_piece, err);
     }
     if (status == ML_OK) status = ml_chars_append(&out, "", 1, err);
     if (status != ML_OK) {
@@ -69,7 +78,9 @@ ml_status ml_detok_push(ml_detok *d, const ml_tokenizer *t, int32_t id, ml_chars
     const char *bytes;
     size_t n;
     ML_TRY(find_piece(t, id, &bytes, &n, err));
-    if (d->skip_special && ml_tokenizer_is_special(t, id)) return ML_OK;
+    bool skipped = d->skip_special && ml_tokenizer_is_special(t, id);
+    leave_out_space(t, id, skipped, &d->inside, &bytes, &n);
+    if (skipped) return ML_OK;
     if (!d->n_held) {
         size_t valid = ml_utf8_valid_prefix((const uint8_t *)bytes, n);
         ML_TRY(ml_chars_append(out, bytes, valid, err));

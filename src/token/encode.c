@@ -1,5 +1,5 @@
-/* Text -> ids.  A piece is, in falling order of frequency: one token at once (table of whole pieces), a piece seen
- * before in this text (cache), or merged. */
+/* Text -> ids.  A piece of byte-level BPE is, in falling order of frequency: one token at once (table of whole pieces),
+ * a piece seen before in this text (cache), or merged. */
 #include "token/internal.h"
 
 #include "base/alloc.h"
@@ -22,7 +22,8 @@ typedef struct {
     const ml_tokenizer *t;
     ml_pattern_cursor *cursor;
     ml_merge_scratch scratch;
-    ml_scored_scratch scored;
+    ml_join_scratch join;
+    ml_chars normal;
     cache_slot *cache;
     size_t n_cached, cache_mask;
     ml_ids pool;
@@ -39,7 +40,8 @@ static void encoder_free(encoder *e)
 {
     ml_pattern_cursor_free(e->cursor);
     ml_merge_scratch_free(&e->scratch);
-    ml_scored_scratch_free(&e->scored);
+    ml_join_scratch_free(&e->join);
+    ml_chars_free(&e->normal);
     ml_free(e->cache);
     ml_ids_free(&e->pool);
     *e = (encoder){ 0 };
@@ -184,9 +186,8 @@ static ml_status encode_valid(encoder *e, const uint8_t *p, size_t n, ml_ids *ou
     }
 }
 
-static ml_status encode_plain(encoder *e, const uint8_t *p, size_t n, ml_ids *out, ml_error *err)
+static ml_status encode_bytes(encoder *e, const uint8_t *p, size_t n, ml_ids *out, ml_error *err)
 {
-    if (e->t->scored) return ml_scored_encode(e->t, &e->scored, p, n, e->t->space_prefix, out, err);
     while (n) {
         size_t valid = ml_utf8_valid_prefix(p, n);
         ML_TRY(encode_valid(e, p, valid, out, err));
@@ -203,6 +204,33 @@ static ml_status encode_plain(encoder *e, const uint8_t *p, size_t n, ml_ids *ou
         n--;
     }
     return ML_OK;
+}
+
+/* Does SentencePiece put a space before the stretch p[0..n), `first` in its text? */
+static bool gets_space(const ml_tokenizer *t, const uint8_t *p, size_t n, bool first)
+{
+    if (t->space == ML_SPACE_EACH) return true;
+    if (t->space == ML_SPACE_NEVER || (t->space == ML_SPACE_FIRST_UNLESS && !first)) return false;
+    return !(p[0] == ' ' || (n >= 3 && !memcmp(p, "\xE2\x96\x81", 3)));
+}
+
+/* A stretch without added tokens; e->limit is its end, or lies behind it. */
+static ml_status encode_plain(encoder *e, const uint8_t *p, size_t n, bool first, ml_ids *out, ml_error *err)
+{
+    const ml_tokenizer *t = e->t;
+    if (!n) return ML_OK;
+    const uint8_t *limit = e->limit;
+    if (t->nfc && !ml_nfc_is_normal(p, n)) {
+        e->normal.n = 0;
+        ML_TRY(ml_nfc_append(p, n, &e->normal, err));
+        p = (const uint8_t *)e->normal.data;
+        n = e->normal.n;
+        e->limit = p + n;
+    }
+    ml_status status = t->sentencepiece ? ml_join_encode(t, &e->join, p, n, gets_space(t, p, n, first), out, err)
+                                        : encode_bytes(e, p, n, out, err);
+    e->limit = limit;
+    return status;
 }
 
 bool ml_tokenizer_find_added(const ml_tokenizer *t, const uint8_t *p, size_t n, size_t *at, size_t *length, int32_t *id)
@@ -227,11 +255,11 @@ static ml_status encode_text(encoder *e, const uint8_t *p, size_t n, bool parse_
     size_t done = 0, at = 0, length;
     int32_t id;
     while (parse_special && ml_tokenizer_find_added(e->t, p, n, &at, &length, &id)) {
-        ML_TRY(encode_plain(e, p + done, at - done, out, err));
+        ML_TRY(encode_plain(e, p + done, at - done, done == 0, out, err));
         ML_TRY(ml_ids_append(out, &id, 1, err));
         done = at += length;
     }
-    return encode_plain(e, p + done, n - done, out, err);
+    return encode_plain(e, p + done, n - done, done == 0, out, err);
 }
 
 ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_bytes, bool parse_special, ml_ids *out,
@@ -241,6 +269,19 @@ ml_status ml_tokenizer_encode(const ml_tokenizer *t, const char *text, size_t n_
     ML_TRY(encoder_make(t, &e, err));
     size_t n_before = out->n;
     ml_status status = encode_text(&e, (const uint8_t *)text, n_bytes, parse_special, out, err);
+    if (status != ML_OK) out->n = n_before;
+    encoder_free(&e);
+    return status;
+}
+
+ml_status ml_tokenizer_encode_inside(const ml_tokenizer *t, const char *text, size_t n_bytes, ml_ids *out,
+                                     ml_error *err)
+{
+    encoder e;
+    ML_TRY(encoder_make(t, &e, err));
+    size_t n_before = out->n;
+    e.limit = (const uint8_t *)text + n_bytes;
+    ml_status status = encode_plain(&e, (const uint8_t *)text, n_bytes, false, out, err);
     if (status != ML_OK) out->n = n_before;
     encoder_free(&e);
     return status;

@@ -6,6 +6,7 @@
 #include "token/internal.h"
 
 #include "base/alloc.h"
+#include "token/char_class.h"
 
 enum { SHORT_MAX = 48 };
 static const uint32_t none = UINT32_MAX;
@@ -36,11 +37,21 @@ static ml_status reserve(ml_merge_scratch *s, size_t n, ml_error *err)
     return ML_OK;
 }
 
+/* ml_pair_rank for neighbours in a text, most of which are no pair: a bit of the filter says so without a visit to the
+ * table, which is larger than the caches. */
+static inline uint32_t rank_of(const ml_tokenizer *t, int32_t left, int32_t right)
+{
+    if (t->pair_filter) {
+        size_t h = ml_pair_hash((uint32_t)left, (uint32_t)right) & t->pair_filter_mask;
+        if (!(t->pair_filter[h / 64] >> h % 64 & 1)) return none;
+    }
+    return ml_pair_rank(&t->pairs, left, right);
+}
+
 static size_t merge_short(const ml_tokenizer *t, ml_merge_scratch *s, size_t n)
 {
     int32_t *id = s->id;
-    uint32_t *rank = s->rank; // rank[i] of the pair (i, i + 1)
-    for (size_t i = 0; i + 1 < n; i++) rank[i] = ml_pair_rank(&t->pairs, id[i], id[i + 1]);
+    uint32_t *rank = s->rank; // rank[i] of the pair (i, i + 1), filled by the caller
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++) {
@@ -53,8 +64,8 @@ static size_t merge_short(const ml_tokenizer *t, ml_merge_scratch *s, size_t n)
             id[i] = id[i + 1];
             rank[i - 1] = rank[i];
         }
-        if (best > 0) rank[best - 1] = ml_pair_rank(&t->pairs, id[best - 1], id[best]);
-        if (best + 1 < n) rank[best] = ml_pair_rank(&t->pairs, id[best], id[best + 1]);
+        if (best > 0) rank[best - 1] = rank_of(t, id[best - 1], id[best]);
+        if (best + 1 < n) rank[best] = rank_of(t, id[best], id[best + 1]);
     }
     return n;
 }
@@ -91,7 +102,7 @@ static uint64_t heap_pop(ml_merge_scratch *s)
 static ml_status note_pair(const ml_tokenizer *t, ml_merge_scratch *s, size_t at, ml_error *err)
 {
     uint32_t next = s->next[at];
-    s->rank[at] = next == none ? none : ml_pair_rank(&t->pairs, s->id[at], s->id[next]);
+    s->rank[at] = next == none ? none : rank_of(t, s->id[at], s->id[next]);
     return s->rank[at] == none ? ML_OK : heap_push(s, s->rank[at], at, err);
 }
 
@@ -121,12 +132,36 @@ static ml_status merge_long(const ml_tokenizer *t, ml_merge_scratch *s, size_t n
     return ML_OK;
 }
 
+/* What merging begins with: bytes, and characters where that makes no difference. */
+static size_t make_symbols(const ml_tokenizer *t, ml_merge_scratch *s, const uint8_t *p, size_t n)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n;) {
+        if (t->char_id && p[i] >= 0xC2 && p[i] < 0xF0) {
+            size_t n_char;
+            int32_t id = t->char_id[ml_char_decode(p + i, &n_char)];
+            if (id >= 0) {
+                s->id[k++] = id;
+                i += n_char;
+                continue;
+            }
+        }
+        s->id[k++] = t->byte_id[p[i++]];
+    }
+    return k;
+}
+
 ml_status ml_merge_bytes(const ml_tokenizer *t, ml_merge_scratch *s, const uint8_t *p, size_t n, size_t *n_ids,
                          ml_error *err)
 {
     ML_TRY(reserve(s, n, err));
-    for (size_t i = 0; i < n; i++) s->id[i] = t->byte_id[p[i]];
-    if (n > SHORT_MAX) return merge_long(t, s, n, n_ids, err);
-    *n_ids = merge_short(t, s, n);
+    size_t k = make_symbols(t, s, p, n);
+    if (k > SHORT_MAX) return merge_long(t, s, k, n_ids, err);
+    if (k == n && t->byte_pair_rank) {
+        for (size_t i = 0; i + 1 < k; i++) s->rank[i] = t->byte_pair_rank[p[i] << 8 | p[i + 1]];
+    } else {
+        for (size_t i = 0; i + 1 < k; i++) s->rank[i] = rank_of(t, s->id[i], s->id[i + 1]);
+    }
+    *n_ids = merge_short(t, s, k);
     return ML_OK;
 }

@@ -162,6 +162,19 @@ ml_status ml_read_added_decoder(ml_tokenizer *t, const ml_read_context *context,
     return ML_OK;
 }
 
+/* Where either key is there, both decide, whatever the tokenizer's own file says: so do Hugging Face's classes. */
+static ml_status apply_around(ml_tokenizer *t, const ml_read_context *context, ml_error *err)
+{
+    const json_t *c = context->config, *bos = json_object_get(c, "add_bos_token"),
+                 *eos = json_object_get(c, "add_eos_token");
+    bool add_bos, add_eos;
+    if ((!bos || json_is_null(bos)) && (!eos || json_is_null(eos))) return ML_OK;
+    ML_TRY(ml_json_bool_or(c, "add_bos_token", context->config_path, false, &add_bos, err));
+    ML_TRY(ml_json_bool_or(c, "add_eos_token", context->config_path, false, &add_eos, err));
+    ml_tokenizer_set_around(t, add_bos, add_eos);
+    return ML_OK;
+}
+
 /* Roles are texts, or objects with "content". */
 static ml_status apply_config(ml_tokenizer *t, const ml_read_context *context, ml_error *err)
 {
@@ -177,6 +190,7 @@ static ml_status apply_config(ml_tokenizer *t, const ml_read_context *context, m
         int32_t id = find_text(t, json_string_value(value));
         if (id >= 0) ml_tokenizer_set_role(t, (ml_token_role)role, id);
     }
+    ML_TRY(apply_around(t, context, err));
     const char *chat_template = json_string_value(json_object_get(context->config, "chat_template"));
     return chat_template ? ml_tokenizer_set_chat_template(t, chat_template, err) : ML_OK;
 }
@@ -237,9 +251,4 @@ ml_status ml_tokenizer_open_with(const char *path, const ml_tokenizer_extra *ext
     }
     *out = t;
     return ML_OK;
-}
-
-ml_status ml_tokenizer_open(const char *path, ml_tokenizer **out, ml_error *err)
-{
-    return ml_tokenizer_open_with(path, &(ml_tokenizer_extra){ 0 }, out, err);
 }

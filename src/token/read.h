@@ -24,6 +24,27 @@ ml_status ml_read_gpt2(const char *vocab_path, const char *merges_path, const ml
                        ml_tokenizer **out, ml_error *err);
 ml_status ml_read_llama2(const char *path, ml_tokenizer **out, ml_error *err);
 
+/* ML_EINVAL for a key of tokenizer.json whose value cannot be honoured. */
+ml_status ml_read_refuse(const char *key, const char *expected, const char *found, ml_error *err);
+/* The "type" of a part of tokenizer.json. */
+const char *ml_read_type(const json_t *object);
+
+/* What the normalizer of tokenizer.json does. */
+typedef struct {
+    bool nfc;
+    bool wide_space; /* spaces become U+2581 */
+    bool prepend;    /* one is put before each stretch of text */
+} ml_normalizer;
+
+ml_status ml_read_normalizer(const json_t *root, ml_normalizer *out, ml_error *err);
+/* Tokens that the post_processor puts around texts. */
+ml_status ml_read_post_processor(ml_tokenizer *t, const json_t *root, ml_error *err);
+/* The SentencePiece form of tokenizer.json: its pre_tokenizer, added tokens being there. */
+bool ml_read_is_sentencepiece(const json_t *root, const ml_normalizer *normalizer);
+ml_status ml_read_spaces(ml_tokenizer *t, const json_t *root, const ml_normalizer *normalizer, ml_error *err);
+/* Its vocabulary: pieces with U+2581 for spaces, and with `bytes`, byte tokens. */
+ml_status ml_read_pieces(ml_tokenizer *t, const json_t *vocab, bool bytes, ml_error *err);
+
 /* For the readers: the pieces of a vocabulary object {"text": id} in mapped characters, but for ids already there. */
 ml_status ml_read_vocab(ml_tokenizer *t, const json_t *vocab, ml_error *err);
 /* One merge of the texts left and right. */

@@ -6,13 +6,13 @@
 
 #include <string.h>
 
-static ml_status refuse(const char *key, const char *expected, const char *found, ml_error *err)
+ml_status ml_read_refuse(const char *key, const char *expected, const char *found, ml_error *err)
 {
     return ml_fail(err, ML_EINVAL, "key %s: expected %s, found %s: this tokenizer cannot be run here with equal ids",
                    key, expected, found);
 }
 
-static const char *type_of(const json_t *object)
+const char *ml_read_type(const json_t *object)
 {
     const char *type = json_string_value(json_object_get(object, "type"));
     return type ? type : "an object without a type";
@@ -109,26 +109,30 @@ static ml_status check_empty_text(const json_t *model, const char *key, const ch
 {
     const char *text;
     ML_TRY(ml_json_text_or(model, key, "model", "", &text, err));
-    return *text ? refuse(full_key, "null", text, err) : ML_OK;
+    return *text ? ml_read_refuse(full_key, "null", text, err) : ML_OK;
 }
 
-static ml_status read_model_options(ml_tokenizer *t, const json_t *model, ml_error *err)
+static ml_status read_model_options(ml_tokenizer *t, const json_t *model, bool pieces, bool *byte_fallback,
+                                    ml_error *err)
 {
     const char *type;
     double dropout;
-    bool byte_fallback, fuse_unk, ignore_merges;
+    bool fuse_unk, ignore_merges;
     ML_TRY(ml_json_text_or(model, "type", "model", "BPE", &type, err));
-    if (strcmp(type, "BPE") != 0) return refuse("model.type", "BPE", type, err);
+    if (strcmp(type, "BPE") != 0) return ml_read_refuse("model.type", "BPE", type, err);
     ML_TRY(ml_json_real_or(model, "dropout", "model", 0, &dropout, err));
-    if (dropout != 0) return refuse("model.dropout", "null or 0", "another value", err);
+    if (dropout != 0) return ml_read_refuse("model.dropout", "null or 0", "another value", err);
     ML_TRY(check_empty_text(model, "continuing_subword_prefix", "model.continuing_subword_prefix", err));
     ML_TRY(check_empty_text(model, "end_of_word_suffix", "model.end_of_word_suffix", err));
-    ML_TRY(ml_json_bool_or(model, "byte_fallback", "model", false, &byte_fallback, err));
-    if (byte_fallback) return refuse("model.byte_fallback", "false", "true (not a byte-level vocabulary)", err);
+    ML_TRY(ml_json_bool_or(model, "byte_fallback", "model", false, byte_fallback, err));
+    if (*byte_fallback && !pieces) {
+        return ml_read_refuse("model.byte_fallback", "false", "true (not a byte-level vocabulary)", err);
+    }
     ML_TRY(ml_json_bool_or(model, "fuse_unk", "model", false, &fuse_unk, err));
     ML_TRY(ml_json_bool_or(model, "ignore_merges", "model", false, &ignore_merges, err));
+    if (ignore_merges && pieces) return ml_read_refuse("model.ignore_merges", "false", "true", err);
     ml_tokenizer_set_fuse_unk(t, fuse_unk);
-    ml_tokenizer_set_whole_piece(t, ignore_merges);
+    if (!pieces) ml_tokenizer_set_whole_piece(t, ignore_merges);
     return ML_OK;
 }
 
@@ -148,8 +152,9 @@ static ml_status read_split(ml_tokenizer *t, const json_t *node, ml_error *err)
     bool invert;
     ML_TRY(ml_json_text(node, "behavior", "pre_tokenizer Split", &behavior, err));
     ML_TRY(ml_json_bool_or(node, "invert", "pre_tokenizer Split", false, &invert, err));
-    if (strcmp(behavior, "Isolated") != 0) return refuse("pre_tokenizer Split behavior", "Isolated", behavior, err);
-    if (invert) return refuse("pre_tokenizer Split invert", "false", "true", err);
+    if (strcmp(behavior, "Isolated") != 0)
+        return ml_read_refuse("pre_tokenizer Split behavior", "Isolated", behavior, err);
+    if (invert) return ml_read_refuse("pre_tokenizer Split invert", "false", "true", err);
     const json_t *pattern = json_object_get(node, "pattern");
     const char *regex = json_string_value(json_object_get(pattern, "Regex"));
     const char *text = json_string_value(json_object_get(pattern, "String"));
@@ -167,12 +172,12 @@ static ml_status read_split(ml_tokenizer *t, const json_t *node, ml_error *err)
 
 static ml_status read_pre_tokenizer(ml_tokenizer *t, const json_t *node, bool *byte_level, ml_error *err)
 {
-    const char *type = type_of(node);
-    if (*byte_level) return refuse("pre_tokenizer", "ByteLevel at the end", type, err);
+    const char *type = ml_read_type(node);
+    if (*byte_level) return ml_read_refuse("pre_tokenizer", "ByteLevel at the end", type, err);
     if (!strcmp(type, "ByteLevel")) {
         bool add_prefix_space, use_regex;
         ML_TRY(ml_json_bool_or(node, "add_prefix_space", "pre_tokenizer ByteLevel", true, &add_prefix_space, err));
-        if (add_prefix_space) return refuse("pre_tokenizer ByteLevel add_prefix_space", "false", "true", err);
+        if (add_prefix_space) return ml_read_refuse("pre_tokenizer ByteLevel add_prefix_space", "false", "true", err);
         ML_TRY(ml_json_bool_or(node, "use_regex", "pre_tokenizer ByteLevel", true, &use_regex, err));
         *byte_level = true;
         return use_regex ? ml_tokenizer_put_split(t, "gpt2", err) : ML_OK;
@@ -183,14 +188,14 @@ static ml_status read_pre_tokenizer(ml_tokenizer *t, const json_t *node, bool *b
         ML_TRY(ml_json_bool_or(node, "individual_digits", "pre_tokenizer Digits", false, &individual, err));
         return ml_tokenizer_put_split(t, individual ? "\\p{N}" : "\\p{N}+", err);
     }
-    return refuse("pre_tokenizer", "ByteLevel, Split, Digits or a Sequence of them", type, err);
+    return ml_read_refuse("pre_tokenizer", "ByteLevel, Split, Digits or a Sequence of them", type, err);
 }
 
 static ml_status read_pre_tokenizers(ml_tokenizer *t, const json_t *root, ml_error *err)
 {
     const json_t *node = json_object_get(root, "pre_tokenizer");
     bool byte_level = false;
-    if (!strcmp(type_of(node), "Sequence")) {
+    if (!strcmp(ml_read_type(node), "Sequence")) {
         json_t *list;
         ML_TRY(ml_json_array(node, "pretokenizers", "pre_tokenizer", &list, err));
         for (size_t i = 0; i < json_array_size(list); i++) {
@@ -199,20 +204,19 @@ static ml_status read_pre_tokenizers(ml_tokenizer *t, const json_t *root, ml_err
     } else {
         ML_TRY(read_pre_tokenizer(t, node, &byte_level, err));
     }
-    return byte_level ? ML_OK : refuse("pre_tokenizer", "ByteLevel at the end", "none", err);
+    return byte_level ? ML_OK : ml_read_refuse("pre_tokenizer", "ByteLevel at the end", "none", err);
 }
 
-static ml_status check_surroundings(const json_t *root, ml_error *err)
+static ml_status check_surroundings(const json_t *root, bool pieces, ml_error *err)
 {
-    static const char *const must_be_null[] = { "normalizer", "truncation", "padding" };
+    static const char *const must_be_null[] = { "truncation", "padding" };
     for (size_t i = 0; i < sizeof must_be_null / sizeof must_be_null[0]; i++) {
         const json_t *node = json_object_get(root, must_be_null[i]);
-        bool empty = json_array_size(json_object_get(node, "normalizers")) == 0 && !strcmp(type_of(node), "Sequence");
-        if (node && !json_is_null(node) && !empty) return refuse(must_be_null[i], "null", type_of(node), err);
+        if (node && !json_is_null(node)) return ml_read_refuse(must_be_null[i], "null", ml_read_type(node), err);
     }
     const json_t *decoder = json_object_get(root, "decoder");
-    if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0) {
-        return refuse("decoder", "ByteLevel", type_of(decoder), err);
+    if (!pieces && decoder && !json_is_null(decoder) && strcmp(ml_read_type(decoder), "ByteLevel") != 0) {
+        return ml_read_refuse("decoder", "ByteLevel", ml_read_type(decoder), err);
     }
     return ML_OK;
 }
@@ -223,7 +227,7 @@ ml_status ml_read_added_flags(const json_t *token, const char *where, int *flags
     for (size_t i = 0; i < sizeof must_be_false / sizeof must_be_false[0]; i++) {
         bool set;
         ML_TRY(ml_json_bool_or(token, must_be_false[i], where, false, &set, err));
-        if (set) return refuse(must_be_false[i], "false for every added token", "true", err);
+        if (set) return ml_read_refuse(must_be_false[i], "false for every added token", "true", err);
     }
     bool special;
     ML_TRY(ml_json_bool_or(token, "special", where, false, &special, err));
@@ -231,7 +235,16 @@ ml_status ml_read_added_flags(const json_t *token, const char *where, int *flags
     return ML_OK;
 }
 
-static ml_status read_added(ml_tokenizer *t, const json_t *root, ml_error *err)
+/* A normalizer that puts something before the text does so with the texts of tokens it applies to. */
+static ml_status check_normalized(const json_t *token, const ml_normalizer *normalizer, ml_error *err)
+{
+    bool normalized;
+    ML_TRY(ml_json_bool_or(token, "normalized", "added_tokens", false, &normalized, err));
+    if (!normalized || !(normalizer->prepend || normalizer->wide_space)) return ML_OK;
+    return ml_read_refuse("added_tokens normalized", "false beside this normalizer", "true", err);
+}
+
+static ml_status read_added(ml_tokenizer *t, const json_t *root, const ml_normalizer *normalizer, ml_error *err)
 {
     const json_t *list = json_object_get(root, "added_tokens");
     if (list && !json_is_null(list) && !json_is_array(list)) {
@@ -245,6 +258,7 @@ static ml_status read_added(ml_tokenizer *t, const json_t *root, ml_error *err)
         ML_TRY(ml_json_text(token, "content", "added_tokens", &content, err));
         ML_TRY(ml_json_int(token, "id", "added_tokens", &id, err));
         ML_TRY(ml_read_added_flags(token, "added_tokens", &flags, err));
+        ML_TRY(check_normalized(token, normalizer, err));
         ML_TRY(ml_tokenizer_put_piece(t, id, content, strlen(content), flags, err));
     }
     return ML_OK;
@@ -254,15 +268,22 @@ static ml_status fill(ml_tokenizer *t, const json_t *root, ml_error *err)
 {
     json_t *model, *vocab, *merges;
     const char *unk;
-    ML_TRY(check_surroundings(root, err));
+    ml_normalizer normalizer;
+    bool byte_fallback;
+    ML_TRY(ml_read_normalizer(root, &normalizer, err));
+    bool pieces = ml_read_is_sentencepiece(root, &normalizer);
+    if (normalizer.prepend && !pieces) return ml_read_refuse("normalizer", "null or NFC", "Prepend", err);
+    ML_TRY(check_surroundings(root, pieces, err));
+    ml_tokenizer_set_nfc(t, normalizer.nfc);
     ML_TRY(ml_json_object(root, "model", "tokenizer", &model, err));
-    ML_TRY(read_model_options(t, model, err));
+    ML_TRY(read_model_options(t, model, pieces, &byte_fallback, err));
     ML_TRY(ml_json_object(model, "vocab", "model", &vocab, err));
     ML_TRY(ml_json_array(model, "merges", "model", &merges, err));
-    ML_TRY(read_pre_tokenizers(t, root, err));
-    ML_TRY(read_added(t, root, err));
-    ML_TRY(ml_read_vocab(t, vocab, err));
+    ML_TRY(pieces ? ml_read_spaces(t, root, &normalizer, err) : read_pre_tokenizers(t, root, err));
+    ML_TRY(read_added(t, root, &normalizer, err));
+    ML_TRY(pieces ? ml_read_pieces(t, vocab, byte_fallback, err) : ml_read_vocab(t, vocab, err));
     ML_TRY(read_merges(t, vocab, merges, err));
+    ML_TRY(ml_read_post_processor(t, root, err));
     ML_TRY(ml_json_text_or(model, "unk_token", "model", "", &unk, err));
     const json_t *unk_id = json_object_get(vocab, unk);
     if (*unk && !unk_id) return ml_fail(err, ML_EFORMAT, "key model.unk_token: \"%s\" is not in the vocabulary", unk);

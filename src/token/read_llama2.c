@@ -35,8 +35,9 @@ static ml_status fill(ml_tokenizer *t, const ml_map *map, ml_error *err)
     uint32_t longest;
     int32_t id = 0;
     ML_TRY(ml_bytes_u32(&b, &longest, err));
-    ml_tokenizer_use_scores(t, true);
-    ml_tokenizer_set_add_bos(t, true);
+    ml_tokenizer_use_pieces(t, ML_SPACE_EACH);
+    ml_tokenizer_set_fuse_unk(t, true);
+    ml_tokenizer_set_around(t, true, false);
     for (; b.at < b.size; id++) {
         size_t at = b.at;
         if (id == MAX_VOCAB) return ml_fail(err, ML_EFORMAT, "expected at most %d tokens, found more", MAX_VOCAB);

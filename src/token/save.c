@@ -8,9 +8,20 @@
 #include "base/json.h"
 #include "token/bytemap.h"
 
+#define WIDE_SPACE "\xE2\x96\x81" /* U+2581, for a space in SentencePiece's tokens */
+
 static ml_status out_of_memory(ml_error *err)
 {
     return ml_fail_memory(err, 0, "the JSON of a tokenizer");
+}
+
+static ml_status append_spaced(const char *bytes, size_t n, ml_chars *text, ml_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool space = bytes[i] == ' ';
+        ML_TRY(ml_chars_append(text, space ? WIDE_SPACE : bytes + i, space ? strlen(WIDE_SPACE) : 1, err));
+    }
+    return ML_OK;
 }
 
 /* The text of a token in model.vocab, with a final 0. */
@@ -18,9 +29,18 @@ static ml_status vocab_text(const ml_tokenizer *t, int32_t id, ml_chars *text, m
 {
     const char *bytes = (const char *)ml_piece_bytes(t, id);
     size_t n = t->pieces[id].n_bytes;
+    int byte = ml_tokenizer_byte(t, id);
+    char byte_text[16];
     text->n = 0;
     bool literal = t->pieces[id].flags & (ML_PIECE_ADDED | ML_PIECE_LITERAL);
-    ML_TRY(literal ? ml_chars_append(text, bytes, n, err) : ml_bytemap_encode(bytes, n, text, err));
+    if (byte >= 0) {
+        snprintf(byte_text, sizeof byte_text, "<0x%02X>", (unsigned)byte);
+        ML_TRY(ml_chars_append(text, byte_text, strlen(byte_text), err));
+    } else if (literal) {
+        ML_TRY(ml_chars_append(text, bytes, n, err));
+    } else {
+        ML_TRY(t->sentencepiece ? append_spaced(bytes, n, text, err) : ml_bytemap_encode(bytes, n, text, err));
+    }
     return ml_chars_append(text, "", 1, err);
 }
 
@@ -31,6 +51,10 @@ static ml_status add_vocab(const ml_tokenizer *t, json_t *vocab, ml_error *err)
     for (size_t id = 0; id < t->n_pieces && status == ML_OK; id++) {
         if (!t->pieces[id].flags) continue;
         status = vocab_text(t, (int32_t)id, &text, err);
+        if (status == ML_OK && json_object_get(vocab, text.data)) {
+            status = ml_fail(err, ML_EINVAL, "token %zu: another is written \"%s\", too: they cannot be saved", id,
+                             text.data);
+        }
         if (status == ML_OK && json_object_set_new(vocab, text.data, json_integer((json_int_t)id)) != 0) {
             status =
                 ml_fail(err, ML_EINVAL, "token %zu: its text is not UTF-8 or memory is out; it cannot be saved", id);
@@ -40,17 +64,29 @@ static ml_status add_vocab(const ml_tokenizer *t, json_t *vocab, ml_error *err)
     return status;
 }
 
+static ml_status add_merge(const ml_tokenizer *t, const ml_merge *merge, ml_chars *left, ml_chars *right,
+                           json_t *merges, ml_error *err)
+{
+    ML_TRY(vocab_text(t, merge->left, left, err));
+    ML_TRY(vocab_text(t, merge->right, right, err));
+    json_t *text = json_sprintf("%s %s", left->data, right->data);
+    return json_array_append_new(merges, text) ? out_of_memory(err) : ML_OK;
+}
+
+/* Its merges, or those that its scores amount to. */
 static ml_status add_merges(const ml_tokenizer *t, json_t *merges, ml_error *err)
 {
     ml_chars left = { 0 }, right = { 0 };
+    ml_merge *made = NULL;
+    const ml_merge *list = t->merges;
+    size_t n = t->n_merges;
     ml_status status = ML_OK;
-    for (size_t i = 0; i < t->n_merges && status == ML_OK; i++) {
-        status = vocab_text(t, t->merges[i].left, &left, err);
-        if (status == ML_OK) status = vocab_text(t, t->merges[i].right, &right, err);
-        if (status == ML_OK && json_array_append_new(merges, json_sprintf("%s %s", left.data, right.data)) != 0) {
-            status = out_of_memory(err);
-        }
+    if (t->sentencepiece && !n) {
+        status = ml_pieces_to_merges(t, &made, &n, err);
+        list = made;
     }
+    for (size_t i = 0; status == ML_OK && i < n; i++) status = add_merge(t, &list[i], &left, &right, merges, err);
+    ml_free(made);
     ml_chars_free(&left);
     ml_chars_free(&right);
     return status;
@@ -81,14 +117,57 @@ static ml_status add_added(const ml_tokenizer *t, json_t *list, json_t *decoder,
     return ML_OK;
 }
 
+/* Byte tokens are all or none in this format. */
+static ml_status check_bytes(const ml_tokenizer *t, ml_error *err)
+{
+    for (int i = 0; t->sentencepiece && i < 256; i++) {
+        if ((t->byte_id[i] < 0) == (t->byte_id[0] < 0)) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "byte 0x%02x %s token, byte 0x00 %s: this vocabulary cannot be written as "
+                       "tokenizer.json",
+                       (unsigned)i, t->byte_id[i] < 0 ? "has no" : "has a", t->byte_id[i] < 0 ? "has one" : "has none");
+    }
+    return ML_OK;
+}
+
+/* Rules that look at whether there is a space already are Metaspace's; the others are normalizers. */
+static bool has_metaspace(const ml_tokenizer *t)
+{
+    return t->space == ML_SPACE_EACH_UNLESS || t->space == ML_SPACE_FIRST_UNLESS;
+}
+
 static json_t *byte_level(bool use_regex)
 {
     return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex",
                      use_regex);
 }
 
+static json_t *make_normalizer(const ml_tokenizer *t)
+{
+    json_t *list = json_array();
+    bool each = t->sentencepiece && t->space == ML_SPACE_EACH,
+         replace = each || (t->sentencepiece && !has_metaspace(t));
+    if (t->nfc) json_array_append_new(list, json_pack("{s:s}", "type", "NFC"));
+    if (each) json_array_append_new(list, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", WIDE_SPACE));
+    if (replace) {
+        json_array_append_new(
+            list, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content", WIDE_SPACE));
+    }
+    json_t *first = json_array_size(list) == 1 ? json_incref(json_array_get(list, 0)) : NULL;
+    if (first || !json_array_size(list)) {
+        json_decref(list);
+        return first ? first : json_null();
+    }
+    return json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", list);
+}
+
 static json_t *make_pre_tokenizer(const ml_tokenizer *t)
 {
+    if (t->sentencepiece && has_metaspace(t)) {
+        return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", WIDE_SPACE, "prepend_scheme",
+                         t->space == ML_SPACE_EACH_UNLESS ? "always" : "first", "split", 0);
+    }
+    if (t->sentencepiece) return json_null();
     if (!t->split) return byte_level(false);
     const char *name = ml_pattern_name(t->split);
     if (name && !strcmp(name, "gpt2")) return byte_level(true);
@@ -109,15 +188,68 @@ static json_t *role_text(const ml_tokenizer *t, ml_token_role role)
     return id < 0 ? json_null() : json_stringn((const char *)ml_piece_bytes(t, id), t->pieces[id].n_bytes);
 }
 
+/* SentencePiece: spaces back, bytes to characters, and one space less at the beginning. */
+static json_t *make_decoder(const ml_tokenizer *t)
+{
+    if (!t->sentencepiece) return byte_level(true);
+    json_t *list = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String", WIDE_SPACE,
+                             "content", " ", "type", "ByteFallback", "type", "Fuse");
+    if (t->space != ML_SPACE_NEVER) {
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+    }
+    return json_pack("{s:s, s:o}", "type", "Sequence", "decoders", list);
+}
+
+/* Entries of a template for the ids before or behind a text, and their names for "special_tokens". */
+static bool add_entries(const ml_tokenizer *t, const ml_ids *ids, json_t *single, json_t *pair, json_t *special)
+{
+    bool ok = true;
+    for (size_t i = 0; i < ids->n; i++) {
+        json_t *name = json_stringn((const char *)ml_piece_bytes(t, ids->id[i]), t->pieces[ids->id[i]].n_bytes);
+        json_t *entry = json_pack("{s:{s:O, s:i}}", "SpecialToken", "id", name, "type_id", 0);
+        json_t *token = json_pack("{s:O, s:[i], s:[O]}", "id", name, "ids", ids->id[i], "tokens", name);
+        ok = ok && name && entry && token && json_array_append(single, entry) == 0 &&
+             json_array_append(pair, entry) == 0 && json_object_set(special, json_string_value(name), token) == 0;
+        json_decref(token);
+        json_decref(entry);
+        json_decref(name);
+    }
+    return ok;
+}
+
+static json_t *text_entry(const char *name, int type)
+{
+    return json_pack("{s:{s:s, s:i}}", "Sequence", "id", name, "type_id", type);
+}
+
+/* NULL when memory is out. */
+static json_t *make_post_processor(const ml_tokenizer *t)
+{
+    if (!t->prefix.n && !t->suffix.n) return json_null();
+    json_t *single = json_array(), *pair = json_array(), *special = json_object();
+    bool ok = add_entries(t, &t->prefix, single, pair, special) &&
+              json_array_append_new(single, text_entry("A", 0)) == 0 &&
+              json_array_append_new(pair, text_entry("A", 0)) == 0 &&
+              json_array_append_new(pair, text_entry("B", 1)) == 0 && add_entries(t, &t->suffix, single, pair, special);
+    json_t *made = ok ? json_pack("{s:s, s:O, s:O, s:O}", "type", "TemplateProcessing", "single", single, "pair", pair,
+                                  "special_tokens", special)
+                      : NULL;
+    json_decref(single);
+    json_decref(pair);
+    json_decref(special);
+    return made;
+}
+
 static json_t *make_root(const ml_tokenizer *t, json_t *added, json_t *vocab, json_t *merges)
 {
-    json_t *model =
-        json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout", "unk_token",
-                  role_text(t, ML_ROLE_UNK), "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", t->fuse_unk,
-                  "byte_fallback", 0, "ignore_merges", t->whole_piece, "vocab", vocab, "merges", merges);
-    return json_pack("{s:s, s:n, s:n, s:O, s:n, s:o, s:n, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                     "added_tokens", added, "normalizer", "pre_tokenizer", make_pre_tokenizer(t), "post_processor",
-                     "decoder", byte_level(true), "model", model);
+    json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout",
+                              "unk_token", role_text(t, ML_ROLE_UNK), "continuing_subword_prefix", "end_of_word_suffix",
+                              "fuse_unk", t->fuse_unk, "byte_fallback", t->sentencepiece && t->byte_id[0] >= 0,
+                              "ignore_merges", t->whole_piece && !t->sentencepiece, "vocab", vocab, "merges", merges);
+    return json_pack("{s:s, s:n, s:n, s:O, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", added, "normalizer", make_normalizer(t), "pre_tokenizer", make_pre_tokenizer(t),
+                     "post_processor", make_post_processor(t), "decoder", make_decoder(t), "model", model);
 }
 
 static ml_status save_config(const ml_tokenizer *t, json_t *decoder, const char *path, ml_error *err)
@@ -130,6 +262,11 @@ static ml_status save_config(const ml_tokenizer *t, json_t *decoder, const char 
     for (int role = 0; role < ML_N_ROLES && ok; role++) {
         if (t->role[role] >= 0) ok = json_object_set_new(config, keys[role], role_text(t, (ml_token_role)role)) == 0;
     }
+    if (ok && (ml_tokenizer_add_bos(t) || !t->prefix.n) && (ml_tokenizer_add_eos(t) || !t->suffix.n) &&
+        t->prefix.n + t->suffix.n) {
+        ok = json_object_set_new(config, "add_bos_token", json_boolean(t->prefix.n)) == 0 &&
+             json_object_set_new(config, "add_eos_token", json_boolean(t->suffix.n)) == 0;
+    }
     if (ok && t->chat_template) ok = json_object_set_new(config, "chat_template", json_string(t->chat_template)) == 0;
     ml_status status = ok ? ml_json_save(config, path, err) : out_of_memory(err);
     json_decref(config);
@@ -139,10 +276,7 @@ static ml_status save_config(const ml_tokenizer *t, json_t *decoder, const char 
 ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error *err)
 {
     char path[ML_PATH_MAX], config_path[ML_PATH_MAX];
-    if (t->scored) {
-        return ml_fail(err, ML_EINVAL,
-                       "%s: a SentencePiece vocabulary cannot be written as tokenizer.json: convert to GGUF", folder);
-    }
+    ML_TRY(check_bytes(t, err));
     ML_TRY(ml_path_join(path, folder, "tokenizer.json", err));
     ML_TRY(ml_path_join(config_path, folder, "tokenizer_config.json", err));
     ML_TRY(ml_dir_make(folder, err));

@@ -1,50 +1,48 @@
 #include "token/scan.h"
 
+#include "token/char_class.h"
+
 #include <string.h>
 
-/* What the patterns tell apart in ASCII.  HIGH ends every run and asks for PCRE2. */
-enum { OTHER = 0, UPPER = 1, LOWER = 2, DIGIT = 4, SPACE = 8, HIGH = 16, LETTER = UPPER | LOWER };
+/* [^\s\p{L}\p{N}] is what is none of these. */
+enum { NOT_OTHER = ML_CHAR_LETTER | ML_CHAR_NUMBER | ML_CHAR_SPACE };
 
-#define HIGH_16 HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH, HIGH
-#define UPPER_5 UPPER, UPPER, UPPER, UPPER, UPPER
-#define LOWER_5 LOWER, LOWER, LOWER, LOWER, LOWER
-#define DIGIT_5 DIGIT, DIGIT, DIGIT, DIGIT, DIGIT
-#define OTHER_6 0, 0, 0, 0, 0, 0
-static const uint8_t class_of[256] = {
-    0,       0,       0,       0,       0,       0,       0,       0,       0, SPACE, SPACE,
-    SPACE,   SPACE,   SPACE,   0,       0,       OTHER_6, OTHER_6, 0,       0, 0,     0, // 0x10
-    SPACE,   OTHER_6, OTHER_6, 0,       0,       0,                                      // 0x20
-    DIGIT_5, DIGIT_5, OTHER_6,                                                           // 0x30
-    0,       UPPER_5, UPPER_5, UPPER_5,                                                  // 0x40
-    UPPER_5, UPPER_5, UPPER,   0,       0,       0,       0,       0,                    // 0x50
-    0,       LOWER_5, LOWER_5, LOWER_5,                                                  // 0x60
-    LOWER_5, LOWER_5, LOWER,   0,       0,       0,       0,       0,                    // 0x70
-    HIGH_16, HIGH_16, HIGH_16, HIGH_16, HIGH_16, HIGH_16, HIGH_16, HIGH_16,
-};
-
-/* The first place at or behind `at` whose class is not in `classes`. */
-static inline size_t run(const uint8_t *s, size_t at, size_t n, int classes)
+static inline unsigned class_at(const uint8_t *s, size_t at, size_t *n_bytes)
 {
-    while (at < n && (class_of[s[at]] & classes)) at++;
+    if (s[at] < 0x80) {
+        *n_bytes = 1;
+        return ml_char_classes[0][s[at]];
+    }
+    return ml_char_class(ml_char_decode(s + at, n_bytes));
+}
+
+/* Where the run of characters in `classes` that begins at `at` ends. */
+static inline size_t run(const uint8_t *s, size_t at, size_t n, unsigned classes)
+{
+    size_t n_bytes;
+    while (at < n && (class_at(s, at, &n_bytes) & classes)) at += n_bytes;
     return at;
 }
 
 static inline size_t run_other(const uint8_t *s, size_t at, size_t n)
 {
-    while (at < n && class_of[s[at]] == OTHER) at++;
+    size_t n_bytes;
+    while (at < n && !(class_at(s, at, &n_bytes) & NOT_OTHER)) at += n_bytes;
     return at;
 }
 
-static inline int is_high(const uint8_t *s, size_t at, size_t n)
+/* `\s+(?!\S)|\s+` on the whitespace that begins at `at`: all of it before the end of the text, else all but the last
+ * character, which goes with what follows.  With `lines`, `\s*[\r\n]+` comes before: up to the last line end. */
+static inline size_t scan_spaces(const uint8_t *s, size_t at, size_t n, int lines)
 {
-    return at < n && s[at] >= 0x80;
-}
-
-/* `\s+(?!\S)|\s+` on the whitespace [at, end): all of it before the end of the text, else all but the last
- * character, which goes with what follows. */
-static inline size_t space_end(size_t at, size_t end, size_t n)
-{
-    return end == n || end - at == 1 ? end : end - 1;
+    size_t end = at, last = at, line = 0, n_bytes;
+    while (end < n && (class_at(s, end, &n_bytes) & ML_CHAR_SPACE)) {
+        if (s[end] == '\r' || s[end] == '\n') line = end + 1;
+        last = end;
+        end += n_bytes;
+    }
+    if (lines && line) return line;
+    return end == n || last == at ? end : last;
 }
 
 /* 's 't 're 've 'm 'll 'd at `at`: bytes it has, 0 for none.  `fold` is 0x20 to ignore case, 0 not to. */
@@ -54,6 +52,7 @@ static inline size_t contraction(const uint8_t *s, size_t at, size_t n, int fold
     int a = s[at + 1] | fold;
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
     if (n - at < 3) return 0;
+    if (fold && s[at + 1] == 0xC5 && s[at + 2] == 0xBF) return 3; // U+017F is an s when case is ignored
     int b = s[at + 2] | fold;
     return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
 }
@@ -64,90 +63,106 @@ size_t ml_scan_gpt2(const uint8_t *s, size_t at, size_t n)
         size_t k = contraction(s, at, n, 0);
         if (k) return at + k;
     }
-    size_t p = at;
-    if (s[at] == ' ' && at + 1 < n && class_of[s[at + 1]] != SPACE) p++;
-    int c = class_of[s[p]];
-    size_t end;
-    if (c == HIGH) {
-        return 0;
-    } else if (c == OTHER) {
-        end = run_other(s, p, n);
-    } else {
-        end = run(s, p, n, c & LETTER ? LETTER : c);
+    size_t p = at, n_bytes;
+    unsigned c = class_at(s, at, &n_bytes);
+    if (s[at] == ' ' && at + 1 < n) {
+        unsigned next = class_at(s, at + 1, &n_bytes);
+        if (!(next & ML_CHAR_SPACE)) {
+            p++;
+            c = next;
+        }
     }
-    if (is_high(s, end, n)) return 0;
-    return c == SPACE ? space_end(at, end, n) : end;
-}
-
-/* ` ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+` where nothing before it in the pattern matched. */
-static inline size_t scan_rest(const uint8_t *s, size_t at, size_t n)
-{
-    size_t p = at;
-    if (s[at] == ' ' && at + 1 < n && class_of[s[at + 1]] == OTHER) p++;
-    if (class_of[s[p]] == OTHER) {
-        size_t end = run_other(s, p, n);
-        if (is_high(s, end, n)) return 0;
-        while (end < n && (s[end] == '\r' || s[end] == '\n')) end++;
-        return end;
-    }
-    size_t end = run(s, at, n, SPACE);
-    if (is_high(s, end, n)) return 0;
-    for (size_t q = end; q > at; q--) {
-        if (s[q - 1] == '\r' || s[q - 1] == '\n') return q;
-    }
-    return space_end(at, end, n);
+    if (c & ML_CHAR_LETTER) return run(s, p, n, ML_CHAR_LETTER);
+    if (c & ML_CHAR_NUMBER) return run(s, p, n, ML_CHAR_NUMBER);
+    return c & ML_CHAR_SPACE ? scan_spaces(s, at, n, 0) : run_other(s, p, n);
 }
 
 /* `\p{N}{1,3}` */
 static inline size_t scan_digits(const uint8_t *s, size_t at, size_t n)
 {
-    size_t most = n - at < 3 ? n : at + 3;
-    size_t end = run(s, at, most, DIGIT);
-    return end < most && is_high(s, end, n) ? 0 : end;
+    size_t n_bytes;
+    for (int i = 0; i < 3 && at < n && (class_at(s, at, &n_bytes) & ML_CHAR_NUMBER); i++) at += n_bytes;
+    return at;
+}
+
+/* `\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+` where nothing before it in the pattern matched; c is
+ * the class of the first character. */
+static inline size_t scan_rest(const uint8_t *s, size_t at, size_t n, unsigned c)
+{
+    if (c & ML_CHAR_NUMBER) return scan_digits(s, at, n);
+    size_t p = at, n_bytes;
+    if (s[at] == ' ' && at + 1 < n) {
+        unsigned next = class_at(s, at + 1, &n_bytes);
+        if (!(next & NOT_OTHER)) {
+            p++;
+            c = next;
+        }
+    }
+    if (c & ML_CHAR_SPACE) return scan_spaces(s, at, n, 1);
+    size_t end = run_other(s, p, n);
+    while (end < n && (s[end] == '\r' || s[end] == '\n')) end++;
+    return end;
 }
 
 /* `[^\r\n\p{L}\p{N}]?` before letters: where the letters would begin. */
-static inline size_t skip_prefix(const uint8_t *s, size_t at, size_t n)
+static inline size_t skip_prefix(const uint8_t *s, size_t at, unsigned c, size_t n_bytes)
 {
-    int c = class_of[s[at]];
-    return (c & (LETTER | DIGIT)) || s[at] == '\r' || s[at] == '\n' || at + 1 >= n ? at : at + 1;
+    return (c & (ML_CHAR_LETTER | ML_CHAR_NUMBER)) || s[at] == '\r' || s[at] == '\n' ? at : at + n_bytes;
 }
 
 size_t ml_scan_gpt4(const uint8_t *s, size_t at, size_t n)
 {
-    if (s[at] >= 0x80) return 0;
-    size_t p = skip_prefix(s, at, n);
     if (s[at] == '\'') {
-        if (is_high(s, p, n)) return 0; // U+017F is an s when case is ignored
         size_t k = contraction(s, at, n, 0x20);
         if (k) return at + k;
     }
-    if (is_high(s, p, n)) return 0;
-    if (class_of[s[p]] & LETTER) {
-        size_t end = run(s, p, n, LETTER);
-        return is_high(s, end, n) ? 0 : end;
+    size_t n_bytes, ignored;
+    unsigned c = class_at(s, at, &n_bytes);
+    size_t p = skip_prefix(s, at, c, n_bytes);
+    if (p < n && (class_at(s, p, &ignored) & ML_CHAR_LETTER)) return run(s, p, n, ML_CHAR_LETTER);
+    return scan_rest(s, at, n, c);
+}
+
+/* Moonlight's letters: upper is [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] without Han, lower the same with \p{Ll} for the first
+ * two; what has no case is both. */
+enum { BOTH = ML_CHAR_CASELESS | ML_CHAR_MARK, UPPER = ML_CHAR_UPPER | BOTH, LOWER = ML_CHAR_LOWER | BOTH };
+
+static inline unsigned letter_at(const uint8_t *s, size_t at, size_t *n_bytes)
+{
+    unsigned c = class_at(s, at, n_bytes);
+    return c & ML_CHAR_HAN ? 0 : c;
+}
+
+/* `upper*lower+` from `at`: its end, or 0.  Where upper* leaves no lower behind it, it gives back characters until the
+ * last one it gave is a lower.  *upper_end is where upper* ends when it gives back nothing. */
+static inline size_t scan_word(const uint8_t *s, size_t at, size_t n, size_t *upper_end)
+{
+    size_t p = at, both_end = 0, n_bytes;
+    unsigned c;
+    while (p < n && ((c = letter_at(s, p, &n_bytes)) & UPPER)) {
+        p += n_bytes;
+        if (c & BOTH) both_end = p;
     }
-    if (class_of[s[at]] == DIGIT) return scan_digits(s, at, n);
-    return scan_rest(s, at, n);
+    *upper_end = p;
+    if (p == n || !(letter_at(s, p, &n_bytes) & LOWER)) return both_end;
+    while (p < n && (letter_at(s, p, &n_bytes) & LOWER)) p += n_bytes;
+    return p;
 }
 
 size_t ml_scan_moonlight(const uint8_t *s, size_t at, size_t n)
 {
-    if (s[at] >= 0x80) return 0;
-    size_t p = skip_prefix(s, at, n);
-    if (is_high(s, p, n)) return 0;
-    if (class_of[s[p]] & LETTER) {
-        size_t end = run(s, p, n, UPPER);
-        end = run(s, end, n, LOWER);
-        if (end == n || s[end] < 0x80) {
-            if (end == n || s[end] != '\'') return end;
-            if (is_high(s, end + 1, n)) return 0; // U+017F again
-            return end + contraction(s, end, n, 0x20);
-        }
-        return 0;
+    size_t n_bytes, upper_end;
+    unsigned c = class_at(s, at, &n_bytes);
+    if (c & ML_CHAR_HAN) return run(s, at, n, ML_CHAR_HAN);
+    size_t p = skip_prefix(s, at, c, n_bytes);
+    size_t end = scan_word(s, p, n, &upper_end);
+    if (!end && p > at && (c & ML_CHAR_MARK)) {
+        size_t ignored;
+        end = scan_word(s, at, n, &ignored); // a mark that is no prefix is a letter
     }
-    if (class_of[s[at]] == DIGIT) return scan_digits(s, at, n);
-    return scan_rest(s, at, n);
+    if (!end && upper_end > p) end = upper_end;
+    if (end) return end < n && s[end] == '\'' ? end + contraction(s, end, n, 0x20) : end;
+    return scan_rest(s, at, n, c);
 }
 
 int ml_utf8_length(const uint8_t *p, size_t n)

@@ -1,5 +1,5 @@
-/* Hand-written scanners of the named split patterns: the end of the piece that begins at `at` in text[0..n), or 0
- * when a byte above 127 decides and PCRE2 has to look.  at < n. */
+/* Hand-written scanners of the named split patterns: the end of the piece that begins at `at`, at < n, in text[0..n),
+ * which is valid UTF-8. */
 #ifndef ML_TOKEN_SCAN_H
 #define ML_TOKEN_SCAN_H
 

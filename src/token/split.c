@@ -249,8 +249,11 @@ static ml_status step(ml_pattern_cursor *cursor, size_t i, size_t *end, ml_error
         *end = w->pending_end;
         w->pending_end = 0;
     } else {
-        *end = s->scan && cursor->split->use_scanner ? s->scan(w->text, w->at, w->n) : 0;
-        if (!*end) ML_TRY(match_pcre(cursor, s, w, end, err));
+        if (s->scan && cursor->split->use_scanner) {
+            *end = s->scan(w->text, w->at, w->n);
+        } else {
+            ML_TRY(match_pcre(cursor, s, w, end, err));
+        }
     }
     w->at = *end;
     return ML_OK;
@@ -272,22 +275,13 @@ static ml_status refill(ml_pattern_cursor *cursor, size_t i, bool *more, ml_erro
 }
 
 /* One stage with a scanner: the loop that most text goes through. */
-static ml_status next_scanned(ml_pattern_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends, ml_error *err)
+static size_t next_scanned(ml_pattern_cursor *cursor, size_t *ends, size_t capacity)
 {
     walk *w = &cursor->walks[0];
     ml_scan_fn scan = cursor->split->stages[0].scan;
     size_t k = 0;
-    while (k < capacity && w->at < w->n) {
-        size_t end = w->pending_end ? 0 : scan(w->text, w->at, w->n);
-        if (end) {
-            w->at = end;
-        } else {
-            ML_TRY(step(cursor, 0, &end, err));
-        }
-        ends[k++] = end;
-    }
-    *n_ends = k;
-    return ML_OK;
+    while (k < capacity && w->at < w->n) ends[k++] = w->at = scan(w->text, w->at, w->n);
+    return k;
 }
 
 ml_status ml_pattern_cursor_next(ml_pattern_cursor *cursor, size_t *ends, size_t capacity, size_t *n_ends,
@@ -295,7 +289,8 @@ ml_status ml_pattern_cursor_next(ml_pattern_cursor *cursor, size_t *ends, size_t
 {
     const ml_pattern *split = cursor->split;
     if (split->n_stages == 1 && split->stages[0].scan && split->use_scanner) {
-        return next_scanned(cursor, ends, capacity, n_ends, err);
+        *n_ends = next_scanned(cursor, ends, capacity);
+        return ML_OK;
     }
     size_t last = split->n_stages - 1, k = 0;
     while (k < capacity) {

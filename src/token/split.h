@@ -2,8 +2,8 @@
  *
  * A split is a chain of stages; each cuts every piece of the stage before it.  A stage is a regex: its matches are
  * pieces, and so is whatever lies between two matches, so pieces always cover the text.  Three patterns have names
- * and a hand-written scanner for ASCII, which hands a piece over to PCRE2 wherever a byte above 127 could matter;
- * everything else runs on PCRE2 (with JIT where the machine allows it).
+ * and a hand-written scanner over tables of PCRE2's own character properties; everything else runs on PCRE2 (with JIT
+ * where the machine allows it).
  *
  * Patterns are written in the dialect that Hugging Face and tiktoken files use (Rust regex, Oniguruma) and rewritten
  * for PCRE2: \s is Unicode White_Space, \p{Script} is the Script property.  What these engines read differently (\w,

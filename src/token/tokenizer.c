@@ -1,9 +1,6 @@
 #include "token/internal.h"
 
 #include "base/alloc.h"
-#include "base/bytes.h"
-
-#include <stdlib.h>
 
 void ml_ids_free(ml_ids *ids)
 {
@@ -51,17 +48,19 @@ void ml_tokenizer_free(ml_tokenizer *t)
     ml_free(t->pieces);
     ml_free(t->merges);
     ml_pair_table_free(&t->pairs);
+    ml_free(t->pair_filter);
+    ml_free(t->byte_pair_rank);
+    ml_free(t->char_id);
     ml_piece_table_free(&t->whole);
     ml_piece_table_free(&t->added);
     ml_pattern_free(t->split);
     ml_free(t->chat_template);
+    ml_free(t->chat_format);
+    ml_ids_free(&t->prefix);
+    ml_ids_free(&t->suffix);
+    ml_ids_free(&t->ends);
     ml_free(t->added_lengths);
     ml_free(t);
-}
-
-static bool has_piece(const ml_tokenizer *t, int64_t id)
-{
-    return id >= 0 && (uint64_t)id < t->n_pieces && (t->pieces[id].flags & PIECE_PRESENT);
 }
 
 ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes, size_t n_bytes, int flags,
@@ -71,7 +70,7 @@ ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes,
         return ml_fail(err, ML_EFORMAT, "token id %lld: expected 0 to %d", (long long)id, ML_TOKENIZER_MAX_VOCAB - 1);
     }
     if (!n_bytes) return ml_fail(err, ML_EFORMAT, "token id %lld: is empty, expected at least one byte", (long long)id);
-    if (has_piece(t, id)) {
+    if (ml_tokenizer_has(t, id)) {
         ml_piece *old = &t->pieces[id];
         if (old->n_bytes == n_bytes && !memcmp(ml_piece_bytes(t, (int32_t)id), bytes, n_bytes) &&
             (old->flags & (unsigned)flags) != (unsigned)flags) {
@@ -90,7 +89,7 @@ ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes,
     ML_TRY(ml_chars_append(&t->blob, bytes, n_bytes, err));
     while (t->n_pieces < need) t->pieces[t->n_pieces++] = (ml_piece){ 0 };
     t->pieces[id] = (ml_piece){ (uint32_t)at, (uint32_t)n_bytes, (uint32_t)(flags | PIECE_PRESENT), 0 };
-    if (n_bytes == 1 && !flags && !t->scored) {
+    if (n_bytes == 1 && !flags && !t->sentencepiece) {
         uint8_t byte = *(const uint8_t *)bytes;
         if (t->byte_id[byte] < 0) t->byte_id[byte] = (int32_t)id;
     }
@@ -99,7 +98,7 @@ ml_status ml_tokenizer_put_piece(ml_tokenizer *t, int64_t id, const void *bytes,
 
 ml_status ml_tokenizer_put_merge(ml_tokenizer *t, int32_t left, int32_t right, int32_t result, ml_error *err)
 {
-    if (!has_piece(t, left) || !has_piece(t, right) || !has_piece(t, result)) {
+    if (!ml_tokenizer_has(t, left) || !ml_tokenizer_has(t, right) || !ml_tokenizer_has(t, result)) {
         return ml_fail(err, ML_EFORMAT, "merge %zu: names token %d, %d or %d, which does not exist", t->n_merges, left,
                        right, result);
     }
@@ -159,22 +158,40 @@ void ml_tokenizer_set_fuse_unk(ml_tokenizer *t, bool fuse)
     t->fuse_unk = fuse;
 }
 
-void ml_tokenizer_set_add_bos(ml_tokenizer *t, bool add)
+void ml_tokenizer_set_around(ml_tokenizer *t, bool bos, bool eos)
 {
-    t->add_bos = add;
+    t->add_bos = bos;
+    t->add_eos = eos;
+    t->prefix.n = t->suffix.n = 0;
 }
 
-void ml_tokenizer_use_scores(ml_tokenizer *t, bool space_prefix)
+ml_status ml_tokenizer_put_around(ml_tokenizer *t, bool behind, int32_t id, ml_error *err)
 {
-    t->scored = true;
-    t->space_prefix = space_prefix;
+    return ml_ids_append(behind ? &t->suffix : &t->prefix, &id, 1, err);
+}
+
+ml_status ml_tokenizer_put_end(ml_tokenizer *t, int32_t id, ml_error *err)
+{
+    return ml_ids_append(&t->ends, &id, 1, err);
+}
+
+void ml_tokenizer_set_nfc(ml_tokenizer *t, bool nfc)
+{
+    t->nfc = nfc;
+}
+
+void ml_tokenizer_use_pieces(ml_tokenizer *t, ml_space_rule space)
+{
+    t->sentencepiece = true;
+    t->space = space;
     t->whole_piece = true;
 }
 
 ml_status ml_tokenizer_set_score(ml_tokenizer *t, int32_t id, float score, ml_error *err)
 {
-    if (!has_piece(t, id)) return ml_fail(err, ML_EFORMAT, "score of token %d, which does not exist", id);
+    if (!ml_tokenizer_has(t, id)) return ml_fail(err, ML_EFORMAT, "score of token %d, which does not exist", id);
     if (score != score) return ml_fail(err, ML_EFORMAT, "token id %d: its score is not a number", id);
+    t->scored = true;
     t->pieces[id].score = score;
     return ML_OK;
 }
@@ -195,13 +212,23 @@ void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id)
     t->role[role] = id;
 }
 
-ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err)
+static ml_status set_text(char **to, const char *text, const char *what, ml_error *err)
 {
     char *copy = ml_strdup(text);
-    if (!copy) return ml_fail_memory(err, strlen(text), "a chat template");
-    ml_free(t->chat_template);
-    t->chat_template = copy;
+    if (!copy) return ml_fail_memory(err, strlen(text), what);
+    ml_free(*to);
+    *to = copy;
     return ML_OK;
+}
+
+ml_status ml_tokenizer_set_chat_template(ml_tokenizer *t, const char *text, ml_error *err)
+{
+    return set_text(&t->chat_template, text, "a chat template", err);
+}
+
+ml_status ml_tokenizer_set_chat_format(ml_tokenizer *t, const char *name, ml_error *err)
+{
+    return set_text(&t->chat_format, name, "the name of a chat format", err);
 }
 
 int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table, const uint8_t *p, size_t n,
@@ -218,103 +245,6 @@ int32_t ml_tokenizer_look_up(const ml_tokenizer *t, const ml_piece_table *table,
     }
 }
 
-static ml_status index_piece(const ml_tokenizer *t, ml_piece_table *table, int32_t id, ml_error *err)
-{
-    const uint8_t *p = ml_piece_bytes(t, id);
-    size_t n = t->pieces[id].n_bytes;
-    int32_t other = ml_tokenizer_look_up(t, table, p, n, n);
-    if (other >= 0) {
-        return ml_fail(err, ML_EFORMAT, "tokens %d and %d have the same bytes, \"%.*s\"", other, id,
-                       (int)(n < 100 ? n : 100), (const char *)p);
-    }
-    return ml_piece_insert(table, n <= ML_KEY_MAX ? ml_key_pack(p, n, n) : ml_key_hash(p, n), id, err);
-}
-
-static int falling(const void *a, const void *b)
-{
-    size_t x = *(const size_t *)a, y = *(const size_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-static ml_status index_added(ml_tokenizer *t, int32_t id, ml_error *err)
-{
-    const uint8_t *p = ml_piece_bytes(t, id);
-    size_t n = t->pieces[id].n_bytes;
-    ML_TRY(index_piece(t, &t->added, id, err));
-    t->added_first[p[0]] = true;
-    if (memchr(p, '\n', n)) t->added_has_line_feed = true;
-    for (size_t i = 0; i < t->n_added_lengths; i++) {
-        if (t->added_lengths[i] == n) return ML_OK;
-    }
-    ML_TRY(ml_grow((void **)&t->added_lengths, &t->added_lengths_capacity, t->n_added_lengths + 1,
-                   sizeof *t->added_lengths, err));
-    t->added_lengths[t->n_added_lengths++] = n;
-    return ML_OK;
-}
-
-static bool all_bytes_known(const ml_tokenizer *t, const uint8_t *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (t->byte_id[p[i]] < 0) return false;
-    }
-    return true;
-}
-
-/* Index what encoding may emit at once: a piece whose bytes merge to itself, or any with whole_piece. */
-static ml_status index_whole(ml_tokenizer *t, ml_merge_scratch *scratch, int32_t id, ml_error *err)
-{
-    const uint8_t *p = ml_piece_bytes(t, id);
-    size_t n = t->pieces[id].n_bytes;
-    if (n > t->longest) t->longest = n;
-    if (!t->whole_piece) {
-        if (!all_bytes_known(t, p, n)) return ML_OK;
-        size_t n_ids;
-        ML_TRY(ml_merge_bytes(t, scratch, p, n, &n_ids, err));
-        if (n_ids != 1 || scratch->id[0] != id) return ML_OK;
-    }
-    return index_piece(t, &t->whole, id, err);
-}
-
-/* Length and bytes of every id in order; a hole has length 0. */
-static ml_status take_fingerprint(ml_tokenizer *t, ml_error *err)
-{
-    ml_sha256 *hash;
-    ML_TRY(ml_sha256_begin(&hash, err));
-    for (size_t id = 0; id < t->n_pieces; id++) {
-        uint8_t length[4];
-        ml_store_u32(length, t->pieces[id].n_bytes);
-        ml_sha256_add(hash, length, sizeof length);
-        if (t->pieces[id].n_bytes) ml_sha256_add(hash, ml_piece_bytes(t, (int32_t)id), t->pieces[id].n_bytes);
-    }
-    uint8_t digest[ML_SHA256_BYTES];
-    ml_sha256_end(hash, digest);
-    ml_sha256_to_hex(digest, t->fingerprint);
-    return ML_OK;
-}
-
-ml_status ml_tokenizer_finish(ml_tokenizer *t, ml_error *err)
-{
-    if (!t->n_pieces) return ml_fail(err, ML_EFORMAT, "the vocabulary is empty");
-    ml_merge_scratch scratch = { 0 };
-    ml_status status = ML_OK;
-    for (size_t id = 0; id < t->n_pieces && status == ML_OK; id++) {
-        uint32_t flags = t->pieces[id].flags;
-        if (!flags || (flags & ML_PIECE_LITERAL)) continue;
-        status = flags & ML_PIECE_ADDED ? index_added(t, (int32_t)id, err) : index_whole(t, &scratch, (int32_t)id, err);
-    }
-    ml_merge_scratch_free(&scratch);
-    if (status != ML_OK) return status;
-    if (t->n_added_lengths) qsort(t->added_lengths, t->n_added_lengths, sizeof *t->added_lengths, falling);
-    for (size_t i = 0; i < ML_N_ROLES; i++) {
-        if (t->role[i] >= 0 && !has_piece(t, t->role[i])) {
-            static const char *const names[] = { "bos", "eos", "unk", "pad" };
-            return ml_fail(err, ML_EFORMAT, "the %s token has id %d, which is not in the vocabulary", names[i],
-                           t->role[i]);
-        }
-    }
-    return take_fingerprint(t, err);
-}
-
 int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t)
 {
     return (int32_t)t->n_pieces;
@@ -322,7 +252,7 @@ int32_t ml_tokenizer_vocab_size(const ml_tokenizer *t)
 
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *n_bytes)
 {
-    bool present = has_piece(t, id);
+    bool present = ml_tokenizer_has(t, id);
     *n_bytes = present ? t->pieces[id].n_bytes : 0;
     return present ? (const char *)ml_piece_bytes(t, id) : NULL;
 }
@@ -335,17 +265,17 @@ int32_t ml_tokenizer_find(const ml_tokenizer *t, const char *text)
 
 bool ml_tokenizer_is_special(const ml_tokenizer *t, int32_t id)
 {
-    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_SPECIAL);
+    return ml_tokenizer_has(t, id) && (t->pieces[id].flags & ML_PIECE_SPECIAL);
 }
 
 bool ml_tokenizer_is_added(const ml_tokenizer *t, int32_t id)
 {
-    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_ADDED);
+    return ml_tokenizer_has(t, id) && (t->pieces[id].flags & ML_PIECE_ADDED);
 }
 
 bool ml_tokenizer_is_literal(const ml_tokenizer *t, int32_t id)
 {
-    return has_piece(t, id) && (t->pieces[id].flags & ML_PIECE_LITERAL);
+    return ml_tokenizer_has(t, id) && (t->pieces[id].flags & ML_PIECE_LITERAL);
 }
 
 int32_t ml_tokenizer_bos(const ml_tokenizer *t)
@@ -368,9 +298,35 @@ int32_t ml_tokenizer_pad(const ml_tokenizer *t)
     return t->role[ML_ROLE_PAD];
 }
 
+ml_status ml_tokenizer_append_prefix(const ml_tokenizer *t, ml_ids *out, ml_error *err)
+{
+    return ml_ids_append(out, t->prefix.id, t->prefix.n, err);
+}
+
+ml_status ml_tokenizer_append_suffix(const ml_tokenizer *t, ml_ids *out, ml_error *err)
+{
+    return ml_ids_append(out, t->suffix.id, t->suffix.n, err);
+}
+
 bool ml_tokenizer_add_bos(const ml_tokenizer *t)
 {
-    return t->add_bos;
+    return t->prefix.n == 1 && t->prefix.id[0] == t->role[ML_ROLE_BOS];
+}
+
+bool ml_tokenizer_add_eos(const ml_tokenizer *t)
+{
+    return t->suffix.n == 1 && t->suffix.id[0] == t->role[ML_ROLE_EOS];
+}
+
+const int32_t *ml_tokenizer_ends(const ml_tokenizer *t, size_t *n)
+{
+    *n = t->ends.n;
+    return t->ends.id;
+}
+
+bool ml_tokenizer_is_sentencepiece(const ml_tokenizer *t)
+{
+    return t->sentencepiece;
 }
 
 bool ml_tokenizer_is_scored(const ml_tokenizer *t)
@@ -380,17 +336,22 @@ bool ml_tokenizer_is_scored(const ml_tokenizer *t)
 
 float ml_tokenizer_score(const ml_tokenizer *t, int32_t id)
 {
-    return has_piece(t, id) ? t->pieces[id].score : 0;
+    return ml_tokenizer_has(t, id) ? t->pieces[id].score : 0;
 }
 
 bool ml_tokenizer_space_prefix(const ml_tokenizer *t)
 {
-    return t->space_prefix;
+    return t->space != ML_SPACE_NEVER;
+}
+
+bool ml_tokenizer_is_nfc(const ml_tokenizer *t)
+{
+    return t->nfc;
 }
 
 int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id)
 {
-    if (!t->scored || !has_piece(t, id) || t->pieces[id].n_bytes != 1) return -1;
+    if (!t->sentencepiece || !ml_tokenizer_has(t, id) || t->pieces[id].n_bytes != 1) return -1;
     uint8_t byte = *ml_piece_bytes(t, id);
     return t->byte_id[byte] == id ? byte : -1;
 }
@@ -398,6 +359,11 @@ int ml_tokenizer_byte(const ml_tokenizer *t, int32_t id)
 const char *ml_tokenizer_chat_template(const ml_tokenizer *t)
 {
     return t->chat_template;
+}
+
+const char *ml_tokenizer_chat_format(const ml_tokenizer *t)
+{
+    return t->chat_format;
 }
 
 const char *ml_tokenizer_kind(const ml_tokenizer *t)

@@ -201,6 +201,7 @@ static ml_status put_alphabet(const ml_bpe_trainer *trainer, ml_tokenizer *t, ml
         int32_t id = ml_tokenizer_find(trainer->specials, roles[i].text);
         if (id >= 0) ml_tokenizer_set_role(t, roles[i].role, id);
     }
+    ml_tokenizer_set_around(t, true, false); // as documents begin in training
     uint8_t order[256];
     ml_bytemap_order(order);
     for (int i = 0; i < 256; i++) ML_TRY(ml_tokenizer_put_piece(t, n_special + i, &order[i], 1, 0, err));

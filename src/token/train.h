@@ -18,7 +18,7 @@ typedef enum {
 typedef struct {
     int32_t vocab_size;         /* specials, bytes and merges together */
     const char *pattern;        /* split pattern: a name or a regex (token/split.h) */
-    const char *const *special; /* [UNK] [PAD] [BOS] [EOS] and <|endoftext|> also get these roles */
+    const char *const *special; /* [UNK] [PAD] [BOS] [EOS] and <|endoftext|> also get these roles; BOS begins texts */
     size_t n_special;
     ml_bpe_ties ties;
     bool allow_fewer; /* a corpus with too few pairs gives a smaller vocabulary instead of ML_EINVAL */

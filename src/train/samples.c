@@ -33,11 +33,11 @@ static ml_status write_line(ml_loop *t, const char *prompt, const ml_generation 
 static ml_status write_sample(ml_loop *t, ml_session *session, ml_sampler *sampler, const char *prompt, ml_error *err)
 {
     ml_ids ids = { 0 };
-    int32_t bos = ml_tokenizer_bos(t->tokenizer), eos = ml_tokenizer_eos(t->tokenizer);
+    int32_t eos = ml_tokenizer_eos(t->tokenizer);
     ml_generation g = { 0 };
     ml_generate_config config = { .max_tokens = t->config.sample_tokens, .stop_id = &eos, .n_stop = eos >= 0 };
     ml_status status = ML_OK;
-    if (bos >= 0) ML_TRY_GOTO(ml_ids_append(&ids, &bos, 1, err));
+    ML_TRY_GOTO(ml_tokenizer_append_prefix(t->tokenizer, &ids, err));
     ML_TRY_GOTO(ml_tokenizer_encode(t->tokenizer, prompt, strlen(prompt), false, &ids, err));
     if (ids.n > 0) ML_TRY_GOTO(ml_generate(session, sampler, ids.id, (int64_t)ids.n, &config, &g, err));
     if (ids.n > 0) ML_TRY_GOTO(write_line(t, prompt, &g, err));

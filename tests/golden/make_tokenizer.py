@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Make tokenizer_small.json, tokenizer_cases.json and tokenizer_splits.json with Hugging Face tokenizers.
+"""Make tokenizer_small.json, tokenizer_cases.json, tokenizer_splits.json and tokenizer_forms.json with Hugging Face
+tokenizers.
 
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install tokenizers
     /tmp/venv/bin/python tests/golden/make_tokenizer.py tests/golden
@@ -7,7 +8,7 @@
 import json
 import sys
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [
     "The miller's daughter carried forty-two sacks of rye to the mill, and the mill turned all night.",
@@ -65,7 +66,6 @@ def main(folder):
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     t.train_from_iterator(CORPUS, trainer)
     t.add_tokens([AddedToken("<note>", special=False, normalized=False)])
-    from tokenizers import decoders
     t.decoder = decoders.ByteLevel()
     t.save(f"{folder}/tokenizer_small.json", pretty=False)
     plain = Tokenizer.from_file(f"{folder}/tokenizer_small.json")
@@ -84,4 +84,112 @@ def main(folder):
         json.dump({"regex": PATTERNS, "splits": splits}, f, indent=0)
 
 
+WIDE = "\u2581"  # what SentencePiece writes for a space
+PIECE_TEXTS = [
+    "",
+    " ",
+    "   ",
+    "the mill",
+    " the  mill   ",
+    "\n the\tmill\n",
+    "a\u2581b \u2581 c",
+    "\u2581the",
+    "the<s>mill</s> the<s> mill",
+    "<s>the mill",
+    "<s> the mill",
+    "I'd  rather rest; 42 Müller, мельник \u6f22\u5b57 \U0001f680",
+    "turn(stones):\n    for stone in stones:\n        stone.turn()",
+    "aaaa\u0301 \u0001\x7f",
+    "\u6f22\u6f22 q \u6f22 Q",
+]
+NFC_TEXTS = [
+    "e\u0301a\u0301 A\u030a \u212b \u1e69 s\u0323\u0307 s\u0307\u0323",
+    "\u1112\u1161\u11ab \ud55c \uac00\u11a8 \u1100\u1161\u11a8x",
+    "\u0958 \u0915\u093c \u2126 \u2000 \uf900 \u0344 \U0001d15e",
+    "\u0301start q\u0307\u0323 a\u0315\u0300\u05ae\u0300b \u09c7\u09be \u0dd9\u0dcf\u0dca",
+    "plain ascii, caf\u00e9, \u4e2d\u6587 \U0001f680 \u304c \u304b\u3099 [EOS]e\u0301[BOS]",
+]
+
+
+def piece_model():
+    """Merges learned on characters; a vocabulary of unknown, begin, end, bytes, characters and merges."""
+    learned = Tokenizer(models.BPE())
+    learned.normalizer = normalizers.Sequence([normalizers.Prepend(WIDE), normalizers.Replace(" ", WIDE)])
+    learned.train_from_iterator(CORPUS[:4] + CORPUS[5:6], trainers.BpeTrainer(vocab_size=160, show_progress=False))
+    model = json.loads(learned.to_str())["model"]
+    first = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+    vocab = {token: id for id, token in enumerate(first + sorted(model["vocab"], key=model["vocab"].get))}
+    return {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+            "vocab": vocab, "merges": model["merges"]}
+
+
+def without_bytes(model):
+    vocab = {token: id for token, id in model["vocab"].items() if not token.startswith("<0x")}
+    return dict(model, byte_fallback=False, vocab={token: i for i, token in enumerate(vocab)})
+
+
+def piece_forms():
+    """Name: (normalizer, pre_tokenizer, model, post_processor), as published tokenizers have them."""
+    replace, model = normalizers.Replace(" ", WIDE), piece_model()
+
+    def metaspace(scheme):
+        return pre_tokenizers.Metaspace(replacement=WIDE, prepend_scheme=scheme, split=False)
+
+    bos = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    both = processors.TemplateProcessing(single="<s> <unk> $A </s>", special_tokens=[("<s>", 1), ("<unk>", 0),
+                                                                                  ("</s>", 2)])
+    return {
+        "prepend": (normalizers.Sequence([normalizers.Prepend(WIDE), replace]), None, model, bos),
+        "replace": (replace, None, model, both),
+        "always": (None, metaspace("always"), model, None),
+        "first": (None, metaspace("first"), model, bos),
+        "never": (None, metaspace("never"), model, None),
+        "unknown": (normalizers.Sequence([normalizers.Prepend(WIDE), replace]), None, without_bytes(model), None),
+        "unknown apart": (None, metaspace("first"), dict(without_bytes(model), fuse_unk=False), None),
+        "nfc": (normalizers.Sequence([normalizers.NFC(), normalizers.Prepend(WIDE), replace]), None, model, None),
+    }
+
+
+def part(value):
+    return json.loads(value.__getstate__()) if value is not None else None
+
+
+def piece_cases(root):
+    special = Tokenizer.from_str(json.dumps(root))
+    plain = Tokenizer.from_str(json.dumps(dict(root, added_tokens=[])))
+    cases = []
+    for text in PIECE_TEXTS + NFC_TEXTS[:1]:
+        ids = plain.encode(text, add_special_tokens=False).ids
+        cases.append({"text": text, "ids": ids, "ids_special": special.encode(text, add_special_tokens=False).ids,
+                      "ids_around": special.encode(text).ids,
+                      "decoded": special.decode(ids, skip_special_tokens=False)})
+    return cases
+
+
+def make_forms(folder):
+    """The SentencePiece forms and NFC: {name: [root without its model, name of the model, cases]}."""
+    out = {"models": {}, "forms": {}, "nfc": []}
+    for name, (normalizer, pre_tokenizer, model, post_processor) in piece_forms().items():
+        decoder = [decoders.Replace(WIDE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        if name not in ("replace", "never"):
+            decoder.append(decoders.Strip(" ", 1, 0))
+        added = [{"id": model["vocab"][t], "content": t, "single_word": False, "lstrip": False, "rstrip": False,
+                  "normalized": False, "special": True} for t in ("<unk>", "<s>", "</s>")]
+        root = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+                "normalizer": part(normalizer), "pre_tokenizer": part(pre_tokenizer),
+                "post_processor": part(post_processor), "decoder": part(decoders.Sequence(decoder)), "model": model}
+        of = "unknown apart" if not model["fuse_unk"] else "bytes" if model["byte_fallback"] else "unknown"
+        out["models"][of] = model
+        out["forms"][name] = {"root": dict(root, model=None), "model": of, "cases": piece_cases(root)}
+    with open(f"{folder}/tokenizer_small.json") as f:
+        small = json.load(f)
+    small["normalizer"] = {"type": "NFC"}
+    t = Tokenizer.from_str(json.dumps(small))
+    out["nfc"] = [{"text": s, "ids": t.encode(s).ids} for s in NFC_TEXTS]
+    with open(f"{folder}/tokenizer_forms.json", "w") as f:
+        json.dump(out, f, separators=(",", ":"))
+
+
 main(sys.argv[1])
+make_forms(sys.argv[1])

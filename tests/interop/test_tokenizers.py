@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,21 @@ def compare_training(program, data, work):
     check("training: vocabulary of tokenizers", ours["model"]["vocab"] == theirs["model"]["vocab"])
 
 
+def compare_pieces(program, data, texts, work):
+    """SentencePiece's scores, saved as merges; with what stands around a text."""
+    source, saved = data / "models" / "stories260K.gguf", work / "pieces"
+    run(program, "tokenizer", "info", "--tokenizer", source, "--save", saved)
+    theirs = Tokenizer.from_file(str(saved / "tokenizer.json"))
+    rng = random.Random(3)
+    atoms = [" ", "  ", "\u2581", "\n", "a", "the", "Once", "\u00e9", "e\u0301", "\u4e2d", "\U0001f680", "<s>", "aaa", "x1"]
+    mixed = "\n".join("".join(rng.choice(atoms) for _ in range(rng.randint(1, 40))) for _ in range(2000))
+    for path, text in texts + [("mixed", mixed)]:
+        ids = theirs.encode(text).ids
+        for name, tokenizer in (("scores", source), ("merges", saved)):
+            ok = encode(program, tokenizer, text, "--special", "--around") == ids
+            check(f"stories260K {path}: {name}, tokenizers", ok, f"{len(ids)} ids")
+
+
 def main(program, data, *files):
     data = pathlib.Path(os.environ.get("MOONLIGHT_TEST_DATA", data))
     if not data.is_dir():
@@ -110,6 +126,7 @@ def main(program, data, *files):
         work = pathlib.Path(work)
         compare_vocabulary(program, data, texts, "gpt2", gpt2_tiktoken(data), work)
         compare_vocabulary(program, data, texts, "kimi", moonlight_tiktoken(data), work)
+        compare_pieces(program, data, texts, work)
         compare_training(program, data, work)
     return 1 if failures else 0
 

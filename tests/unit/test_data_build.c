@@ -57,56 +57,12 @@ static ml_build_config config_for(const char *const *input, size_t n_input, cons
                               .n_input = n_input,
                               .out = out,
                               .name = "test",
-                              .source = { ML_RULE_MARKER, "<|endoftext|>", "text" },
+                              .marker = "<|endoftext|>",
+                              .field = "text",
                               .val_fraction = 0.1,
                               .seed = 1,
                               .shard_tokens = 50000,
                               .max_bad = 0.01 };
-}
-
-/* ---- sources ---- */
-
-static void expect_documents(ml_source_rule rule, const char *name, const char *const *want)
-{
-    const char *path = in_folder(name);
-    ml_source_config config = { rule, "<|endoftext|>", "text" };
-    ml_source *source;
-    ml_span span;
-    uint64_t i = 0;
-    assert_ok(ml_source_open(&path, 1, &config, &source, &err));
-    for (; ml_source_next(source, &span); i++) {
-        json_t *hold;
-        const char *text;
-        size_t n;
-        assert_ok(ml_source_text(source, &span, &hold, &text, &n, &err));
-        assert_non_null(want[i]);
-        assert_int_equal(n, strlen(want[i]));
-        assert_memory_equal(text, want[i], n);
-        assert_int_equal(span.index, i);
-        json_decref(hold);
-    }
-    assert_null(want[i]);
-    assert_int_equal(ml_source_at(source), ml_source_size(source));
-    ml_source_free(source);
-}
-
-static void test_sources_are_cut_into_documents(void **state)
-{
-    (void)state;
-    write_file("a.txt",
-               "\n one\ntwo \n<|endoftext|>\n\n<|endoftext|>\r\nthree <|endoftext|> x\r\n<|endoftext|>  \n\n four\n");
-    expect_documents(ML_RULE_MARKER, "a.txt", (const char *[]){ "one\ntwo", "three <|endoftext|> x", "four", NULL });
-    expect_documents(ML_RULE_WHOLE, "a.txt",
-                     (const char *[]){ "one\ntwo \n<|endoftext|>\n\n<|endoftext|>\r\nthree <|endoftext|> "
-                                       "x\r\n<|endoftext|>  \n\n four",
-                                       NULL });
-    write_file("b.txt", "p\nq\n\n\n \nr\n\ns");
-    expect_documents(ML_RULE_BLANK, "b.txt", (const char *[]){ "p\nq", "r", "s", NULL });
-    expect_documents(ML_RULE_MARKER, "b.txt", (const char *[]){ "p\nq\n\n\n \nr\n\ns", NULL });
-    write_file("c.jsonl", "{\"text\": \" kept \\n\"}\n\n{\"id\": 3, \"text\": \"\\u00e9\"}\n{\"text\": \"\"}");
-    expect_documents(ML_RULE_MARKER, "c.jsonl", (const char *[]){ " kept \n", "\xc3\xa9", "", NULL });
-    write_file("empty.txt", "");
-    expect_documents(ML_RULE_MARKER, "empty.txt", (const char *[]){ NULL });
 }
 
 /* ---- what is written ---- */
@@ -135,33 +91,33 @@ static char *document_text(const ml_dataset *data, ml_data_split split, int64_t 
 /* Every document of the sources, in order, is the next one of one of the splits, and nothing else is there. */
 static void expect_round_trip(const char *out, const char *const *path, size_t n_path, bool specials)
 {
-    ml_source_config config = { ML_RULE_MARKER, "<|endoftext|>", "text" };
-    ml_source *source;
+    ml_records *records;
     ml_dataset *data;
-    ml_span span;
+    ml_record_batch batch = { 0 };
     int64_t next[ML_N_SPLIT] = { 0 };
-    assert_ok(ml_source_open(path, n_path, &config, &source, &err));
+    assert_ok(ml_records_open_texts(path, n_path, ML_RULE_MARKER, "<|endoftext|>", "text", &records, &err));
     assert_ok(ml_dataset_open(out, &data, &err));
-    while (ml_source_next(source, &span)) {
-        json_t *hold;
-        const char *text;
-        size_t n;
-        bool found = false;
-        assert_ok(ml_source_text(source, &span, &hold, &text, &n, &err));
-        for (int s = 0; s < ML_N_SPLIT && !found; s++) {
-            if (next[s] == data->split[s].n_document) continue;
-            char *got = document_text(data, (ml_data_split)s, next[s], specials);
-            found = strlen(got) == n && memcmp(got, text, n) == 0;
-            next[s] += found;
-            ml_free(got);
+    do {
+        assert_ok(ml_records_read(records, 100, 100000, &batch, &err));
+        for (size_t i = 0; i < batch.n; i++) {
+            ml_text text;
+            bool found = false;
+            assert_ok(ml_record_text(&batch, i, "text", &text, &err));
+            for (int s = 0; s < ML_N_SPLIT && !found; s++) {
+                if (next[s] == data->split[s].n_document) continue;
+                char *got = document_text(data, (ml_data_split)s, next[s], specials);
+                found = strlen(got) == text.n_bytes && memcmp(got, text.data, text.n_bytes) == 0;
+                next[s] += found;
+                ml_free(got);
+            }
+            if (!found) fail_msg("document %llu is in no split", (unsigned long long)batch.record[i].index);
         }
-        if (!found) fail_msg("document %llu is in no split", (unsigned long long)span.index);
-        json_decref(hold);
-    }
+    } while (batch.n);
     for (int s = 0; s < ML_N_SPLIT; s++) assert_int_equal(next[s], data->split[s].n_document);
     assert_ok(ml_dataset_verify(data, &err));
     ml_dataset_free(data);
-    ml_source_free(source);
+    ml_record_batch_free(&batch);
+    ml_records_free(records);
 }
 
 static void make_inputs(const char *input[2])
@@ -252,6 +208,82 @@ static void test_threads_do_not_change_the_bytes(void **state)
         expect_same_folders(in_folder(names[shuffle][0]), in_folder(names[shuffle][1]));
     }
     ml_thread_set_count(0);
+    ml_tokenizer_free(t);
+}
+
+/* The shards of two builds; what else is in the folders says where they came from. */
+static void expect_same_shards(const char *a, const char *b)
+{
+    ml_dataset *x, *y;
+    assert_ok(ml_dataset_open(a, &x, &err));
+    assert_ok(ml_dataset_open(b, &y, &err));
+    assert_string_equal(x->fingerprint, y->fingerprint); /* of all shards */
+    assert_ok(ml_dataset_verify(x, &err));
+    assert_ok(ml_dataset_verify(y, &err));
+    ml_dataset_free(x);
+    ml_dataset_free(y);
+}
+
+static void expect_same_builds(const char *const *path, size_t n_path, const char *field, const ml_tokenizer *t)
+{
+    ml_build_result result;
+    for (int order = 0; order < 3; order++) {
+        for (size_t i = 0; i < n_path; i++) {
+            char out[2][64];
+            snprintf(out[0], sizeof out[0], "%s_%d_0", field, order);
+            snprintf(out[1], sizeof out[1], "%s_%d_%zu", field, order, i);
+            ml_build_config c = config_for(&path[i], 1, in_folder(out[1]));
+            c.field = field;
+            c.shuffle = order == 1;
+            c.val_last = order == 2 && strstr(path[i], ".jsonl"); /* bytes of Parquet are others */
+            c.shard_tokens = 5000;
+            if (order == 2 && !c.val_last) continue;
+            assert_ok(ml_data_build(&c, t, &result, &err));
+            assert_true(result.n_shard[ML_SPLIT_TRAIN] > 0);
+            if (i > 0) expect_same_shards(in_folder(out[0]), in_folder(out[1]));
+        }
+    }
+}
+
+static void test_shards_do_not_depend_on_the_kind_of_file(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "records/lines.jsonl.gz",
+                                         "records/lines.jsonl.zst",
+                                         "records/lines.jsonl.br",
+                                         "parquet/encoded.jsonl",
+                                         "parquet/encoded_delta_byte_array.parquet",
+                                         "parquet/encoded_dictionary.parquet" };
+    static char path[6][2 * ML_PATH_MAX];
+    for (int i = 0; i < 6; i++) snprintf(path[i], sizeof path[i], "%s/tests/golden/%s", MOONLIGHT_SOURCE_DIR, names[i]);
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    const char *const lines[] = { path[0], path[1], path[2] }, *const stems[] = { path[3], path[4], path[5] };
+    expect_same_builds(lines, 3, "text", t);
+    expect_same_builds(stems, 3, "stem", t);
+    ml_tokenizer_free(t);
+}
+
+static void test_a_null_is_a_malformed_record(void **state)
+{
+    (void)state;
+    char path[2 * ML_PATH_MAX];
+    const char *input = path;
+    ml_build_result result;
+    ml_tokenizer *t = byte_tokenizer(true, 0);
+    snprintf(path, sizeof path, "%s/tests/golden/parquet/encoded_plain.parquet", MOONLIGHT_SOURCE_DIR);
+    for (int shuffle = 0; shuffle < 2; shuffle++) {
+        ml_build_config c = config_for(&input, 1, in_folder(shuffle ? "shuffled" : "plain"));
+        c.shuffle = shuffle;
+        assert_fails(ml_data_build(&c, t, &result, &err), ML_EFORMAT,
+                     ": expected a text in column \"text\", found null");
+        assert_non_null(strstr(err.message, "of 300 records"));
+        c.out = in_folder(shuffle ? "tolerant_shuffled" : "tolerant");
+        c.max_bad = 0.5;
+        assert_ok(ml_data_build(&c, t, &result, &err));
+        assert_in_range(result.tally.n_bad, 10, 60);
+        assert_int_equal(result.tally.n_seen, 300);
+        assert_int_equal(result.n_document[0] + result.n_document[1] + result.n_empty + result.tally.n_bad, 300);
+    }
     ml_tokenizer_free(t);
 }
 
@@ -529,14 +561,14 @@ static void test_malformed_lines_are_counted_and_bounded(void **state)
     ml_build_config c = config_for(&input, 1, in_folder("out"));
     c.val_fraction = 0;
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EFORMAT, "bad.jsonl:2: expected an object with a text under");
-    assert_non_null(strstr(err.message, "4 of 7 lines"));
+    assert_non_null(strstr(err.message, "4 of 7 records"));
     c.max_bad = 0.6;
     c.out = in_folder("tolerant");
     assert_ok(ml_data_build(&c, t, &result, &err));
-    assert_int_equal(result.n_bad, 4);
+    assert_int_equal(result.tally.n_bad, 4);
     assert_int_equal(result.n_empty, 1);
     assert_int_equal(result.n_document[0], 2);
-    assert_non_null(strstr(result.first_bad, "bad.jsonl:2"));
+    assert_non_null(strstr(result.tally.first, "bad.jsonl:2"));
     ml_tokenizer_free(t);
 }
 
@@ -563,9 +595,10 @@ static void test_real_stories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_sources_are_cut_into_documents),
         TEST(test_round_trip),
         TEST(test_threads_do_not_change_the_bytes),
+        TEST(test_shards_do_not_depend_on_the_kind_of_file),
+        TEST(test_a_null_is_a_malformed_record),
         TEST(test_shuffling_keeps_documents_and_split),
         TEST(test_a_killed_build_continues_with_the_same_bytes),
         TEST(test_a_stopped_build_continues),

@@ -60,7 +60,8 @@ static void build(int64_t val_every)
     ml_build_config c = { .input = &input,
                           .n_input = 1,
                           .out = in_folder("data"),
-                          .source = { ML_RULE_MARKER, "<|endoftext|>", "text" },
+                          .marker = "<|endoftext|>",
+                          .field = "text",
                           .val_every = val_every,
                           .shard_tokens = 1000 };
     ml_build_result result;

@@ -88,7 +88,24 @@ static void tokenizer_json_names_the_key(void **state)
     hf_fails(VOCAB ", \"merges\": [], \"end_of_word_suffix\": \"</w>\"", "", ML_EINVAL, "end_of_word_suffix");
     hf_fails(VOCAB ", \"merges\": [], \"unk_token\": \"z\"", "", ML_EFORMAT, "unk_token");
     hf_fails(VOCAB ", \"merges\": [], \"fuse_unk\": 3", "", ML_EFORMAT, "fuse_unk");
-    hf_fails(VOCAB ", \"merges\": []", ", \"normalizer\": {\"type\": \"NFC\"}", ML_EINVAL, "normalizer");
+    hf_fails(VOCAB ", \"merges\": []", ", \"normalizer\": {\"type\": \"NFKC\"}", ML_EINVAL, "normalizer");
+    hf_fails(VOCAB ", \"merges\": []", ", \"normalizer\": {\"type\": \"Sequence\"}", ML_EFORMAT, "normalizers");
+    hf_fails(VOCAB ", \"merges\": []", ", \"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"x\"}", ML_EINVAL,
+             "Prepend");
+    hf_fails(VOCAB ", \"merges\": []", ", \"normalizer\": {\"type\": \"Replace\"}", ML_EINVAL, "Replace");
+    hf_fails(VOCAB ", \"merges\": []", ", \"post_processor\": {\"type\": \"BertProcessing\"}", ML_EINVAL,
+             "post_processor");
+    hf_fails(VOCAB ", \"merges\": []",
+             ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [], \"special_tokens\": {}}",
+             ML_EINVAL, "no text");
+    hf_fails(VOCAB ", \"merges\": []",
+             ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+             "\"x\"}}], \"special_tokens\": {}}",
+             ML_EFORMAT, "single");
+    hf_fails(VOCAB ", \"merges\": []",
+             ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+             "\"x\"}}, {\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"x\": {\"ids\": [77]}}}",
+             ML_EFORMAT, "77");
     hf_fails(VOCAB ", \"merges\": []", ", \"truncation\": {\"max_length\": 3}", ML_EINVAL, "truncation");
     hf_fails(VOCAB ", \"merges\": []", ", \"decoder\": {\"type\": \"WordPiece\"}", ML_EINVAL, "decoder");
     hf_fails(VOCAB ", \"merges\": []", ", \"added_tokens\": 3", ML_EFORMAT, "added_tokens");

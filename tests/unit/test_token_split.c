@@ -121,6 +121,18 @@ static size_t random_text(ml_rng *rng, char *text, size_t capacity)
         "\xC3\xA9",
         "\xC3\x89",
         "\xE6\xBC\xA2",
+        "\xE4\xB8\xAD",     // a second Han letter
+        "\xE2\xBA\x80",     // Han, a symbol
+        "\xE3\x80\x87",     // Han, a number
+        "\xE3\x80\x85",     // Han, a modifier letter
+        "\xF0\x96\xBF\xB0", // Han, a mark
+        "\xF0\x9D\x90\x80", // an upper-case letter of four bytes
+        "\xC7\x85",         // title case
+        "\xCA\xB0",         // a modifier letter
+        "\xE0\xB8\x81",     // a letter without case
+        "\xE0\xA4\x83",     // a spacing mark
+        "\xC2\x85",         // next line: white space, a control
+        "\xE3\x80\x80",
         "\xE3\x80\x81",
         "\xC2\xA0",
         "\xE2\x80\xA8",
@@ -144,7 +156,7 @@ static void scanners_equal_pcre2(void **state)
 {
     (void)state;
     static const char *const names[] = { "gpt2", "gpt4", "moonlight" };
-    enum { TEXTS = 20000, SIZE = 48 };
+    enum { TEXTS = 60000, SIZE = 48 };
     for (size_t i = 0; i < 3; i++) {
         ml_pattern *split = make_split(names[i]);
         ml_rng rng = ml_rng_make(7, i);
@@ -157,6 +169,56 @@ static void scanners_equal_pcre2(void **state)
             size_t n_b = cut(split, text, n, b, SIZE);
             if (n_a != n_b || memcmp(a, b, n_a * sizeof a[0]) != 0) {
                 fail_msg("%s cuts \"%.*s\" differently from PCRE2", names[i], (int)n, text);
+            }
+        }
+        ml_pattern_free(split);
+    }
+}
+
+static size_t put_utf8(uint32_t c, char *p)
+{
+    if (c < 0x80) {
+        p[0] = (char)c;
+        return 1;
+    }
+    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i > 0; i--, c >>= 6) p[i] = (char)(0x80 | (c & 0x3F));
+    p[0] = (char)((0xF00 >> n) | c);
+    return n;
+}
+
+/* Every character, behind and before what shows its class. */
+static void scanners_know_every_character(void **state)
+{
+    (void)state;
+    enum { STEP = 0x1000, ENDS = 16 * STEP };
+    static const char *const names[] = { "gpt2", "gpt4", "moonlight" };
+    static const char *const around[][2] = { { "a", "B" }, { "B", "b" }, { " ", "1" }, { "!", " " }, { " ", "\n" } };
+    enum { N_AROUND = sizeof around / sizeof around[0] };
+    static char text[STEP * 8 * N_AROUND];
+    static size_t a[ENDS], b[ENDS];
+    for (size_t i = 0; i < 3; i++) {
+        ml_pattern *split = make_split(names[i]);
+        for (uint32_t first = 0; first < 0x110000; first += STEP) {
+            size_t n = 0;
+            for (uint32_t c = first; c < first + STEP; c++) {
+                if (c >= 0xD800 && c <= 0xDFFF) continue;
+                for (size_t k = 0; k < N_AROUND; k++) {
+                    n += put_utf8((unsigned char)around[k][0][0], text + n);
+                    n += put_utf8(c, text + n);
+                    n += put_utf8((unsigned char)around[k][1][0], text + n);
+                }
+            }
+            ml_pattern_use_scanner(split, true);
+            size_t n_a = cut(split, text, n, a, ENDS);
+            ml_pattern_use_scanner(split, false);
+            size_t n_b = cut(split, text, n, b, ENDS);
+            size_t k = 0;
+            while (k < n_a && k < n_b && a[k] == b[k]) k++;
+            if (k < n_a || k < n_b) {
+                size_t begin = k ? a[k - 1] : 0;
+                fail_msg("%s: from U+%04X on, the piece at \"%.*s\" is not PCRE2's", names[i], first,
+                         (int)(n - begin < 16 ? n - begin : 16), text + begin);
             }
         }
         ml_pattern_free(split);
@@ -255,13 +317,10 @@ static void what_engines_read_differently_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pieces_equal_oniguruma),
-        cmocka_unit_test(scanners_equal_pcre2),
-        cmocka_unit_test(lines_can_be_cut),
-        cmocka_unit_test(stages_cut_pieces_of_stages),
-        cmocka_unit_test(gaps_are_pieces),
-        cmocka_unit_test(a_long_run_needs_no_deep_stack),
-        cmocka_unit_test(what_engines_read_differently_is_refused),
+        cmocka_unit_test(pieces_equal_oniguruma),         cmocka_unit_test(scanners_equal_pcre2),
+        cmocka_unit_test(scanners_know_every_character),  cmocka_unit_test(lines_can_be_cut),
+        cmocka_unit_test(stages_cut_pieces_of_stages),    cmocka_unit_test(gaps_are_pieces),
+        cmocka_unit_test(a_long_run_needs_no_deep_stack), cmocka_unit_test(what_engines_read_differently_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* A layer of experts by the products of inference.
  *
- *   pre[row] = x[token[row]] gate_up_e^T     a task: a tile of rows of one expert, HIDDEN hidden columns
+ *   pre[row] = x[token[row]] gate_up_e^T     a task: a tile of rows of one expert, some hidden columns
  *   a[row]   = prob * act(gate) [* up]       the same task
- *   y[token[row]] += a[row] down_e^T         a task owns COLUMNS columns of y and goes through the experts in order
+ *   y[token[row]] += a[row] down_e^T         a task owns some columns of y and goes through the experts in order
  *
  * An element of y is the sum over its experts by ascending id, each term a product that does not depend on the other
  * rows; so a token's bits depend on nothing but the token. */
@@ -11,13 +11,28 @@
 #include "base/thread.h"
 #include "ops/cpu/weight.h"
 
-enum { HIDDEN = 128, COLUMNS = 64, ROWS = 64 }; /* multiples of a panel; ROWS: of `a` that a task takes at once */
+enum {
+    TASKS = 8, /* a thread, at least: the last ones even out */
+    MIN_COLUMNS = 64,
+    MAX_COLUMNS = 512,
+    ROWS = 32, /* of `a` that a task of the second product takes at once */
+};
 
 typedef struct {
     const ml_experts_layer *l;
     ml_weight_input x, a;
-    int64_t n_part; /* tasks of a tile */
+    int64_t hidden, n_part; /* hidden columns of a task; tasks of a tile */
+    int64_t columns;        /* of y that a task owns */
 } inference;
+
+/* Columns of a task when n of them are cut for n_tile tiles: long runs of weights where that leaves enough tasks.
+ * Whole tiles of the kernels, of 32 rows. */
+static int64_t columns_per_task(int64_t n, int64_t n_tile)
+{
+    int64_t n_task = TASKS * ml_thread_count(), n_part = n_tile > 0 ? (n_task + n_tile - 1) / n_tile : 1;
+    int64_t columns = ((n + n_part - 1) / n_part + MIN_COLUMNS - 1) / MIN_COLUMNS * MIN_COLUMNS;
+    return columns > MAX_COLUMNS ? MAX_COLUMNS : columns < MIN_COLUMNS ? MIN_COLUMNS : columns;
+}
 
 static void make_hidden(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -26,7 +41,7 @@ static void make_hidden(void *arg, int64_t begin, int64_t end, int thread)
     const ml_experts_layer *l = w->l;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i / w->n_part);
-        int64_t column = i % w->n_part * HIDDEN, n = l->f - column < HIDDEN ? l->f - column : HIDDEN;
+        int64_t column = i % w->n_part * w->hidden, n = l->f - column < w->hidden ? l->f - column : w->hidden;
         const int32_t *token = l->token + t.begin;
         float *pre = l->pre + t.begin * l->n_col + column;
         ml_tensor m = ml_weight_matrix(l->gate, t.expert);
@@ -47,7 +62,7 @@ static void add_down(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const inference *w = arg;
     const ml_experts_layer *l = w->l;
-    float part[ROWS * COLUMNS];
+    float part[ROWS * MAX_COLUMNS];
     int32_t index[ROWS];
     int64_t n = end - begin;
     for (int64_t e = 0; e < l->n_expert; e++) {
@@ -56,10 +71,10 @@ static void add_down(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t row = l->offset[e]; row < l->offset[e + 1]; row += ROWS) {
             int64_t n_row = l->offset[e + 1] - row < ROWS ? l->offset[e + 1] - row : ROWS;
             for (int64_t r = 0; r < n_row; r++) index[r] = (int32_t)(row + r);
-            ml_weight_product_serial(&w->a, index, n_row, &m, begin, n, part, COLUMNS);
+            ml_weight_product_serial(&w->a, index, n_row, &m, begin, n, part, n);
             for (int64_t r = 0; r < n_row; r++) {
                 float *y = ml_f32(l->y) + l->token[row + r] * l->y->stride + begin;
-                for (int64_t j = 0; j < n; j++) y[j] += part[r * COLUMNS + j];
+                for (int64_t j = 0; j < n; j++) y[j] += part[r * n + j];
             }
         }
     }
@@ -78,14 +93,16 @@ static void show_inputs(const ml_observer *o, const ml_experts_layer *l)
 
 ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
 {
-    inference w = { .l = l, .n_part = (l->f + HIDDEN - 1) / HIDDEN };
+    int64_t n_tile = l->first_tile[l->n_expert];
+    inference w = { .l = l, .hidden = columns_per_task(l->f, n_tile), .columns = columns_per_task(l->d, 1) };
+    w.n_part = (l->f + w.hidden - 1) / w.hidden;
     w.x = ml_weight_input_make(ctx, ml_f32(l->x), l->x->dim[0], l->d, l->x->stride);
     ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->gate));
     if (l->up) ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->up));
-    ml_parallel_for(l->first_tile[l->n_expert] * w.n_part, 1, make_hidden, &w);
+    ml_parallel_for(n_tile * w.n_part, 1, make_hidden, &w);
     if (ctx->observer) show_inputs(ctx->observer, l);
     w.a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
     ML_TRY(ml_weight_input_prepare(ctx, &w.a, l->down));
-    ml_parallel_for(l->d, COLUMNS, add_down, &w);
+    ml_parallel_for(l->d, w.columns, add_down, &w);
     return ML_OK;
 }

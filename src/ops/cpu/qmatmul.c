@@ -112,6 +112,7 @@ typedef struct {
     int64_t n_unit;     /* per row */
     size_t block_bytes; /* of one row */
     int64_t chunk;      /* units unpacked at a time */
+    int64_t end;        /* row behind the last of the task: what lies there is somebody else's to ask for */
 } product;
 
 static product prepare(const ml_qmatmul *p)
@@ -140,7 +141,8 @@ static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, 
     if (p->w_layout == ML_LAYOUT_PANELS) {
         ml_q_words word = (const void *)(panel + share);
         *half = (const uint16_t *)(const void *)word[q->format.n_word];
-        *ahead = tile_bytes <= MAX_TILE_AHEAD ? (int64_t)tile_bytes : AHEAD;
+        bool last = first_row + (int64_t)q->kernel->n_panel * ML_Q_ROWS >= q->end;
+        *ahead = tile_bytes > MAX_TILE_AHEAD ? AHEAD : last ? 0 : (int64_t)tile_bytes;
         return word;
     }
     const uint8_t *row[ML_Q_ROWS];
@@ -273,22 +275,23 @@ static void run_few(const product *q, int64_t row)
     }
 }
 
-/* One tile of tokens, straight from the stored words. */
+/* One tile of tokens, straight from the stored words: of panels all units at once, of rows one after the other. */
 static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
 {
     gathered g[ML_Q_MAX_PANEL];
     tile t;
     place_tile(q, 0, 0, &t);
     load_sums(q, 0, row, true, &t);
-    for (int64_t u = 0; u < q->n_unit; u++) {
+    int64_t step = q->p->w_layout == ML_LAYOUT_PANELS ? q->n_unit : 1;
+    for (int64_t u = 0; u < q->n_unit; u += step) {
         ml_q_words word[ML_Q_MAX_PANEL];
         const uint16_t *half[ML_Q_MAX_PANEL];
         int64_t ahead = 0;
         for (int panel = 0; panel < q->kernel->n_panel; panel++) {
             word[panel] = find_words(q, panel_row(q, row, panel), u, &g[panel], &half[panel], &ahead);
         }
-        direct(word, half, ahead, &t.x, t.acc);
-        advance_tile(q, 1, &t);
+        direct(word, half, step, ML_Q_ROWS * q->block_bytes, ahead, &t.x, t.acc);
+        advance_tile(q, step, &t);
     }
     store_sums(q, 0, row, &t);
 }
@@ -296,7 +299,8 @@ static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    const product *q = arg;
+    product task = *(const product *)arg, *q = &task;
+    q->end = end;
     int64_t n_token = q->p->n_token;
     ml_q_direct_fn direct = n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
     for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {

@@ -117,17 +117,136 @@ Q_INLINE void direct_q6_k(int n_token, const q_words *word, const uint16_t *cons
     finish_super(n_token, false, false, u, sizeof *u, x, 0, tot, acc);
 }
 
-#define DIRECT_FUNCTION(type, n)                                                                                       \
-    static void type##_##n(const q_words *word, const uint16_t *const *half, int64_t ahead, const ml_q_tile *x,        \
-                           float *acc)                                                                                 \
-    {                                                                                                                  \
-        direct_##type(n, word, half, ahead, x, acc);                                                                   \
+/* ---- blocks of 32: their sums stay in registers from block to block ---- */
+
+/* Eight words of codes, each below 256. */
+Q_INLINE void codes_q8_0(const q_words *word, int v, q_vu *code)
+{
+    for (int i = 0; i < 8; i++) code[i] = word_vector(word, i, v) ^ 0x80808080u;
+}
+
+Q_INLINE void codes_nibbles(const q_words *word, int first, int v, q_vu *code)
+{
+    for (int i = 0; i < 4; i++) {
+        q_vu w = word_vector(word, first + i, v);
+        code[i] = bytes_of(w, 15);
+        code[4 + i] = bytes_of(w >> 4, 15);
     }
-DIRECT_FUNCTION(q4_k, 1)
-DIRECT_FUNCTION(q4_k, 2)
-DIRECT_FUNCTION(q6_k, 1)
-DIRECT_FUNCTION(q6_k, 2)
+}
+
+Q_INLINE void codes_q4_0(const q_words *word, int v, q_vu *code)
+{
+    codes_nibbles(word, 0, v, code);
+}
+
+/* As add_fifth_bits of the unpacked form. */
+Q_INLINE void codes_fifth(const q_words *word, int at, int v, q_vu *code)
+{
+    q_vu high = word_vector(word, at, v);
+    for (int i = 0; i < 8; i++) code[i] |= bytes_of((high >> 4 * i & 15) * 0x00204081u, 1) << 4;
+}
+
+Q_INLINE void codes_q5_0(const q_words *word, int v, q_vu *code)
+{
+    codes_nibbles(word, 1, v, code);
+    codes_fifth(word, 0, v, code);
+}
+
+Q_INLINE void codes_q5_1(const q_words *word, int v, q_vu *code)
+{
+    codes_nibbles(word, 2, v, code);
+    codes_fifth(word, 1, v, code);
+}
+
+typedef void (*codes_fn)(const q_words *word, int v, q_vu *code);
+
+/* codes, zero (see ml_q_format) and has_min are constants at every call; n_line: stored words of a block and half. */
+Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min, int n_line, const q_words *first,
+                            const uint16_t *const *first_half, int64_t n_unit, size_t unit_bytes, int64_t ahead,
+                            const ml_q_tile *x, float *acc)
+{
+    const vi one = v_set1(0x00010001), minus_zero = v_set1(-zero * 0x10000 + (-zero & 0xffff));
+    vf sum[ML_Q_MAX_DIRECT][N_VEC];
+    for (int t = 0; t < n_token; t++) {
+        for (int v = 0; v < N_VEC; v++) sum[t][v] = vf_load(acc + (t * N_VEC + v) * LANES);
+    }
+    for (int64_t u = 0; u < n_unit; u++) {
+        float d[N_PANEL * ML_Q_ROWS], m[N_PANEL * ML_Q_ROWS];
+        q_words word[N_PANEL];
+        for (int panel = 0; panel < N_PANEL; panel++) {
+            word[panel] = (q_words)(const void *)((const char *)first[panel] + (size_t)u * unit_bytes);
+            ask_for(word[panel], n_line, ahead);
+            if (has_min) {
+                widen_pair(word[panel][0], false, d + panel * ML_Q_ROWS, m + panel * ML_Q_ROWS);
+            } else {
+                const void *half = (const char *)first_half[panel] + (size_t)u * unit_bytes;
+                widen_halves(half, d + panel * ML_Q_ROWS);
+            }
+        }
+        for (int v = 0; v < N_VEC; v++) {
+            q_vu code[8];
+            codes(word, v, code);
+            for (int t = 0; t < n_token; t++) {
+                vi pair = v_set1(pair_at(x->sum[t] + 2 * u)), tot = v_zero();
+                vf dx = vf_set1(x->d[t][u]);
+                if (!has_min) tot = v_add_pairs(tot, minus_zero, pair);
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; i++) tot = v_dot(tot, (vi)code[i], four_of_x(x, t, (int)(32 * u) + 4 * i));
+                sum[t][v] = vf_fma(vf_mul(vf_load(d + v * LANES), dx), v_to_float(tot), sum[t][v]);
+                if (!has_min) continue;
+                vf low = v_to_float(v_add_pairs(v_zero(), one, pair));
+                sum[t][v] = vf_fma(vf_mul(vf_load(m + v * LANES), dx), low, sum[t][v]);
+            }
+        }
+    }
+    for (int t = 0; t < n_token; t++) {
+        for (int v = 0; v < N_VEC; v++) vf_store(acc + (t * N_VEC + v) * LANES, sum[t][v]);
+    }
+}
+
+#define DIRECT_BLOCKS(type, n, zero, has_min, n_line)                                                                  \
+    static void type##_##n(const q_words *word, const uint16_t *const *half, int64_t n_unit, size_t unit_bytes,        \
+                           int64_t ahead, const ml_q_tile *x, float *acc)                                              \
+    {                                                                                                                  \
+        direct_blocks(n, codes_##type, zero, has_min, n_line, word, half, n_unit, unit_bytes, ahead, x, acc);          \
+    }
+DIRECT_BLOCKS(q8_0, 1, 128, false, 9)
+DIRECT_BLOCKS(q8_0, 2, 128, false, 9)
+DIRECT_BLOCKS(q4_0, 1, 8, false, 5)
+DIRECT_BLOCKS(q4_0, 2, 8, false, 5)
+DIRECT_BLOCKS(q5_0, 1, 16, false, 6)
+DIRECT_BLOCKS(q5_0, 2, 16, false, 6)
+DIRECT_BLOCKS(q5_1, 1, 0, true, 6)
+DIRECT_BLOCKS(q5_1, 2, 0, true, 6)
+
+/* ---- super-blocks, one after the other ---- */
+
+#define DIRECT_SUPER(type, n)                                                                                          \
+    static void type##_##n(const q_words *first, const uint16_t *const *first_half, int64_t n_unit, size_t unit_bytes, \
+                           int64_t ahead, const ml_q_tile *x, float *acc)                                              \
+    {                                                                                                                  \
+        ml_q_tile at = *x;                                                                                             \
+        q_words word[N_PANEL];                                                                                         \
+        const uint16_t *half[N_PANEL];                                                                                 \
+        for (int64_t u = 0; u < n_unit; u++) {                                                                         \
+            for (int panel = 0; panel < N_PANEL; panel++) {                                                            \
+                word[panel] = (const void *)((const char *)first[panel] + (size_t)u * unit_bytes);                     \
+                half[panel] = (const void *)((const char *)first_half[panel] + (size_t)u * unit_bytes);                \
+            }                                                                                                          \
+            direct_##type(n, word, half, ahead, &at, acc);                                                             \
+            for (int t = 0; t < n; t++) {                                                                              \
+                at.q[t] += 256;                                                                                        \
+                at.sum[t] += 16;                                                                                       \
+                at.d[t]++;                                                                                             \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+DIRECT_SUPER(q4_k, 1)
+DIRECT_SUPER(q4_k, 2)
+DIRECT_SUPER(q6_k, 1)
+DIRECT_SUPER(q6_k, 2)
 #define DIRECT_TABLE                                                                                                   \
     {                                                                                                                  \
-        [ML_Q4_K] = { q4_k_1, q4_k_2 }, [ML_Q6_K] = { q6_k_1, q6_k_2 },                                                \
+        [ML_Q4_K] = { q4_k_1, q4_k_2 }, [ML_Q6_K] = { q6_k_1, q6_k_2 }, [ML_Q8_0] = { q8_0_1, q8_0_2 },                \
+        [ML_Q4_0] = { q4_0_1, q4_0_2 }, [ML_Q5_0] = { q5_0_1, q5_0_2 }, [ML_Q5_1] = { q5_1_1, q5_1_2 },                \
     }

@@ -52,9 +52,9 @@ typedef void (*ml_q_dot_fn)(const ml_q_format *f, const void *w, int64_t n_unit,
 
 /* The stored words of a block of 16 rows. */
 typedef const uint32_t (*ml_q_words)[ML_Q_ROWS];
-/* One unit of n_panel panels, from the words. */
-typedef void (*ml_q_direct_fn)(const ml_q_words *word, const uint16_t *const *half, int64_t ahead, const ml_q_tile *x,
-                               float *acc);
+/* n_unit units of n_panel panels, from the words of the first; those of the next lie unit_bytes further on. */
+typedef void (*ml_q_direct_fn)(const ml_q_words *word, const uint16_t *const *half, int64_t n_unit, size_t unit_bytes,
+                               int64_t ahead, const ml_q_tile *x, float *acc);
 
 typedef struct {
     int n_panel;    /* panels that a tile spans, <= ML_Q_MAX_PANEL */
