@@ -1,8 +1,6 @@
 /* moonlight inspect: tensor files and tokenizers, and the numbers in what it prints. */
 #include "cli/inspect.h"
-#include "format/gguf_tokenizer.h"
 #include "format/safetensors.h"
-#include "format/source.h"
 #include "token/tokenizer.h"
 
 #include <stdio.h>
@@ -167,10 +165,7 @@ static void show_tokenizer(ml_inspection *x, const ml_tokenizer *t)
 ml_status ml_cli_inspect_tokenizer(ml_inspection *x, const char *path, ml_error *err)
 {
     ml_tokenizer *t;
-    if (ml_weight_source_kind(path) == ML_SOURCE_GGUF)
-        ML_TRY(ml_gguf_tokenizer_open(path, &t, err));
-    else
-        ML_TRY(ml_tokenizer_open(path, &t, err));
+    ML_TRY(ml_tokenizer_open(path, &t, err));
     show_tokenizer(x, t);
     ml_tokenizer_free(t);
     return ML_OK;

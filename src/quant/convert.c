@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "format/gguf_config.h"
 #include "format/gguf_source.h"
-#include "format/gguf_tokenizer.h"
 #include "format/hf.h"
 #include "format/hf_names.h"
 #include "format/name_table.h"
@@ -34,23 +33,15 @@ typedef struct {
 
 static ml_status open_tokenizer(job *j, ml_error *err)
 {
-    const char *path = j->x->tokenizer;
     char folder[ML_PATH_MAX];
-    if (path) {
-        bool gguf = ml_weight_source_kind(path) == ML_SOURCE_GGUF;
-        return gguf ? ml_gguf_tokenizer_open(path, &j->tokenizer, err) : ml_tokenizer_open(path, &j->tokenizer, err);
-    }
-    const ml_gguf *g = ml_gguf_source_file(j->source);
-    if (g) {
-        const ml_gguf_value *model = ml_gguf_find_key(g, "tokenizer.ggml.tokens");
-        return model ? ml_gguf_tokenizer(g, &j->tokenizer, err) : ML_OK;
-    }
-    if (ml_path_is_dir(j->x->from))
-        snprintf(folder, sizeof folder, "%s", j->x->from);
-    else
-        ML_TRY(ml_path_parent(folder, j->x->from, err));
+    const char *from = j->x->from;
+    if (j->x->tokenizer) return ml_tokenizer_open(j->x->tokenizer, &j->tokenizer, err);
+    bool inside = ml_path_is_dir(from) || j->kind == ML_SOURCE_GGUF;
+    if (!inside) ML_TRY(ml_path_parent(folder, from, err));
     /* A model without a tokenizer is converted as well. */
-    if (ml_tokenizer_open(folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) j->tokenizer = NULL;
+    if (ml_tokenizer_open(inside ? from : folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
+        j->tokenizer = NULL;
+    }
     return ML_OK;
 }
 
@@ -289,13 +280,7 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
         .config = &j->config, .source = j->source, .keep = keep, .dtype = dtype, .progress = show, .arg = j
     };
     ML_TRY(ml_hf_export_write(&x, manifest, err));
-    if (!j->tokenizer) return ML_OK;
-    if (!ml_tokenizer_is_scored(j->tokenizer)) {
-        return ml_tokenizer_save(j->tokenizer, ml_manifest_folder(manifest), err);
-    }
-    j->report->has_tokenizer = false;
-    (void)ml_fail(&j->report->no_tokenizer, ML_EINVAL, "a SentencePiece vocabulary has no form in a folder");
-    return ML_OK;
+    return j->tokenizer ? ml_tokenizer_save(j->tokenizer, ml_manifest_folder(manifest), err) : ML_OK;
 }
 
 /* The folder is made beside its place and moved there when it is whole. */

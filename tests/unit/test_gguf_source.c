@@ -1,8 +1,9 @@
 /* Models in GGUF files: a real one's words, and what the metadata says. */
 #include "base/alloc.h"
-#include "format/gguf_tokenizer.h"
+#include "token/tokenizer.h"
 #include "infer/generate.h"
 #include "model/model.h"
+#include "quant/convert.h"
 #include "support/support.h"
 
 #include <string.h>
@@ -28,16 +29,14 @@ static ml_generation continue_greedily(ml_model *m, const ml_tokenizer *t)
 }
 
 /* Published with the model: what another program says with it. */
-static void test_real_model(void **state)
+static void compare_text(const char *path)
 {
-    (void)state;
-    SKIP_WITHOUT_DATA("models/stories260K.gguf");
     ml_model *m;
     ml_tokenizer *t;
     char *expected;
     ml_chars text = { 0 };
-    assert_ok(ml_model_open(test_data_path("models/stories260K.gguf"), &m, &err));
-    assert_ok(ml_gguf_tokenizer_open(test_data_path("models/stories260K.gguf"), &t, &err));
+    assert_ok(ml_model_open(path, &m, &err));
+    assert_ok(ml_tokenizer_open(path, &t, &err));
     ml_generation g = continue_greedily(m, t);
     assert_int_equal(g.n, 200);
     ml_detok detok = { .skip_special = true };
@@ -53,6 +52,33 @@ static void test_real_model(void **state)
     ml_generation_free(&g);
     ml_tokenizer_free(t);
     ml_model_free(m);
+}
+
+static void test_real_model(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("models/stories260K.gguf");
+    compare_text(test_data_path("models/stories260K.gguf"));
+}
+
+/* The same words from a folder made of it, and from a file made of that. */
+static void test_real_model_converted(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("models/stories260K.gguf");
+    char folder[ML_PATH_MAX], file[ML_PATH_MAX];
+    const char *work = test_make_folder();
+    ml_convert_report report;
+    assert_ok(ml_path_join(folder, work, "hf", &err));
+    assert_ok(ml_path_join(file, work, "m.gguf", &err));
+    ml_convert to_folder = { .from = test_data_path("models/stories260K.gguf"), .to = folder };
+    assert_ok(ml_convert_model(&to_folder, &report, &err));
+    assert_true(report.has_tokenizer);
+    compare_text(folder);
+    ml_convert to_file = { .from = folder, .to = file, .gguf = true };
+    assert_ok(ml_convert_model(&to_file, &report, &err));
+    compare_text(file);
+    test_remove_folder(work);
 }
 
 /* A safetensors file is opened with the config.json beside it. */
@@ -74,6 +100,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_real_model_converted),
         cmocka_unit_test(test_safetensors_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
