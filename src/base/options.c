@@ -168,7 +168,7 @@ static const ml_option_value *value_at(const ml_options *o, const char *path, un
         (void)type_set;
         return &o->values[i];
     }
-    assert(!"an option that the table does not have");
+    assert(0 && "an option that the table does not have");
     return NULL;
 }
 

@@ -59,6 +59,6 @@ const ml_config_field *ml_gguf_key_field(const ml_gguf_key *k)
     for (size_t i = 0; i < ml_config_n_field; i++) {
         if (!strcmp(ml_config_fields[i].name, k->field)) return &ml_config_fields[i];
     }
-    assert(!"a key of the tables above without a field");
+    assert(0 && "a key of the tables above without a field");
     return NULL;
 }

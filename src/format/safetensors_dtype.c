@@ -35,7 +35,7 @@ ml_st_dtype ml_st_dtype_of(ml_dtype dtype)
     case ML_BF16: return ML_ST_BF16;
     case ML_F16: return ML_ST_F16;
     case ML_I32: return ML_ST_I32;
-    default: assert(!"a dtype of tensors"); return ML_ST_F32;
+    default: assert(0 && "a dtype of tensors"); return ML_ST_F32;
     }
 }
 

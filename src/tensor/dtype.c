@@ -110,6 +110,6 @@ void ml_convert_from_f32(ml_dtype dtype, const float *src, void *dst, int64_t n)
     case ML_F16:
         for (int64_t i = 0; i < n; i++) half[i] = ml_f32_to_f16(src[i]);
         break;
-    default: assert(!"a float type is expected");
+    default: assert(0 && "a float type is expected");
     }
 }

@@ -362,7 +362,7 @@ static void unpack(ml_dtype dtype, q_words word, const uint16_t *half, int64_t a
     case ML_Q6_K: unpack_q6_k(word, half, ahead, unit); break;
     case ML_IQ4_NL: unpack_iq4_nl(word, half, ahead, unit); break;
     case ML_IQ4_XS: unpack_iq4_xs(word, half, ahead, unit); break;
-    default: assert(!"a block type is expected");
+    default: assert(0 && "a block type is expected");
     }
 }
 
