@@ -10,13 +10,14 @@
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
+#include "ops/cpu/limits.h"
 #include "ops/cpu/qmatmul.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_TOKEN = 512, MAX_K = 11264, POOL_BYTES = 256 << 20, READ_TASK = 1 << 18 };
+enum { N_TOKEN = 512, MAX_K = 11264, POOL_BYTES = 256 << 20 };
 
 typedef struct {
     ml_dtype dtype;
@@ -33,18 +34,6 @@ static void *allocate(size_t n_bytes)
     void *p = aligned_alloc(64, n_bytes);
     if (!p) exit(1);
     return p;
-}
-
-static uint64_t sums[64];
-
-static void read_range(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const uint64_t *at = arg;
-    uint64_t s[8] = { 0 };
-    for (int64_t i = begin / 8; i < end / 8; i += 8) {
-        for (int l = 0; l < 8; l++) s[l] += at[i + l];
-    }
-    for (int l = 0; l < 8; l++) sums[thread & 63] += s[l];
 }
 
 static void run_product(const problem *p, int n_token, ml_layout layout, int64_t matrix)
@@ -72,8 +61,7 @@ static void measure_decode(const problem *p, double seconds, double *best)
             for (int64_t i = 0; i < p->n_matrix; i++) {
                 double start = ml_clock_seconds();
                 if (way == 2) {
-                    ml_parallel_for((int64_t)p->matrix_bytes, READ_TASK, read_range,
-                                    p->rows + (size_t)i * p->matrix_bytes);
+                    ml_limits_read(p->rows + (size_t)i * p->matrix_bytes, p->matrix_bytes);
                 } else {
                     run_product(p, 1, (ml_layout)way, i);
                 }

@@ -5,6 +5,9 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 static ml_isa chosen = (ml_isa)-1;
@@ -39,6 +42,8 @@ static bool machine_has(ml_isa isa)
     case ML_ISA_AVX512VNNI: return avx512 && __builtin_cpu_supports("avx512vnni");
     default: return isa == ML_ISA_SCALAR;
     }
+#elif defined(__aarch64__) && defined(__linux__)
+    return isa == ML_ISA_SCALAR || (isa == ML_ISA_NEONDOT && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP));
 #else
     return isa == ML_ISA_SCALAR;
 #endif
@@ -65,6 +70,6 @@ ml_isa ml_cpu_isa(void)
 
 const char *ml_isa_name(ml_isa isa)
 {
-    static const char *const names[] = { "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" };
+    static const char *const names[] = { "scalar", "neondot", "avx2", "avxvnni", "avx512", "avx512vnni" };
     return names[isa];
 }

@@ -6,8 +6,10 @@
 
 double ml_adamw_update(const ml_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n)
 {
+#if defined(__x86_64__)
     if (ml_cpu_isa() >= ML_ISA_AVX512) return ml_adamw_update_avx512(a, value, grad, m, v, n);
     if (ml_cpu_isa() >= ML_ISA_AVX2) return ml_adamw_update_avx2(a, value, grad, m, v, n);
+#endif
     return ml_adamw_update_scalar(a, value, grad, m, v, n);
 }
 

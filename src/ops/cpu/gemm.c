@@ -179,8 +179,10 @@ static void clear(const ml_gemm *g)
 
 static const ml_gemm_kernel *choose_kernel(void)
 {
+#if defined(__x86_64__)
     if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_gemm_kernel_avx512;
     if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_gemm_kernel_avx2;
+#endif
     return &ml_gemm_kernel_scalar;
 }
 

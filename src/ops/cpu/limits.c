@@ -7,36 +7,54 @@
 
 #include <string.h>
 
-enum { MAX_THREAD = 1024, READ_BYTES = 512 << 20, READ_TASK = 1 << 18, ROUNDS = 200000 };
+enum { MAX_THREAD = 1024, READ_BYTES = 512 << 20, READ_TASK = 1 << 16, READ_AHEAD = 4096, ROUNDS = 200000 };
 
 static ml_limits_fn int8_kernel(ml_isa isa)
 {
+    (void)isa;
+#if defined(__x86_64__)
     if (isa == ML_ISA_AVX512VNNI) return ml_limits_int8_avx512vnni;
     if (isa == ML_ISA_AVXVNNI) return ml_limits_int8_avxvnni;
-    return isa >= ML_ISA_AVX2 ? ml_limits_int8_avx2 : ml_limits_int8_scalar;
+    if (isa >= ML_ISA_AVX2) return ml_limits_int8_avx2;
+#endif
+    return ml_limits_int8_scalar;
 }
 
 static ml_limits_fn fp32_kernel(ml_isa isa)
 {
+    (void)isa;
+#if defined(__x86_64__)
     if (isa >= ML_ISA_AVX512) return ml_limits_fp32_avx512;
-    return isa >= ML_ISA_AVX2 ? ml_limits_fp32_avx2 : ml_limits_fp32_scalar;
+    if (isa >= ML_ISA_AVX2) return ml_limits_fp32_avx2;
+#endif
+    return ml_limits_fp32_scalar;
 }
 
 typedef struct {
-    const uint64_t *data;
     ml_limits_fn kernel;
     double n_mac;             /* of one task */
     uint64_t sum[MAX_THREAD]; /* looked at by nobody, but the compiler cannot know */
 } measurement;
 
+static uint64_t read_sums[MAX_THREAD]; /* looked at by nobody, but the compiler cannot know */
+
+/* Lines of 64 bytes, with that much asked for ahead: what the kernels do that read weights. */
 static void read_range(void *arg, int64_t begin, int64_t end, int thread)
 {
-    measurement *m = arg;
+    const char *data = arg;
     uint64_t s[8] = { 0 };
-    for (int64_t i = begin / 8; i < end / 8; i += 8) {
-        for (int l = 0; l < 8; l++) s[l] += m->data[i + l];
+    for (int64_t i = begin; i + 64 <= end; i += 64) {
+        uint64_t line[8];
+        __builtin_prefetch(data + i + READ_AHEAD);
+        memcpy(line, data + i, sizeof line);
+        for (int l = 0; l < 8; l++) s[l] += line[l];
     }
-    for (int l = 0; l < 8; l++) m->sum[thread % MAX_THREAD] += s[l];
+    for (int l = 0; l < 8; l++) *(volatile uint64_t *)&read_sums[thread % MAX_THREAD] += s[l];
+}
+
+void ml_limits_read(const void *data, size_t n_bytes)
+{
+    ml_parallel_for_guided((int64_t)n_bytes, READ_TASK, read_range, (void *)(uintptr_t)data);
 }
 
 static void run_kernel(void *arg, int64_t begin, int64_t end, int thread)
@@ -50,13 +68,27 @@ static void run_kernel(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* The best of several: work per second. */
-static double best_rate(double seconds, int64_t n, int64_t grain, ml_task_fn fn, measurement *m, double work)
+static double best_mac_rate(double seconds, ml_limits_fn kernel, measurement *m)
+{
+    int64_t n = 4 * ml_thread_count();
+    double best = 0, end = ml_clock_seconds() + seconds;
+    m->kernel = kernel;
+    do {
+        double start = ml_clock_seconds();
+        ml_parallel_for(n, 1, run_kernel, m);
+        double rate = m->n_mac * (double)n / (ml_clock_seconds() - start);
+        if (rate > best) best = rate;
+    } while (ml_clock_seconds() < end);
+    return best;
+}
+
+static double best_read_rate(double seconds, const void *data)
 {
     double best = 0, end = ml_clock_seconds() + seconds;
     do {
         double start = ml_clock_seconds();
-        ml_parallel_for(n, grain, fn, m);
-        double rate = (work > 0 ? work : m->n_mac * (double)n) / (ml_clock_seconds() - start);
+        ml_limits_read(data, READ_BYTES);
+        double rate = READ_BYTES / (ml_clock_seconds() - start);
         if (rate > best) best = rate;
     } while (ml_clock_seconds() < end);
     return best;
@@ -64,21 +96,16 @@ static double best_rate(double seconds, int64_t n, int64_t grain, ml_task_fn fn,
 
 ml_status ml_machine_measure(double seconds, ml_machine_limits *out, ml_error *err)
 {
-    uint64_t *buffer = ml_alloc(READ_BYTES);
+    ml_arena buffer; /* in huge pages, as repacked weights are */
+    ML_TRY(ml_arena_init(&buffer, READ_BYTES, err));
     measurement *m = ml_calloc(1, sizeof *m);
-    ml_status status = ML_OK;
-    if (buffer && m) {
-        memset(buffer, 1, READ_BYTES);
-        m->data = buffer;
-        out->read_bytes = best_rate(seconds / 3, READ_BYTES, READ_TASK, read_range, m, READ_BYTES);
-        m->kernel = int8_kernel(ml_cpu_isa());
-        out->int8_macs = best_rate(seconds / 3, 4 * ml_thread_count(), 1, run_kernel, m, 0);
-        m->kernel = fp32_kernel(ml_cpu_isa());
-        out->fp32_macs = best_rate(seconds / 3, 4 * ml_thread_count(), 1, run_kernel, m, 0);
-    } else {
-        status = ml_fail_memory(err, READ_BYTES, "measuring the machine");
+    if (m) {
+        memset(buffer.base, 1, READ_BYTES);
+        out->read_bytes = best_read_rate(seconds / 3, buffer.base);
+        out->int8_macs = best_mac_rate(seconds / 3, int8_kernel(ml_cpu_isa()), m);
+        out->fp32_macs = best_mac_rate(seconds / 3, fp32_kernel(ml_cpu_isa()), m);
     }
-    ml_free(buffer);
+    ml_arena_free(&buffer);
     ml_free(m);
-    return status;
+    return m ? ML_OK : ml_fail_memory(err, sizeof *m, "measuring the machine");
 }

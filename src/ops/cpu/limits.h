@@ -14,6 +14,9 @@ typedef struct {
  * ML_ENOMEM when there is no room for a buffer larger than the caches. */
 ml_status ml_machine_measure(double seconds, ml_machine_limits *out, ml_error *err);
 
+/* Read n_bytes once, on all threads, for no other purpose: what read_bytes counts. */
+void ml_limits_read(const void *data, size_t n_bytes);
+
 /* Kernels: n rounds of independent products of registers; *n_mac is how many multiply-adds that was.  The result only
  * keeps the compiler from dropping the work. */
 typedef float (*ml_limits_fn)(int64_t n, double *n_mac);

@@ -13,8 +13,10 @@ enum {
 
 static const ml_matvec_kernel *choose_kernel(void)
 {
+#if defined(__x86_64__)
     if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_matvec_kernel_avx512;
     if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_matvec_kernel_avx2;
+#endif
     return &ml_matvec_kernel_scalar;
 }
 

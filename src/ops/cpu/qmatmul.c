@@ -24,10 +24,14 @@ enum {
 
 static const ml_q_kernel *choose_kernel(void)
 {
+#if defined(__x86_64__)
     ml_isa isa = ml_cpu_isa();
     if (isa == ML_ISA_AVX512VNNI) return &ml_q_kernel_avx512vnni;
     if (isa == ML_ISA_AVXVNNI) return &ml_q_kernel_avxvnni;
     if (isa >= ML_ISA_AVX2) return &ml_q_kernel_avx2;
+#elif defined(__aarch64__)
+    if (ml_cpu_isa() == ML_ISA_NEONDOT) return &ml_q_kernel_neondot;
+#endif
     return &ml_q_kernel_scalar;
 }
 

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LANES = 8, N_PANEL = 1 };
+enum { LANES = 8, N_PANEL = 1, N_VEC = 2 };
 typedef __m256i vi;
 typedef __m256 vf;
 #define V_INLINE static inline __attribute__((always_inline))

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LANES = 16, N_PANEL = 2 };
+enum { LANES = 16, N_PANEL = 2, N_VEC = 2 };
 #define SIGNED_WIDE 0
 typedef __m512i vi;
 typedef __m512 vf;

@@ -1,14 +1,13 @@
 /* Dot products of a tile of tokens with two vectors of rows (two panels of 512-bit lanes or both halves of one panel
  * of 256-bit lanes), for the instruction set of the including file, which defines before:
  *   vi, vf        vectors of LANES int32 / float, and v_* on them
- *   N_PANEL       2 * LANES / 16
- *   sub_block()   tot[t][v] += scale[v] * sum over n_word words of code * q (scale NULL: 1), for 2 vectors, n_token
+ *   N_PANEL       panels of a tile: 2 where a vector holds a panel, else 1
+ *   N_VEC         vectors of a tile: N_PANEL * 16 / LANES
+ *   sub_block()   tot[t][v] += scale[v] * sum over n_word words of code * q (scale NULL: 1), for N_VEC vectors, n_token
  *                 tokens, exactly in integers; codes below 2^bits
  *   SIGNED_WIDE   1 if sub_block takes 8-bit codes as code - 128: their offset is then already in
  * Lanes are rows, so no sum ever crosses lanes. */
 #include "ops/cpu/qmatmul_unpack.h"
-
-enum { N_VEC = 2 };
 
 /* Vector v of a [16] row array that lies `stride` bytes further on for the next panel. */
 Q_INLINE const void *vector_at(const void *array, int v, size_t stride)

@@ -67,7 +67,7 @@ Q_INLINE vi add_minima(const ml_q_tile *x, int t, int sub, q_vu minima, vi tot)
 Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, int64_t ahead, const ml_q_tile *x, float *acc)
 {
     const int first = fifth ? 12 : 4;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < PANEL_VEC; v++) {
         q_vu dm = word_vector(word, 0, v), a = word_vector(word, 1, v), b = word_vector(word, 2, v);
         q_vu c = word_vector(word, 3, v);
@@ -161,7 +161,7 @@ Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word
 Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, int64_t ahead, const ml_q_tile *x,
                           float *acc)
 {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < PANEL_VEC; v++) {
         vi tot[ML_Q_MAX_DIRECT];
         for (int t = 0; t < n_token; t++) tot[t] = v_zero();
@@ -179,10 +179,10 @@ Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, int64
 
 /* ---- blocks of 32: their sums stay in registers from block to block ---- */
 
-/* Eight words of codes, each below 256. */
+/* Eight words of codes, each below 256; where v_dot takes signed ones, q8_0's as they are. */
 Q_INLINE void codes_q8_0(q_words word, int v, q_vu *code)
 {
-    for (int i = 0; i < 8; i++) code[i] = word_vector(word, i, v) ^ 0x80808080u;
+    for (int i = 0; i < 8; i++) code[i] = word_vector(word, i, v) ^ (SIGNED_WIDE ? 0 : 0x80808080u);
 }
 
 Q_INLINE void codes_nibbles(q_words word, int first, int v, q_vu *code)
@@ -233,7 +233,7 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
     for (int64_t u = 0; u < n_unit; u++) {
         q_words word = (const void *)((const char *)first + (size_t)u * unit_bytes);
         const uint16_t *half = (const void *)((const char *)first_half + (size_t)u * unit_bytes);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < PANEL_VEC; v++) {
             q_vu code[8], dm = has_min ? word_vector(word, 0, v) : (q_vu){ 0 };
             vf d = has_min ? v_low_halves(dm) : half_vector(half, v);
@@ -266,8 +266,8 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
     {                                                                                                                  \
         direct_blocks(n, codes_##type, zero, has_min, n_line, word, half, n_unit, unit_bytes, ahead, x, acc);          \
     }
-DIRECT_BLOCKS(q8_0, 1, 128, false, 9)
-DIRECT_BLOCKS(q8_0, 2, 128, false, 9)
+DIRECT_BLOCKS(q8_0, 1, SIGNED_WIDE ? 0 : 128, false, 9)
+DIRECT_BLOCKS(q8_0, 2, SIGNED_WIDE ? 0 : 128, false, 9)
 DIRECT_BLOCKS(q4_0, 1, 8, false, 5)
 DIRECT_BLOCKS(q4_0, 2, 8, false, 5)
 DIRECT_BLOCKS(q5_0, 1, 16, false, 6)

@@ -82,6 +82,7 @@ typedef struct {
     void (*quantize)(int unit, int64_t k, const float *x, int8_t *q, int16_t *sum, float *d);
 } ml_q_kernel;
 
-extern const ml_q_kernel ml_q_kernel_scalar, ml_q_kernel_avx2, ml_q_kernel_avxvnni, ml_q_kernel_avx512vnni;
+extern const ml_q_kernel ml_q_kernel_scalar, ml_q_kernel_avx2, ml_q_kernel_avxvnni, ml_q_kernel_avx512vnni,
+    ml_q_kernel_neondot;
 
 #endif
