@@ -26,6 +26,9 @@ int64_t ml_runner_cache_bytes(const ml_runner *r);
 /* The sequences' pages, to be reserved before their tokens are run. */
 ml_pages *ml_runner_pages(ml_runner *r);
 
+/* Tell the observer (NULL: nobody) what the routers choose in the passes that follow; it must outlive them. */
+void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer);
+
 /* One pass: n tokens, the first n_decode of which are being generated and the others prompt; id, position and sequence
  * of each [n].  Of one sequence, positions ascend and all before them are in the cache or earlier in the pass.
  * ML_EINVAL for an id outside the vocabulary. */
