@@ -1,5 +1,7 @@
 #include "chart/frame.h"
 
+#include "base/markup.h"
+
 #include <math.h>
 
 enum { MAX_SERIES = 16 };
@@ -31,13 +33,13 @@ static void draw_group(const ml_chart_canvas *c, const ml_chart_bars *b, size_t 
         double y = ml_chart_y(c, fmax(0, value));
         fprintf(c->out, "<rect class=\"f%d\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.1f\"><title>",
                 (int)(s % ML_CHART_N_COLOUR), x, y, fmax(0.5, wide - 1), c->bottom - y);
-        ml_chart_put_text(c->out, b->series ? b->series[s] : "");
+        ml_markup_put_text(c->out, b->series ? b->series[s] : "");
         fprintf(c->out, ": %.6g</title></rect>\n", value);
         double spread = b->spread ? b->spread[group * b->n_series + s] : 0;
         if (isfinite(spread) && spread > 0) draw_whisker(c, x + wide / 2, value, spread);
     }
     fprintf(c->out, "<text x=\"%.1f\" y=\"%.1f\" class=\"mid\">", at + room / 2, c->bottom + 18);
-    ml_chart_put_text(c->out, b->group[group]);
+    ml_markup_put_text(c->out, b->group[group]);
     fputs("</text>\n", c->out);
 }
 

@@ -1,5 +1,7 @@
 #include "chart/frame.h"
 
+#include "base/markup.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -37,24 +39,6 @@ double ml_chart_x(const ml_chart_canvas *c, double x)
 double ml_chart_y(const ml_chart_canvas *c, double y)
 {
     return c->bottom - (y - c->y0) / (c->y1 - c->y0) * (c->bottom - c->top);
-}
-
-void ml_chart_put_text(FILE *out, const char *text)
-{
-    for (; *text; text++) {
-        /* XML has no way to write the other control characters. */
-        bool control = (unsigned char)*text < 32 && *text != '\t' && *text != '\n' && *text != '\r';
-        const char *escape = *text == '<'   ? "&lt;"
-                             : *text == '>' ? "&gt;"
-                             : *text == '&' ? "&amp;"
-                             : *text == '"' ? "&quot;"
-                             : control      ? "\xEF\xBF\xBD"
-                                            : NULL;
-        if (escape)
-            fputs(escape, out);
-        else
-            fputc(*text, out);
-    }
 }
 
 /* ---- style ---- */
@@ -133,7 +117,7 @@ void ml_chart_begin(ml_chart_canvas *c, const ml_chart_frame *frame, const ml_ch
             c->height);
     if (frame->embedded) {
         fputs("role=\"img\" aria-label=\"", out);
-        ml_chart_put_text(out, frame->title ? frame->title : "");
+        ml_markup_put_text(out, frame->title ? frame->title : "");
         fputs("\">\n", out);
         return;
     }
@@ -161,11 +145,14 @@ void ml_chart_draw_x_ticks(const ml_chart_canvas *c)
     }
 }
 
-/* Numbers that would not fit left of the axis are written as 1e+06. */
+/* As few characters as there is room for left of the axis: 20k, 3M, 1e+10, 2e-06. */
 static void put_y_number(const ml_chart_canvas *c, double y, double step)
 {
-    if ((y != 0 && fabs(y) >= 1e6) || step < 1e-4) {
+    if (step >= 1e9 || step < 1e-4) {
         fprintf(c->out, "%.3g", y + 0.0);
+    } else if (step >= 1e3 && y != 0) {
+        double unit = step >= 1e6 ? 1e6 : 1e3;
+        fprintf(c->out, "%.*f%s", ml_chart_decimals(step / unit), y / unit, step >= 1e6 ? "M" : "k");
     } else {
         fprintf(c->out, "%.*f", ml_chart_decimals(step), y + 0.0);
     }
@@ -191,17 +178,17 @@ void ml_chart_draw_axes(const ml_chart_canvas *c)
     fprintf(out, "<path class=\"axis\" d=\"M%.0f %.0f V%.1f H%.1f\"/>\n", c->left, c->top, c->bottom, c->right);
     if (f->x_label) {
         fprintf(out, "<text x=\"%.1f\" y=\"%.0f\" class=\"mid\">", (c->left + c->right) / 2, c->bottom + 42);
-        ml_chart_put_text(out, f->x_label);
+        ml_markup_put_text(out, f->x_label);
         fputs("</text>\n", out);
     }
     if (f->y_label) {
         fprintf(out, "<text transform=\"translate(18 %.1f) rotate(-90)\" class=\"mid\">", (c->top + c->bottom) / 2);
-        ml_chart_put_text(out, f->y_label);
+        ml_markup_put_text(out, f->y_label);
         fputs("</text>\n", out);
     }
     if (f->title && *f->title) {
         fprintf(out, "<text x=\"%d\" y=\"26\" class=\"title\">", f->width && f->width < WIDTH ? 12 : (int)c->left);
-        ml_chart_put_text(out, f->title);
+        ml_markup_put_text(out, f->title);
         fputs("</text>\n", out);
     }
 }
@@ -219,7 +206,7 @@ static void draw_key(const ml_chart_canvas *c, const ml_chart_key *key, double x
         fprintf(c->out, " d=\"M%.1f %.1f h%d\"/>", x, y, SAMPLE);
     }
     fprintf(c->out, "<text x=\"%.1f\" y=\"%.1f\">", x + SAMPLE + SAMPLE_GAP, y + 4);
-    ml_chart_put_text(c->out, key->name);
+    ml_markup_put_text(c->out, key->name);
     fputs("</text>\n", c->out);
 }
 

@@ -37,8 +37,6 @@ void ml_chart_draw_axes(const ml_chart_canvas *c);
 void ml_chart_draw_legend(const ml_chart_canvas *c, const ml_chart_key *key, size_t n_key);
 /* class="..." and dashes of a stroke. */
 void ml_chart_put_stroke(const ml_chart_canvas *c, const ml_chart_key *key);
-/* Text between tags, escaped. */
-void ml_chart_put_text(FILE *out, const char *text);
 /* Decimals that tell ticks so far apart from each other. */
 int ml_chart_decimals(double step);
 

@@ -1,5 +1,7 @@
 #include "chart/frame.h"
 
+#include "base/markup.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -37,6 +39,13 @@ static const char *row_name(const ml_chart_heat *h, size_t row, char *text, size
     return text;
 }
 
+/* Columns of more than one unit each have whole numbers. */
+static double column_number(const ml_chart_heat *h, size_t column)
+{
+    double x = h->column_first + h->column_step * (double)column;
+    return h->column_step >= 1 ? round(x) : x;
+}
+
 static void draw_cells(const ml_chart_canvas *c, const ml_chart_heat *h, double low, double high)
 {
     double wide = (c->right - c->left) / (double)h->n_column, tall = (c->bottom - c->top) / (double)h->n_row;
@@ -51,13 +60,13 @@ static void draw_cells(const ml_chart_canvas *c, const ml_chart_heat *h, double 
                     "<title>",
                     shade(value, low, high), c->left + wide * (double)k, c->top + tall * (double)r,
                     wide > 4 ? wide - 1 : wide, tall > 4 ? tall - 1 : tall);
-            ml_chart_put_text(c->out, name);
-            fprintf(c->out, ", %.6g: %.6g</title></rect>\n", h->column_first + h->column_step * (double)k, value);
+            ml_markup_put_text(c->out, name);
+            fprintf(c->out, ", %.9g: %.6g</title></rect>\n", column_number(h, k), value);
         }
         if (tall < 12 && r % (size_t)ceil(12 / tall)) continue;
         fprintf(c->out, "<text x=\"%.0f\" y=\"%.1f\" class=\"end\">", c->left - 8,
                 c->top + tall * ((double)r + 0.5) + 4);
-        ml_chart_put_text(c->out, name);
+        ml_markup_put_text(c->out, name);
         fputs("</text>\n", c->out);
     }
 }
@@ -65,14 +74,13 @@ static void draw_cells(const ml_chart_canvas *c, const ml_chart_heat *h, double 
 static void draw_column_numbers(const ml_chart_canvas *c, const ml_chart_heat *h)
 {
     double wide = (c->right - c->left) / (double)h->n_column;
-    double last = h->column_first + h->column_step * (double)(h->n_column - 1);
     char text[32];
-    snprintf(text, sizeof text, "%.6g", last);
+    snprintf(text, sizeof text, "%.9g", column_number(h, h->n_column - 1));
     double most = (c->right - c->left) / (9.0 * (double)strlen(text) + 12);
     size_t every = (size_t)ceil((double)h->n_column / fmax(1, most));
     for (size_t k = 0; k < h->n_column; k += every) {
-        fprintf(c->out, "<text x=\"%.1f\" y=\"%.1f\" class=\"mid\">%.6g</text>\n", c->left + wide * ((double)k + 0.5),
-                c->bottom + 18, h->column_first + h->column_step * (double)k);
+        fprintf(c->out, "<text x=\"%.1f\" y=\"%.1f\" class=\"mid\">%.9g</text>\n", c->left + wide * ((double)k + 0.5),
+                c->bottom + 18, column_number(h, k));
     }
 }
 
@@ -90,7 +98,7 @@ static void draw_scale(const ml_chart_canvas *c, const ml_chart_heat *h, double 
     if (!h->value_name) return;
     fprintf(c->out, "<text transform=\"translate(%.1f %.1f) rotate(-90)\" class=\"mid\">", x + SCALE_WIDTH + 18,
             (c->top + c->bottom) / 2);
-    ml_chart_put_text(c->out, h->value_name);
+    ml_markup_put_text(c->out, h->value_name);
     fputs("</text>\n", c->out);
 }
 

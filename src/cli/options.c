@@ -94,6 +94,16 @@ const ml_option_row ml_cli_rows[] = {
          "take that from a GGUF file of llama.cpp's kind; with --calibrate: write it there"),
     TEXT("convert", "", "tokenizer", NULL, "T", "tokenizer folder or file to write with it; none: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
+    TEXT("report", "", "o", "report.html", "FILE", "the page to write"),
+    TEXT("report", "", "figures", NULL, "DIR", "also write each figure there, as .svg and .png"),
+    FLAG("report", "", "no-model", "off", "open no checkpoint: no samples, expert usage or speed of the cache"),
+    INT("report", "", "checkpoints", 1, 1000, "3", "of each run at most: the best, the last, others between"),
+    TEXT("report", "", "prompts", NULL, "FILE",
+         "what each checkpoint answers: a line each, or the \"prompt\" of each line of a .jsonl file; none: those of "
+         "the "
+         "runs' samples"),
+    INT("report", "", "max-tokens", 1, 1e6, "120", "tokens of an answer at most"),
+    INT("report", "", "seed", 0, 9e15, "1", "of the answers"),
 
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),
     TEXT("sft", "", "run", "runs/sft", "DIR", "folder of the run: checkpoints, logs, samples"),
