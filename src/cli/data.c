@@ -1,5 +1,6 @@
 /* moonlight data build | synth */
 #include "cli/data.h"
+#include "cli/data_endpoint.h"
 #include "cli/data_rows.h"
 #include "cli/data_sources.h"
 
@@ -79,7 +80,12 @@ static ml_status synth(const ml_options *o, ml_error *err)
 {
     const char *kind = ml_options_positional(o, 0);
     bool pairs = strcmp(kind, "preferences") == 0;
-    if (pairs || strcmp(kind, "constraints") == 0) return synth_examples(o, pairs, err);
+    bool examples = pairs || strcmp(kind, "constraints") == 0;
+    if (ml_options_text(o, "endpoint")) {
+        if (examples) return ml_cli_synth_endpoint(o, pairs, err);
+        return ml_fail(err, ML_EINVAL, "--endpoint: expected constraints or preferences, found \"%s\"", kind);
+    }
+    if (examples) return synth_examples(o, pairs, err);
     ml_synth_config c;
     uint64_t n_document, n_bytes;
     ML_TRY(read_synth_options(o, &c, err));
