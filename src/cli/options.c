@@ -99,7 +99,7 @@ const ml_option_row ml_cli_rows[] = {
          "text that the model reads first: columns count by what they are multiplied with there"),
     INT("convert", "", "calibrate-tokens", 0, 1e9, "65536", "tokens of it at most; 0: all"),
     TEXT("convert", "", "imatrix", NULL, "FILE",
-         "take that from a GGUF file of llama.cpp's kind; with --calibrate: write it there"),
+         "take that from llama.cpp's imatrix file, GGUF or .dat; with --calibrate: write it there, as GGUF"),
     TEXT("convert", "", "tokenizer", NULL, "T", "tokenizer folder or file to write with it; none: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
 
