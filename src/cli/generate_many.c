@@ -7,6 +7,7 @@
 #include "cli/prompts.h"
 #include "cli/sampling.h"
 #include "infer/engine.h"
+#include "infer/fit.h"
 #include "infer/generate.h"
 
 #include <string.h>
@@ -111,6 +112,9 @@ static ml_status run(batch *b, ml_error *err)
                                 .n_valid = ml_tokenizer_vocab_size(b->tokenizer),
                                 .kv_dtype = ml_cli_kv_dtype(b->o) };
     ml_engine *e = NULL;
+    ml_memory_budget budget = ml_cli_budget(b->o);
+    ML_TRY(ml_fit_check_cache(b->model, config.n_slot * config.capacity, &budget,
+                              "fewer at a time (--parallel), fewer --max-tokens", err));
     listener *listeners = ml_calloc(b->n, sizeof *listeners);
     ml_status status = listeners ? ML_OK : ml_fail_memory(err, b->n * sizeof *listeners, "requests");
     if (status == ML_OK) status = ml_engine_make(b->model, &config, &e, err);
