@@ -12,13 +12,15 @@
  *                dx[token]    += dpre gate_up_e        expert after expert
  *
  * The first product and the activation run in tiles of rows of one expert, so that pre-activations are still in
- * cache when they are activated; the others use all threads on one expert at a time.  Inference, and weights that
- * cannot be trained, go through experts_inference.c instead. */
+ * cache when they are activated; the others use all threads on one expert at a time.  Inference, and weights of other
+ * types or in parts, which are not trained, go forward through experts_inference.c instead, and back through
+ * ops/cpu/weight.h. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
 #include "ops/cpu/experts_layer.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/weight.h"
 
 #include <string.h>
 
@@ -196,20 +198,38 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     return ML_OK;
 }
 
+/* a = dy[token] down_e, the rows of a tile */
+static void pull_back(const ml_experts_layer *l, ml_experts_tile t)
+{
+    ml_weight_back back = { .n_token = t.n,
+                            .dy = l->dy,
+                            .dy_stride = l->dy_stride,
+                            .dy_row = l->token + t.begin,
+                            .dx = l->a + t.begin * l->f,
+                            .dx_stride = l->f };
+    if (!is_trainable(l)) {
+        ml_tensor down = ml_weight_matrix(l->down, t.expert);
+        memset(back.dx, 0, (size_t)(t.n * l->f) * sizeof *back.dx);
+        ml_weight_back_serial(&back, &down, 0, l->f);
+        return;
+    }
+    ml_gemm g = { .m = t.n,
+                  .n = l->f,
+                  .k = l->d,
+                  .a = { .data = back.dy, .stride = back.dy_stride, .row = back.dy_row },
+                  .b = { .data = expert_of(l->down, ml_f32(l->down), t.expert), .stride = l->f },
+                  .c = back.dx,
+                  .c_stride = back.dx_stride };
+    ml_gemm_run_serial(&g);
+}
+
 static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
-        ml_gemm g = { .m = t.n,
-                      .n = l->f,
-                      .k = l->d,
-                      .a = { .data = l->dy, .stride = l->dy_stride, .row = l->token + t.begin },
-                      .b = { .data = expert_of(l->down, ml_f32(l->down), t.expert), .stride = l->f },
-                      .c = l->a + t.begin * l->f,
-                      .c_stride = l->f };
-        ml_gemm_run_serial(&g);
+        pull_back(l, t);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             float *pre = l->pre + r * l->n_col;
             float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL,
@@ -272,6 +292,35 @@ static void add_input_gradient(const ml_experts_layer *l, int64_t expert, int64_
     ml_gemm_run(&g);
 }
 
+typedef struct {
+    const ml_experts_layer *l;
+    float *dx;
+} frozen_work;
+
+/* Columns [begin, end) of dx[token] += dpre gate_up, expert after expert, through weights that are not trained. */
+static void add_frozen_columns(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const frozen_work *w = arg;
+    const ml_experts_layer *l = w->l;
+    for (int64_t e = 0; e < l->n_expert; e++) {
+        int64_t row = l->offset[e];
+        ml_weight_back back = { .n_token = l->offset[e + 1] - row,
+                                .dy = l->pre + row * l->n_col,
+                                .dy_stride = l->n_col,
+                                .dx = w->dx,
+                                .dx_stride = l->x->stride,
+                                .dx_row = l->token + row };
+        if (back.n_token == 0) continue;
+        ml_tensor m = ml_weight_matrix(l->gate, e);
+        ml_weight_back_serial(&back, &m, begin, end - begin);
+        if (!l->up) continue;
+        back.dy += l->f;
+        m = ml_weight_matrix(l->up, e);
+        ml_weight_back_serial(&back, &m, begin, end - begin);
+    }
+}
+
 /* Gradients of gate and up (each may be unwanted) and of x from dpre. */
 static void projection_backward(const ml_experts_layer *l, const ml_op_grads *grads)
 {
@@ -286,6 +335,11 @@ static void projection_backward(const ml_experts_layer *l, const ml_op_grads *gr
         if (dup) for_each_expert(l, add_projection_gradient, &up);
     }
     if (!grads->in[0]) return;
+    if (!is_trainable(l)) {
+        frozen_work work = { l, grads->in[0] };
+        ml_parallel_for(l->d, ML_WEIGHT_BACK_COLUMNS, add_frozen_columns, &work);
+        return;
+    }
     bool fused = is_fused(l, ml_f32(l->gate), ml_f32(l->up));
     projection gate = { .w = l->gate, .n_col = fused ? 2 * l->f : l->f, .dx = grads->in[0] };
     for_each_expert(l, add_input_gradient, &gate);
@@ -294,14 +348,22 @@ static void projection_backward(const ml_experts_layer *l, const ml_op_grads *gr
     for_each_expert(l, add_input_gradient, &up);
 }
 
+static ml_status check_frozen(ml_ctx *ctx, const ml_experts_layer *l, const ml_op_grads *grads)
+{
+    if (grads->in[3] || grads->in[4] || grads->in[5]) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",
+                           ml_dtype_name(l->gate->dtype != ML_F32 ? l->gate->dtype : l->down->dtype));
+    }
+    ML_TRY(ml_weight_back_check(ctx, l->gate));
+    if (l->up) ML_TRY(ml_weight_back_check(ctx, l->up));
+    return ml_weight_back_check(ctx, l->down);
+}
+
 ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     ml_experts_layer l;
     ML_TRY(describe(ctx, args, &l));
-    if (!is_trainable(&l)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s have no backward pass: train with f32 weights",
-                           ml_dtype_name(l.gate->dtype != ML_F32 ? l.gate->dtype : l.down->dtype));
-    }
+    if (!is_trainable(&l)) ML_TRY(check_frozen(ctx, &l, grads));
     l.dy = grads->out[0];
     l.dy_stride = args->out[0]->stride;
     l.dprob = grads->in[2];
