@@ -18,7 +18,7 @@
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
-#include "ops/cpu/experts_layer.h"
+#include "ops/cpu/experts_lora.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/weight.h"
 
@@ -84,8 +84,8 @@ static bool is_trainable(const ml_experts_layer *l)
     return is_plain_f32(l->gate) && is_plain_f32(l->up) && is_plain_f32(l->down);
 }
 
-/* What both directions need: the description of the layer, with token and a in scratch. */
-static ml_status describe(ml_ctx *ctx, const ml_op_args *args, ml_experts_layer *l)
+/* What both directions need: the description of the layer, with token and a in scratch.  grads: NULL going forward. */
+static ml_status describe(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads, ml_experts_layer *l)
 {
     const ml_tensor *gate = args->in[3];
     const ml_experts_param *param = args->param;
@@ -111,7 +111,7 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, ml_experts_layer 
     if (!token || !l->a || !cut_tiles(ctx, l)) return ML_ENOMEM;
     for (int64_t r = 0; r < l->n_row; r++) token[r] = (int32_t)(l->flat[r] / l->top_k);
     l->token = token;
-    return ML_OK;
+    return ml_experts_adapter_make(ctx, args, grads, l);
 }
 
 /* Expert's matrix in memory laid out as w: w itself or its gradient. */
@@ -143,17 +143,29 @@ static void project(const ml_experts_layer *l, ml_experts_tile t)
     ml_gemm_run_serial(&g);
 }
 
+/* The terms of gate and up of a tile. */
+static void add_terms(const ml_experts_layer *l, ml_experts_tile t, int thread)
+{
+    const ml_experts_adapter *a = l->adapter;
+    float *pre = l->pre + t.begin * l->n_col;
+    ml_experts_term_begin(l, &a->gate, t, thread);
+    ml_experts_term_begin(l, &a->up, t, thread);
+    ml_experts_term_add(l, &a->gate, t.expert, t.begin, t.n, 0, l->f, pre, l->n_col, NULL);
+    ml_experts_term_add(l, &a->up, t.expert, t.begin, t.n, 0, l->f, pre + l->f, l->n_col, NULL);
+}
+
 static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
-    (void)thread;
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
         project(l, t);
+        if (l->adapter) add_terms(l, t, thread);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             const float *gate = l->pre + r * l->n_col, *up = l->up ? gate + l->f : NULL;
             l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f, l->f);
         }
+        if (l->adapter) ml_experts_term_begin(l, &l->adapter->down, t, thread);
     }
 }
 
@@ -182,6 +194,8 @@ static void add_down(const ml_experts_layer *l, int64_t expert, int64_t begin, i
                   .c_row = l->token + begin,
                   .accumulate = true };
     ml_gemm_run(&g);
+    if (!l->adapter) return;
+    ml_experts_term_add(l, &l->adapter->down, expert, begin, n, 0, l->d, g.c, g.c_stride, g.c_row);
 }
 
 ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
@@ -189,7 +203,7 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     ml_tensor *y = args->out[0];
     ML_TRY(sort_by_expert(ctx, args->in[1], args->in[3]->dim[0], ml_i32(args->save[0]), ml_i32(args->save[1])));
     ml_experts_layer l;
-    ML_TRY(describe(ctx, args, &l));
+    ML_TRY(describe(ctx, args, NULL, &l));
     for (int64_t t = 0; t < y->dim[0]; t++) memset(ml_f32(y) + t * y->stride, 0, (size_t)l.d * sizeof(float));
     /* Which products run depends on the mode and the weights alone, so a token's bits do not depend on the batch. */
     if (ctx->mode == ML_MODE_FAST || !is_trainable(&l)) return ml_experts_run_inference(ctx, &l);
@@ -225,11 +239,11 @@ static void pull_back(const ml_experts_layer *l, ml_experts_tile t)
 
 static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
-    (void)thread;
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
         pull_back(l, t);
+        if (l->adapter) ml_experts_term_pull(l, &l->adapter->down, t, thread);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             float *pre = l->pre + r * l->n_col;
             float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL,
@@ -237,6 +251,9 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
             int64_t token = l->token[r], k = l->flat[r] % l->top_k;
             if (l->dprob) l->dprob[token * l->prob->stride + k] += dprob;
         }
+        if (!l->adapter) continue;
+        ml_experts_term_pull(l, &l->adapter->gate, t, thread);
+        ml_experts_term_pull(l, &l->adapter->up, t, thread);
     }
 }
 
@@ -362,7 +379,7 @@ static ml_status check_frozen(ml_ctx *ctx, const ml_experts_layer *l, const ml_o
 ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     ml_experts_layer l;
-    ML_TRY(describe(ctx, args, &l));
+    ML_TRY(describe(ctx, args, grads, &l));
     if (!is_trainable(&l)) ML_TRY(check_frozen(ctx, &l, grads));
     l.dy = grads->out[0];
     l.dy_stride = args->out[0]->stride;
@@ -370,5 +387,6 @@ ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
     ml_parallel_for(l.first_tile[l.n_expert], 1, backward_tiles, &l);
     if (grads->in[5]) for_each_expert(&l, add_down_gradient, grads->in[5]);
     projection_backward(&l, grads);
+    if (l.adapter) ml_experts_adapter_finish(&l, grads->in[0]);
     return ML_OK;
 }
