@@ -13,6 +13,7 @@ struct ml_runner {
     ml_pages pages;
     ml_kv_cache *cache;
     ml_tensor *hidden; /* [n, d] of the last pass */
+    const ml_routing_watch *watch;
 };
 
 /* The results of all layers, every intermediate of one, and the logits, with room to spare; only touched pages cost
@@ -80,6 +81,16 @@ ml_pages *ml_runner_pages(ml_runner *r)
     return &r->pages;
 }
 
+void ml_runner_watch_routing(ml_runner *r, const ml_routing_watch *watch)
+{
+    r->watch = watch;
+}
+
+const float *ml_runner_hidden(const ml_runner *r, int64_t row)
+{
+    return ml_f32(r->hidden) + row * r->hidden->stride;
+}
+
 static ml_tensor *wrap(ml_ctx *ctx, const int32_t *data, int64_t n)
 {
     return ml_tensor_wrap(ctx, ML_I32, 1, &n, (void *)(uintptr_t)data);
@@ -109,7 +120,8 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
                           .pos = wrap(ctx, pos, n),
                           .seq = wrap(ctx, seq, n),
                           .cache = r->cache,
-                          .n_decode = n_decode };
+                          .n_decode = n_decode,
+                          .watch = r->watch };
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);
 }
