@@ -31,7 +31,7 @@ struct ml_engine {
     ml_engine_config config;
     ml_runner *runner;
     ml_prefix prefix; /* with config.reuse */
-    ml_routing_watch watch;
+    ml_routing_observer observer;
     ml_job *first, *last; /* the queue */
     ml_job **slot;        /* [n_slot] NULL when free */
     int64_t *order;       /* [n_order] slots in use, the oldest request first */

@@ -99,12 +99,12 @@ static void take_routing(void *arg, int64_t layer, const ml_routing *routing)
 }
 
 /* Tell of the routing only where somebody in the pass wants it. */
-static void watch_routing(ml_engine *e)
+static void observe_routing(ml_engine *e)
 {
     bool wanted = false;
     for (int64_t i = 0; i < e->n_order; i++) wanted = wanted || e->slot[e->order[i]]->request.trace;
-    e->watch = (ml_routing_watch){ take_routing, e };
-    ml_runner_watch_routing(e->runner, wanted ? &e->watch : NULL);
+    e->observer = (ml_routing_observer){ e, take_routing };
+    ml_runner_observe(e->runner, wanted ? &e->observer : NULL);
 }
 
 /* Logits of prompt tokens from row `from` on, n_slot at most, for those who listen; *next: where to go on. */
@@ -211,7 +211,7 @@ ml_status ml_engine_step(ml_engine *e, ml_error *err)
     if (e->n_order == 0) return ML_OK;
     int64_t n_decode = gather(e), n_vocab = e->model->config.vocab_size;
     double start = ml_clock_seconds();
-    watch_routing(e);
+    observe_routing(e);
     ML_TRY(ml_runner_forward(e->runner, e->n, n_decode, e->id, e->pos, e->seq, err));
     ML_TRY(tell_prompts(e, n_decode, err));
     ML_TRY(ml_runner_logits(e->runner, e->n_want, e->want, e->logits, err));

@@ -95,25 +95,26 @@ ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, 
 void ml_router_stats_clear(ml_router_stats *stats);
 void ml_router_stats_free(ml_router_stats *stats);
 
-struct ml_kv_cache;
-
-/* Told of the routing of each expert layer in a forward pass, as it is made. */
+/* Hears what each expert layer's router chose for the tokens of a pass, layer by layer; the tensors live until the call
+ * returns. */
 typedef struct {
-    void (*take)(void *arg, int64_t layer, const ml_routing *routing);
     void *arg;
-} ml_routing_watch;
+    void (*routing)(void *arg, int64_t layer_id, const ml_routing *routing);
+} ml_routing_observer;
+
+struct ml_kv_cache;
 
 typedef struct {
     ml_tensor *id;  /* [tokens] i32 */
     ml_tensor *pos; /* [tokens] i32 */
     ml_tensor *seq; /* [n_seq + 1] i32 offsets (training); with a cache: [tokens] i32, the sequence of each token */
-    struct ml_kv_cache *cache;     /* NULL: attend within the batch only */
-    int64_t n_decode;              /* with a cache: the first n_decode tokens are being generated, the others prompt */
-    bool training;                 /* capacity and auxiliary losses are in force */
-    bool recompute;                /* keep only layer inputs; run layers again going backward */
-    float aux_scale;               /* multiplies the auxiliary coefficients: 1 / micro-steps */
-    ml_router_stats *stats;        /* NULL: not wanted */
-    const ml_routing_watch *watch; /* NULL: nobody */
+    struct ml_kv_cache *cache; /* NULL: attend within the batch only */
+    int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others prompt */
+    bool training;             /* capacity and auxiliary losses are in force */
+    bool recompute;            /* keep only layer inputs; run layers again going backward */
+    float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
+    ml_router_stats *stats;    /* NULL: not wanted */
+    const ml_routing_observer *observer; /* NULL: nobody */
 } ml_model_input;
 
 /* -> [tokens, hidden_size], after the final norm; the head is a matter of the caller (logits of some rows, or

@@ -418,11 +418,11 @@ static void test_routing_is_traced(void **state)
         ml_ctx ctx;
         assert_ok(ml_ctx_init(&ctx, 64 << 20, 0, &err));
         expectation x = { n, m->config, &t, m };
-        const ml_routing_watch watch = { check_routing, &x };
+        const ml_routing_observer observer = { &x, check_routing };
         ml_model_input in = { .id = ml_tensor_wrap(&ctx, ML_I32, 1, &n, id),
                               .pos = ml_tensor_wrap(&ctx, ML_I32, 1, &n, pos),
                               .seq = ml_tensor_wrap(&ctx, ML_I32, 1, &two, (int32_t[]){ 0, (int32_t)n }),
-                              .watch = &watch };
+                              .observer = &observer };
         assert_non_null(ml_model_forward(&ctx, m, &in));
         ml_ctx_free(&ctx);
         ml_routing_trace_free(&t);
