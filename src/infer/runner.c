@@ -121,6 +121,11 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
     return ml_ctx_status(ctx, err);
 }
 
+const float *ml_runner_hidden(const ml_runner *r, int64_t row)
+{
+    return ml_f32(r->hidden) + row * r->hidden->stride;
+}
+
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
 {
     if (n_want == 0) return ML_OK;

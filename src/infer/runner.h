@@ -34,6 +34,8 @@ void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer);
  * ML_EINVAL for an id outside the vocabulary. */
 ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
                             const int32_t *seq, ml_error *err);
+/* The final hidden state of a token of the last pass, [hidden_size]. */
+const float *ml_runner_hidden(const ml_runner *r, int64_t row);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
 /* The log-probability of a target behind each token (-1: none, 0 then): target, logprob [n]. */
