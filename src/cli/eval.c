@@ -1,6 +1,7 @@
 /* moonlight eval: how good a model is, by a number. */
 #include "cli/cli.h"
 #include "cli/eval_constraints.h"
+#include "cli/eval_facts.h"
 #include "cli/eval_math.h"
 #include "cli/load.h"
 
@@ -286,6 +287,7 @@ static ml_status eval(job *j, ml_error *err)
     if (!strcmp(task, "constraints")) {
         return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, err);
     }
+    if (!strcmp(task, "facts")) return ml_cli_eval_facts(j->o, &j->m, data, j->text, j->n_bytes, err);
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 
