@@ -626,6 +626,46 @@ static void test_fused_experts(void **state)
     test_remove_folder(work);
 }
 
+/* A set of files is the file that it would have been, whichever of them is named. */
+static void test_split_set(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *whole = join(work, "whole.gguf"), *set = join(work, "set.gguf");
+    ml_config config;
+    ml_convert_report report;
+    float wanted[96], found[96];
+    const variant v = { "moonlight-tiny", MLA_SMALL, NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    convert(folder, whole, NULL, true);
+    ml_convert x = { .from = folder, .to = set, .gguf = true, .split_bytes = 40000 };
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 3, 20);
+    assert_false(ml_path_exists(set));
+    get_logits(whole, wanted);
+    for (size_t i = 1; i <= report.n_file; i++) {
+        char part[ML_PATH_MAX];
+        ml_map map;
+        snprintf(part, sizeof part, "%.4000s/set-%05zu-of-%05zu.gguf", work, i, report.n_file);
+        get_logits(part, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        assert_ok(ml_map_open(part, &map, &err));
+        assert_true(map.size < 40000 + 12000); /* a set's file, and its metadata */
+        ml_map_close(&map);
+    }
+    /* Written again as one file, it is that file. */
+    char first[64], *again = join(work, "again.gguf");
+    snprintf(first, sizeof first, "set-00001-of-%05zu.gguf", report.n_file);
+    convert(join(work, first), again, NULL, true);
+    assert_same_file(whole, again);
+    assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "exists already");
+    x.to = join(work, "crumbs.gguf");
+    x.split_bytes = 1; /* every tensor by itself */
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 30, 100);
+    test_remove_folder(work);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -653,6 +693,7 @@ int main(void)
         cmocka_unit_test(test_stopping_leaves_nothing),
         cmocka_unit_test(test_calibration),
         cmocka_unit_test(test_fused_experts),
+        cmocka_unit_test(test_split_set),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
