@@ -105,6 +105,7 @@ const ml_option_row ml_cli_rows[] = {
     INT("convert", "", "calibrate-tokens", 0, 1e9, "65536", "tokens of it at most; 0: all"),
     TEXT("convert", "", "imatrix", NULL, "FILE",
          "take that from llama.cpp's imatrix file, GGUF or .dat; with --calibrate: write it there, as GGUF"),
+    INT("convert", "", "split-max-size", 0, 1e15, "0", "bytes of a GGUF file; a larger one becomes a set; 0: one file"),
     TEXT("convert", "", "tokenizer", NULL, "T", "tokenizer folder or file to write with it; none: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
     TEXT("report", "", "o", "report.html", "FILE", "the page to write"),
