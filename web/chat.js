@@ -81,7 +81,10 @@ async function answer(question, names) {
     notice(error.message);
   }
   if (running?.abort === abort) running = null;
-  if (into === conversation) draw();
+  if (into === conversation) {
+    draw();
+    scrollDown(true);
+  }
   await listConversations();
 }
 
@@ -169,7 +172,7 @@ function draw() {
   replace(parts.messages, shown.length || running ? null : emptyText(),
     single.map((m) => m.id === editing ? editor(m) : m.role === "user" ? userMessage(conversation, m, act)
                                                                        : assistantMessage(conversation, m, act)),
-    group.length > 1 ? h("div", { class: "beside" }, group.map((m) => assistantMessage(conversation, m, act, m.id === conversation.head))) : null);
+    group.length > 1 ? h("div", { class: "beside" }, group.map((m) => assistantMessage(conversation, m, { ...act, go: null }, m.id === conversation.head))) : null);
   parts.send.hidden = Boolean(running);
   parts.stop.hidden = !running;
   parts.exports.hidden = !shown.length;
@@ -196,6 +199,8 @@ function grow() {
 
 // ---- the view ----
 
+const isWide = () => matchMedia("(min-width: 54rem)").matches;
+
 function startNew() {
   leave();
   conversation = null;
@@ -210,6 +215,7 @@ async function open(id) {
   leave();
   conversation = await get("/api/conversations/" + encodeURIComponent(id));
   settings = withDefaults(conversation.settings);
+  if (!isWide()) parts.left.open = parts.settings.open = false;
   drawSettings();
   draw();
   scrollDown(true);
@@ -246,9 +252,9 @@ function build(main) {
     if (e.key === "Enter" && !e.shiftKey && !e.isComposing) { e.preventDefault(); send(); }
   });
   parts.settings = h("details", { class: "side right", open: matchMedia("(min-width: 70rem)").matches });
-  replace(main, h("div", { class: "chat" },
-    h("details", { class: "side left", open: matchMedia("(min-width: 54rem)").matches }, h("summary", null, "Conversations"),
-      h("button", { type: "button", class: "new", onclick: startNew }, "New conversation"), h("nav", { "aria-label": "Conversations" }, parts.list)),
+  parts.left = h("details", { class: "side left", open: isWide() }, h("summary", null, "Conversations"),
+    h("button", { type: "button", class: "new", onclick: startNew }, "New conversation"), h("nav", { "aria-label": "Conversations" }, parts.list));
+  replace(main, h("div", { class: "chat" }, parts.left,
     h("section", { class: "middle", "aria-label": "Conversation" }, parts.scroll, form,
       h("p", { class: "keys" }, parts.exports, "Enter sends, Shift+Enter begins a line, Esc stops")),
     parts.settings));
@@ -264,7 +270,7 @@ export const chat = {
     await listConversations();
     if (argument) await open(argument);
     else draw();
-    if (matchMedia("(min-width: 54rem)").matches) parts.input.focus();
+    if (isWide()) parts.input.focus();
   },
   async change(argument) {
     if (argument) await open(argument);

@@ -53,7 +53,8 @@ function explanation(trace, token) {
 }
 
 function tokenPanel(trace) {
-  const detail = h("div", { class: "explanation", "aria-live": "polite" }, h("p", null, "Point at a token, or go there with Tab and the arrow keys."));
+  // As tall as what will stand there, so that nothing jumps.
+  const detail = h("div", { class: "explanation", "aria-live": "polite", style: { "min-height": `${7 + 1.7 * Math.min(trace.top_k, 12)}rem` } }, h("p", null, "Point at a token, or go there with Tab and the arrow keys."));
   const explain = (t, token) => replace(detail, explanation(t, token));
   const box = h("div", { class: "tokens", onkeydown: moveFocus, role: "group", "aria-label": `Tokens of ${trace.model}` },
                 trace.tokens.map((token, i) => tokenNode(trace, token, i, explain)));

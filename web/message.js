@@ -12,7 +12,7 @@ function button(label, onclick, title) {
 // "‹ 2 of 3 ›" where a message has alternatives.
 function branches(conversation, message, go) {
   const all = tree.siblings(conversation, message);
-  if (all.length < 2) return null;
+  if (!go || all.length < 2) return null;
   const at = all.findIndex((m) => m.id === message.id);
   const step = (by, sign, label) => h("button", { type: "button", class: "small", "aria-label": label, disabled: !all[at + by],
                                                   onclick: () => go(all[at + by]) }, sign);

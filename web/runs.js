@@ -98,6 +98,7 @@ function choose(run, on) {
     chosen.delete(run.id);
   }
   drawList();
+  parts.list.querySelector(`[data-run="${CSS.escape(run.id)}"] input`)?.focus();
   drawCharts();
   drawTexts();
 }
@@ -183,7 +184,7 @@ async function drawTexts() {
 async function refresh() {
   runs = (await get("/api/runs")).runs;
   for (const entry of chosen.values()) entry.run = runs.find((r) => r.id === entry.run.id) ?? entry.run;
-  if (!parts.list.contains(document.activeElement)) drawList(); // a note being written stays
+  if (!document.activeElement?.matches(".runs input:not([type])")) drawList(); // a note being written stays
 }
 
 export const runsView = {
