@@ -13,5 +13,7 @@ typedef struct {
 
 /* src/report/report.css */
 extern const ml_embedded_file ml_report_files[];
+/* web/, and lib/ with scripts of the distribution */
+extern const ml_embedded_file ml_web_files[];
 
 #endif
