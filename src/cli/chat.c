@@ -385,6 +385,7 @@ static ml_status set_up(chat *c, ml_error *err)
     const char *path;
     ML_TRY(ml_cli_require(c->o, "model", &path, err));
     ML_TRY(ml_cli_load_model(path, ml_options_text(c->o, "repack"), &c->m, err));
+    ML_TRY(ml_cli_load_adapters(c->o, &c->m, err));
     ML_TRY(ml_cli_conversation_make(c->o, &c->m, &c->talk, err));
     if (ml_chat_is_none(&c->talk.format) && ml_options_given(c->o, "system")) {
         return ml_fail(err, ML_EINVAL, "%s: --system needs a chat format, and there is none here", path);

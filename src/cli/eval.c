@@ -277,6 +277,7 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
     ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
+    ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));
     if (!strcmp(task, "constraints")) {
         return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, err);

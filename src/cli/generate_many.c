@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "cli/load.h"
 #include "cli/sampling.h"
 #include "infer/engine.h"
 #include "infer/generate.h"
@@ -14,12 +13,14 @@
 /* One prompt and its answer. */
 typedef struct {
     char *text;
+    const ml_adapter *adapter; /* NULL: the model's */
     ml_ids prompt, answer;
     ml_finish finish;
 } item;
 
 typedef struct {
     const ml_options *o;
+    const ml_cli_model *m;
     ml_model *model;
     ml_tokenizer *tokenizer;
     const int32_t *stop_id;
@@ -43,16 +44,22 @@ static ml_status add_prompt(batch *b, const char *text, size_t n_bytes, ml_error
     return ML_OK;
 }
 
-/* A line of text is a prompt; of a .jsonl file, the "prompt" of each object. */
+/* A line of text is a prompt; of a .jsonl file, the "prompt" of each object, answered with its "adapter" if it has one.
+ */
 static ml_status add_line(batch *b, const char *where, bool json, const char *line, size_t n, ml_error *err)
 {
     if (strspn(line, " \t\r\n") >= n) return ML_OK;
     if (!json) return add_prompt(b, line, n && line[n - 1] == '\r' ? n - 1 : n, err);
     json_t *object;
-    const char *text;
+    const char *text, *adapter;
     ML_TRY(ml_json_parse(line, n, where, &object, err));
     ml_status status = ml_json_text(object, "prompt", where, &text, err);
+    if (status == ML_OK) status = ml_json_text_or(object, "adapter", where, NULL, &adapter, err);
     if (status == ML_OK) status = add_prompt(b, text, strlen(text), err);
+    if (status == ML_OK && adapter) {
+        status = ml_cli_find_adapter(b->m, adapter, &b->items[b->n - 1].adapter, err);
+        if (status != ML_OK) status = ml_fail_prefix(err, "%s", where);
+    }
     json_decref(object);
     return status;
 }
@@ -114,6 +121,7 @@ static ml_status submit_all(batch *b, ml_engine *e, listener *listeners, ml_erro
                                .max_tokens = ml_options_int(b->o, "max-tokens"),
                                .stop_id = b->stop_id,
                                .n_stop = b->n_stop,
+                               .adapter = b->items[i].adapter,
                                .on_token = take_token,
                                .on_end = take_end,
                                .arg = &listeners[i] };
@@ -205,10 +213,10 @@ static ml_status report(const batch *b, double seconds, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_generate_many(const ml_options *o, ml_model *model, ml_tokenizer *tokenizer, ml_cli_encode_fn encode,
-                               void *arg, const int32_t *stop_id, int64_t n_stop, ml_error *err)
+ml_status ml_cli_generate_many(const ml_options *o, const ml_cli_model *m, ml_cli_encode_fn encode, void *arg,
+                               const int32_t *stop_id, int64_t n_stop, ml_error *err)
 {
-    batch b = { .o = o, .model = model, .tokenizer = tokenizer, .stop_id = stop_id, .n_stop = n_stop };
+    batch b = { .o = o, .m = m, .model = m->model, .tokenizer = m->tokenizer, .stop_id = stop_id, .n_stop = n_stop };
     ml_stop_install();
     ml_status status = read_prompts(&b, ml_options_text(o, "prompts"), err);
     for (size_t i = 0; i < b.n && status == ML_OK; i++) {

@@ -56,8 +56,83 @@ ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *
     return status;
 }
 
+/* ---- adapters ---- */
+
+/* "NAME=PATH", or a path alone: then its last name is its own. */
+static ml_status split_adapter(const char *given, char **name, const char **path, ml_error *err)
+{
+    const char *equals = strchr(given, '='), *begin = given;
+    size_t n = equals ? (size_t)(equals - given) : strlen(given);
+    *path = equals ? equals + 1 : given;
+    if (!equals) {
+        while (n > 1 && given[n - 1] == '/') n--;
+        for (size_t i = 0; i + 1 < n; i++) {
+            if (given[i] == '/') begin = given + i + 1;
+        }
+        n -= (size_t)(begin - given);
+    }
+    if (n == 0 || (n == 4 && !memcmp(begin, "none", 4)) || !**path) {
+        return ml_fail(err, ML_EINVAL, "--adapter %s: expected PATH or NAME=PATH, with another name than none", given);
+    }
+    *name = ml_calloc(n + 1, 1);
+    if (!*name) return ml_fail_memory(err, n, "a name");
+    memcpy(*name, begin, n);
+    return ML_OK;
+}
+
+static ml_status add_adapter(ml_cli_model *m, const char *given, ml_error *err)
+{
+    char *name;
+    const char *path;
+    ML_TRY(split_adapter(given, &name, &path, err));
+    m->adapter_name[m->n_adapter] = name;
+    m->n_adapter++; /* its name is freed with the model whatever comes */
+    for (size_t i = 0; i + 1 < m->n_adapter; i++) {
+        if (strcmp(m->adapter_name[i], name)) continue;
+        return ml_fail(err, ML_EINVAL, "--adapter: two are called %s: name one of them, as in NAME=%s", name, path);
+    }
+    return ml_adapter_open(path, m->model, &m->adapter[m->n_adapter - 1], err);
+}
+
+ml_status ml_cli_find_adapter(const ml_cli_model *m, const char *name, const ml_adapter **out, ml_error *err)
+{
+    char names[256] = "";
+    *out = &ml_adapter_none;
+    if (!strcmp(name, "none")) return ML_OK;
+    for (size_t i = 0; i < m->n_adapter; i++) {
+        *out = m->adapter[i];
+        if (!strcmp(m->adapter_name[i], name)) return ML_OK;
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, ", %s", m->adapter_name[i]);
+    }
+    return ml_fail(err, ML_EINVAL, "there is no adapter \"%.80s\": expected one of none%s", name, names);
+}
+
+ml_status ml_cli_load_adapters(const ml_options *o, ml_cli_model *m, ml_error *err)
+{
+    const char *const *given, *use = ml_options_text(o, "use");
+    const ml_adapter *chosen;
+    size_t n = ml_options_list(o, "adapter", &given);
+    m->adapter = ml_calloc(n + 1, sizeof *m->adapter);
+    m->adapter_name = ml_calloc(n + 1, sizeof *m->adapter_name);
+    if (!m->adapter || !m->adapter_name) return ml_fail_memory(err, n * sizeof *m->adapter, "adapters");
+    for (size_t i = 0; i < n; i++) ML_TRY(add_adapter(m, given[i], err));
+    m->model->adapter = n ? m->adapter[0] : NULL;
+    if (!use) return ML_OK;
+    ML_TRY(ml_cli_find_adapter(m, use, &chosen, err));
+    m->model->adapter = chosen;
+    return ML_OK;
+}
+
 void ml_cli_model_free(ml_cli_model *m)
 {
+    for (size_t i = 0; i < m->n_adapter; i++) {
+        ml_adapter_free(m->adapter[i]);
+        ml_free(m->adapter_name[i]);
+    }
+    ml_free(m->adapter);
+    ml_free(m->adapter_name);
+
     ml_model_free(m->model);
     ml_tokenizer_free(m->tokenizer);
     ml_ids_free(&m->ends);

@@ -33,6 +33,9 @@ const ml_option_row ml_cli_rows[] = {
 
     TEXT("generate chat bench eval", "", "model", NULL, "M",
          "model folder, GGUF or safetensors file, or run folder (its best checkpoint)"),
+    LIST("generate chat eval", "", "adapter", NULL, "[NAME=]PATH",
+         "adapter folder, or the run that trained it; may be repeated: several lie side by side"),
+    TEXT("generate chat eval", "", "use", NULL, "NAME", "which of them answers; none: the model alone; else the first"),
     CHOICE("generate chat bench eval", "", "repack", "auto|on|off", "auto",
            "rearrange quantised weights in memory for speed; auto: when there is room for them"),
     INT("bench", "", "prompt", 0, 1e7, "512", "tokens of a prefill; 0: not measured"),

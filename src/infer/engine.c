@@ -115,6 +115,9 @@ static ml_status check_request(const ml_engine *e, const ml_request *q, ml_error
         return ml_fail(err, ML_EINVAL, "the prompt of %lld tokens leaves no room for an answer in a context of %lld",
                        (long long)q->n_prompt, (long long)e->config.capacity);
     }
+    if (q->adapter && q->adapter->model && q->adapter->model != e->model) {
+        return ml_fail(err, ML_EINVAL, "the request's adapter was made for another model than the engine's");
+    }
     for (int64_t i = 0; i < q->n_prompt; i++) {
         if (q->prompt[i] >= 0 && q->prompt[i] < e->model->config.vocab_size) continue;
         return ml_fail(err, ML_EINVAL, "token id %d at position %lld is outside the model's vocabulary of %lld",
@@ -237,6 +240,7 @@ static void fill_slots(ml_engine *e)
         if (!e->first) e->last = NULL;
         j->next = NULL;
         e->slot[s] = j;
+        ml_runner_set_adapter(e->runner, s, j->request.adapter);
         e->order[e->n_order++] = s;
     }
 }

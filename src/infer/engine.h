@@ -36,6 +36,8 @@ typedef struct {
     int64_t max_tokens;     /* at least 1; the capacity may end the answer sooner */
     const int32_t *stop_id; /* [n_stop]; copied */
     int64_t n_stop;
+    /* Of this model, living until the request has ended; NULL: what the model has, ml_adapter_none: none. */
+    const ml_adapter *adapter;
     /* Each new token, the stop id included; false cancels. */
     bool (*on_token)(void *arg, int32_t id, double logprob);
     /* Once, after the last token. */

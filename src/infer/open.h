@@ -4,10 +4,13 @@
 #define ML_INFER_OPEN_H
 
 #include "base/file.h"
-#include "model/model.h"
+#include "model/adapter.h"
 
 /* The model that `path` means, for ml_weight_source_open: a file or folder as it is, of a run folder the best
  * checkpoint. */
 ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
+
+/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
+ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
 
 #endif

@@ -6,7 +6,7 @@
 #define ML_INFER_RUNNER_H
 
 #include "infer/pages.h"
-#include "model/model.h"
+#include "model/adapter.h"
 
 typedef struct ml_runner ml_runner;
 
@@ -25,6 +25,10 @@ void ml_runner_free(ml_runner *r);
 int64_t ml_runner_cache_bytes(const ml_runner *r);
 /* The sequences' pages, to be reserved before their tokens are run. */
 ml_pages *ml_runner_pages(ml_runner *r);
+
+/* The adapter (of this model; it must outlive the runner) of a sequence, from its first token on; NULL: what the model
+ * has (ml_model.adapter), ml_adapter_none: none.  Sequences of one pass may have different ones. */
+void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter);
 
 /* One pass: n tokens, the first n_decode of which are being generated and the others prompt; id, position and sequence
  * of each [n].  Of one sequence, positions ascend and all before them are in the cache or earlier in the pass.
