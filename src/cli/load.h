@@ -10,7 +10,7 @@
 typedef struct {
     ml_model *model;
     ml_tokenizer *tokenizer;
-    ml_ids ends; /* ids that end a text */
+    ml_ids ends;          /* ids that end a text */
     ml_adapter **adapter; /* [n_adapter] of --adapter */
     char **adapter_name;
     size_t n_adapter;

@@ -316,7 +316,7 @@ int64_t ml_adapter_count(const ml_adapter *a)
 /* ---- weights beside them ---- */
 
 /* "model.layers.3.mlp.experts.*.gate_proj", 7 -> "model.layers.3.mlp.experts.7.gate_proj.weight" */
-static void weight_name(const ml_adapter_module *m, int64_t i, char name[ML_WEIGHT_NAME_MAX])
+void ml_adapter_name_weight(const ml_adapter_module *m, int64_t i, char name[ML_WEIGHT_NAME_MAX])
 {
     const char *star = strchr(m->name, '*');
     if (star) {
@@ -330,7 +330,7 @@ ml_status ml_adapter_read_base(const ml_model *m, const ml_adapter_module *modul
                                int64_t n_row, float *out, ml_error *err)
 {
     char name[ML_WEIGHT_NAME_MAX];
-    weight_name(module, i, name);
+    ml_adapter_name_weight(module, i, name);
     const ml_weight *w = ml_model_find_weight(m, name);
     if (w) {
         const char *at = (const char *)w->data + (size_t)row * ml_dtype_row_bytes(w->dtype, module->cols);

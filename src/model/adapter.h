@@ -99,6 +99,8 @@ ml_status ml_adapter_plan(const ml_adapter_config *config, const ml_config *mode
 /* The modules of a model, in order; ml_free(*out). */
 ml_status ml_adapter_list_modules(const ml_config *c, ml_adapter_module **out, size_t *n, ml_error *err);
 bool ml_adapter_matches(const char *pattern, const char *name);
+/* The weight that matrix i of a module is, as a checkpoint calls it. */
+void ml_adapter_name_weight(const ml_adapter_module *m, int64_t i, char name[ML_WEIGHT_NAME_MAX]);
 /* Rows [row, row + n_row) of matrix i of a module, as the model has them, as fp32. */
 ml_status ml_adapter_read_base(const ml_model *m, const ml_adapter_module *module, int64_t i, int64_t row,
                                int64_t n_row, float *out, ml_error *err);

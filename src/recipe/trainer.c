@@ -147,7 +147,9 @@ static ml_status check(ml_trainer *t, ml_error *err)
     }
     ML_TRY(t->stage->check(r, err));
     ML_TRY(ml_loop_check_config(&r->train, &r->config, err));
-    ml_recipe_say_steps(&r->train, &r->config, &t->listener);
+    ml_config said = r->config;
+    if (r->has_adapter) said.bias_update_rate = 0; /* the model stays as it is */
+    ml_recipe_say_steps(&r->train, &said, &t->listener);
     return make_plan(t, err);
 }
 
