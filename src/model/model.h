@@ -98,6 +98,13 @@ ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, 
 void ml_router_stats_clear(ml_router_stats *stats);
 void ml_router_stats_free(ml_router_stats *stats);
 
+/* Hears what each expert layer's router chose for the tokens of a pass, layer by layer; the tensors live until the call
+ * returns. */
+typedef struct {
+    void *arg;
+    void (*routing)(void *arg, int64_t layer_id, const ml_routing *routing);
+} ml_routing_observer;
+
 struct ml_kv_cache;
 
 typedef struct {
@@ -110,6 +117,7 @@ typedef struct {
     bool recompute;            /* keep only layer inputs; run layers again going backward */
     float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
     ml_router_stats *stats;    /* NULL: not wanted */
+    const ml_routing_observer *observer; /* NULL: nobody */
 } ml_model_input;
 
 /* -> [tokens, hidden_size], after the final norm; the head is a matter of the caller (logits of some rows, or
