@@ -2,19 +2,11 @@
 
 #include "infer/session.h"
 
-ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **model, ml_error *err)
+ml_memory_budget ml_cli_budget(const ml_options *o)
 {
-    return ml_loaded_open_weights(path, repack, model, err);
-}
-
-ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err)
-{
-    return ml_loaded_open(path, repack, out, err);
-}
-
-void ml_cli_model_free(ml_cli_model *m)
-{
-    ml_loaded_free(m);
+    return (ml_memory_budget){ .available = (int64_t)(ml_options_real(o, "memory") * 1e9),
+                               .kv_dtype = ml_cli_kv_dtype(o),
+                               .stream = ml_options_flag(o, "stream") };
 }
 
 ml_dtype ml_cli_kv_dtype(const ml_options *o)

@@ -1,4 +1,4 @@
-/* --model M and --kv-cache-type: what they name. */
+/* What verbs with --model share (infer/loaded.h), under the names that they use. */
 #ifndef ML_CLI_LOAD_H
 #define ML_CLI_LOAD_H
 
@@ -6,12 +6,14 @@
 #include "infer/loaded.h"
 
 typedef ml_loaded ml_cli_model;
+#define ml_cli_load_weights ml_loaded_open_weights
+#define ml_cli_load_weights_within ml_loaded_open_weights_within
+#define ml_cli_load_model ml_loaded_open
+#define ml_cli_load_model_within ml_loaded_open_within
+#define ml_cli_model_free ml_loaded_free
 
-/* ml_loaded_open_weights, ml_loaded_open, ml_loaded_free */
-ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **model, ml_error *err);
-ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err);
-void ml_cli_model_free(ml_cli_model *m);
-
+/* --memory, --stream and --kv-cache-type */
+ml_memory_budget ml_cli_budget(const ml_options *o);
 /* --kv-cache-type */
 ml_dtype ml_cli_kv_dtype(const ml_options *o);
 

@@ -2,6 +2,7 @@
 #ifndef ML_INFER_LOADED_H
 #define ML_INFER_LOADED_H
 
+#include "infer/open.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
 
@@ -17,6 +18,11 @@ typedef struct {
 ml_status ml_loaded_open_weights(const char *path, const char *repack, ml_model **model, ml_error *err);
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
 ml_status ml_loaded_open(const char *path, const char *repack, ml_loaded *out, ml_error *err);
+/* Both within another budget of memory than the usual one. */
+ml_status ml_loaded_open_weights_within(const char *path, const char *repack, const ml_memory_budget *budget,
+                                        ml_model **model, ml_error *err);
+ml_status ml_loaded_open_within(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
+                                ml_error *err);
 void ml_loaded_free(ml_loaded *m);
 
 #endif

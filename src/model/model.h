@@ -68,6 +68,9 @@ ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable,
 /* A model for inference whose matrices stay where `source` has them, in the types they have there; norms, biases and
  * the router are copied as fp32.  On success the model owns the source. */
 ml_status ml_model_bind(const ml_config *config, ml_weight_source *source, ml_model **out, ml_error *err);
+/* What binding will take: bytes that stay in the source's (mapped) memory, and bytes of copies, which are allocated. */
+ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *source, size_t *stored, size_t *copied,
+                                ml_error *err);
 /* Bytes that ml_model_repack (moonlight.h) will take. */
 size_t ml_model_repack_bytes(const ml_model *m);
 /* Read every weight of an fp32 model of its own memory from `source`. */
