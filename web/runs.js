@@ -63,20 +63,28 @@ function loadMap({ run, lines }) {
 
 // ---- live ----
 
-// Whole logs are thinned by the server; what comes after is followed line by line.
+const lastStep = (lines) => lines.reduce((most, l) => Math.max(most, l.step), 0);
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+// A whole log is thinned by the server; what comes after is followed line by line.  A connection that is lost is made
+// again: lines have steps, so that none comes twice.
 async function follow(id) {
   const entry = chosen.get(id), { signal } = entry.abort;
   const path = "/api/runs/" + encodeURIComponent(id);
-  try {
-    entry.lines = (await get(`${path}/metrics?points=800`, signal)).lines;
-    changed();
-    const last = entry.lines.reduce((most, l) => Math.max(most, l.step), 0);
-    for await (const line of events("GET", `${path}/metrics/stream?after=${last}`, undefined, signal)) {
-      entry.lines.push(line);
+  let told = false;
+  while (!signal.aborted) {
+    try {
+      if (!entry.lines.length) entry.lines = (await get(`${path}/metrics?points=800`, signal)).lines;
       changed();
+      for await (const line of events("GET", `${path}/metrics/stream?after=${lastStep(entry.lines)}`, undefined, signal)) {
+        entry.lines.push(line);
+        changed();
+      }
+    } catch (error) {
+      if (!signal.aborted && !told) notice(`${id}: ${error.message}`);
+      told = true;
     }
-  } catch (error) {
-    if (!signal.aborted) notice(`${id}: ${error.message}`);
+    await pause(3);
   }
 }
 

@@ -20,6 +20,16 @@ def api(method, path, body=None):
     return json.loads(text) if text else None
 
 
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 class Page(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -62,7 +72,8 @@ class Page(unittest.TestCase):
                 return condition()
             except Exception as error:
                 if type(error).__name__ in ("StaleElementReferenceException", "ElementNotInteractableException",
-                                            "ElementClickInterceptedException", "NoSuchElementException", "JavascriptException"):
+                                            "ElementClickInterceptedException", "NoSuchElementException", "JavascriptException",
+                                            "AttributeError", "IndexError"):  # not there yet
                     return False
                 raise
         return WebDriverWait(self.driver, PATIENCE, 0.05).until(ready, what)
@@ -93,11 +104,13 @@ class Page(unittest.TestCase):
         self.wait(lambda: Select(self.find(css)).select_by_value(value) or True, css)
 
     def idle(self):
-        return self.find(".composer button.primary").is_displayed() and not self.find(".live")
+        return (self.find(".composer button.primary").is_displayed() and not self.find(".live") and
+                len(self.all(".message.assistant")) > self.answers)
 
     def ask(self, text):
-        box = self.find(".composer textarea")
-        box.send_keys(text, Keys.ENTER)
+        """Send it; `idle` is then false until the answer is there."""
+        self.answers = len(self.all(".message.assistant:not(.live)"))
+        self.find(".composer textarea").send_keys(text, Keys.ENTER)
 
     def conversation(self):
         self.wait(lambda: "#chat/" in self.driver.current_url)
@@ -160,6 +173,7 @@ class Page(unittest.TestCase):
 
         # Once more: an alternative; back to the first; a reload keeps all of it.
         self.set("seed", 8)
+        self.answers = 0
         self.press("Again")
         self.wait(lambda: self.idle() and "2 of 2" in self.find(".message.assistant header").text)
         self.shot("chat-again")
@@ -183,7 +197,7 @@ class Page(unittest.TestCase):
         self.press("Save as JSON")
         saved = self.wait(lambda: glob.glob(WORK + "/downloads/*.json"))
         self.wait(lambda: os.path.getsize(saved[0]) > 0)
-        self.assertEqual([m["id"] for m in json.load(open(saved[0]))["messages"]], [m["id"] for m in self.conversation()["messages"]])
+        self.assertEqual([m["id"] for m in load(saved[0])["messages"]], [m["id"] for m in self.conversation()["messages"]])
 
     def test_stop_and_the_cache_switch(self):
         self.start(kv_cache=False, max_tokens=3500, temperature=1, seed="")
@@ -328,11 +342,11 @@ class Page(unittest.TestCase):
         points = lambda name: [len(re.findall("[ML]", p.get_attribute("d"))) for p in chart(name).find_elements(By.CSS_SELECTOR, "path.line")]
         self.assertEqual(points("Learning rate"), [100, 100])
         self.assertEqual(points("Validation loss"), [5, 5])
-        log = [json.loads(line) for line in open(WORK + "/runs/one/log.jsonl")]
+        log = lines(WORK + "/runs/one/log.jsonl")
         row = self.find("tr[data-run=one]").text
         self.assertIn("best step", self.find(".runs thead").text)
         self.assertIn(str(max(r["step"] for r in log)), row)
-        samples = [json.loads(line) for line in open(WORK + "/runs/one/samples.jsonl")]
+        samples = lines(WORK + "/runs/one/samples.jsonl")
         self.wait(lambda: len(self.all(".sample")) == 2 * len(samples))
         self.assertIn(samples[0]["prompt"], self.find(".sample").text)
         # What is measured from now on comes by itself.
