@@ -88,9 +88,10 @@ static bool listens(const ml_request *q)
     return q->on_prompt_logits || q->on_prompt_hidden;
 }
 
-static ml_status check_request(const ml_engine *e, const ml_request *q, ml_error *err)
+ml_status ml_engine_check(const ml_model *model, const ml_engine_config *c, const ml_request *q, ml_error *err)
 {
-    int64_t fewest = listens(q) ? 0 : 1, longest = e->config.capacity - (q->max_tokens ? 1 : 0);
+    int64_t fewest = listens(q) || q->trace ? 0 : 1, longest = c->capacity - (q->max_tokens ? 1 : 0);
+    int64_t n_vocab = model->config.vocab_size;
     if (q->n_prompt < 1) return ml_fail(err, ML_EINVAL, "the prompt is empty: give at least one token");
     if (q->max_tokens < fewest) {
         return ml_fail(err, ML_EINVAL, "max_tokens: expected %lld or more, found %lld", (long long)fewest,
@@ -98,13 +99,12 @@ static ml_status check_request(const ml_engine *e, const ml_request *q, ml_error
     }
     if (q->n_prompt > longest) {
         return ml_fail(err, ML_EINVAL, "the prompt of %lld tokens %s a context of %lld", (long long)q->n_prompt,
-                       q->max_tokens ? "leaves no room for an answer in" : "does not fit into",
-                       (long long)e->config.capacity);
+                       q->max_tokens ? "leaves no room for an answer in" : "does not fit into", (long long)c->capacity);
     }
     for (int64_t i = 0; i < q->n_prompt; i++) {
-        if (q->prompt[i] >= 0 && q->prompt[i] < e->model->config.vocab_size) continue;
+        if (q->prompt[i] >= 0 && q->prompt[i] < n_vocab) continue;
         return ml_fail(err, ML_EINVAL, "token id %d at position %lld is outside the model's vocabulary of %lld",
-                       q->prompt[i], (long long)i, (long long)e->model->config.vocab_size);
+                       q->prompt[i], (long long)i, (long long)n_vocab);
     }
     return ml_sampling_check(&q->sampling, err);
 }
@@ -134,7 +134,7 @@ static ml_status make_job(const ml_engine *e, const ml_request *q, ml_job **out,
 
 ml_status ml_engine_submit(ml_engine *e, const ml_request *request, int64_t *id, ml_error *err)
 {
-    ML_TRY(check_request(e, request, err));
+    ML_TRY(ml_engine_check(e->model, &e->config, request, err));
     ml_job *j;
     ml_status status = make_job(e, request, &j, err);
     if (status != ML_OK) {

@@ -67,8 +67,11 @@ typedef struct {
     void *arg;
 } ml_request;
 
-/* *id names the request.  ML_EINVAL when the prompt is empty, has an id outside the vocabulary or leaves no room for an
+/* ML_EINVAL when the prompt is empty, has an id outside the vocabulary or leaves no room for an
  * answer, or a sampling setting is out of range. */
+ml_status ml_engine_check(const ml_model *model, const ml_engine_config *config, const ml_request *request,
+                          ml_error *err);
+/* *id names the request.  ML_EINVAL as above. */
 ml_status ml_engine_submit(ml_engine *e, const ml_request *request, int64_t *id, ml_error *err);
 /* End a request with ML_FINISH_CANCEL; nothing when it has ended. */
 void ml_engine_cancel(ml_engine *e, int64_t id);
