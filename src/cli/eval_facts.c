@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model *m;
+    ml_loaded *m;
     ml_row_maker maker;
     talk *talk; /* [n] */
     size_t n, capacity;
@@ -246,7 +246,7 @@ static ml_status report(const evaluation *e, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_cli_eval_facts(const ml_options *o, ml_cli_model *m, const char *path, const char *text, size_t n_bytes,
+ml_status ml_cli_eval_facts(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
                             ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
