@@ -3,30 +3,58 @@
 #include "ops/ops.h"
 
 #include "ops/cpu/cpu.h"
+#include "ops/cuda/cuda.h"
 
 #include <assert.h>
 
-const ml_op ml_ops_cpu[ML_N_OP] = {
-#define ML_OP(name_, differentiable_, forward_tolerance_, backward_tolerance_, inputs_, outputs_, summary_)            \
+/* One row of a backend's table. */
+#define ROW(backend, name_, forward_tolerance_, backward_tolerance_, inputs_, outputs_, summary_)                      \
     [ML_OP_##name_] = { .name = #name_,                                                                                \
-                        .forward = ml_cpu_##name_##_forward,                                                           \
-                        .backward = ml_cpu_##name_##_backward,                                                         \
+                        .forward = ml_##backend##_##name_##_forward,                                                   \
+                        .backward = ml_##backend##_##name_##_backward,                                                 \
                         .forward_tolerance = forward_tolerance_,                                                       \
                         .backward_tolerance = backward_tolerance_,                                                     \
                         .inputs = inputs_,                                                                             \
                         .outputs = outputs_,                                                                           \
                         .summary = summary_ },
+
+const ml_op ml_ops_cpu[ML_N_OP] = {
+#define ML_OP(name, differentiable, ...) ROW(cpu, name, __VA_ARGS__)
 #include "ops/ops.def"
 #undef ML_OP
 };
 
+#ifdef MOONLIGHT_CUDA
+const ml_op ml_ops_cuda[ML_N_OP] = {
+#define ML_OP(name, differentiable, ...) ROW(cuda, name, __VA_ARGS__)
+#include "ops/ops.def"
+#undef ML_OP
+};
+#endif
+
+/* The implementation for where the context's tensors lie; the operands must lie there too. */
+static const ml_op *find_op(ml_ctx *ctx, ml_op_id id, const ml_op_args *args)
+{
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        if (!args->in[i] || args->in[i]->device == ctx->device) continue;
+        ml_ctx_fail(ctx, ML_EINVAL, "operator %s: operand %d does not lie where the operator works",
+                    ml_ops_cpu[id].name, i);
+        return NULL;
+    }
+#ifdef MOONLIGHT_CUDA
+    if (ctx->device) return &ml_ops_cuda[id];
+#endif
+    return &ml_ops_cpu[id];
+}
+
 /* Run forward with its scratch released, then record.  Outputs and saved tensors exist already. */
 static ml_tensor *run(ml_ctx *ctx, ml_op_id id, const ml_op_args *args, size_t param_bytes, bool self_seeding)
 {
-    const ml_op *op = &ml_ops_cpu[id];
-    size_t mark = ml_arena_mark(&ctx->act);
+    const ml_op *op = find_op(ctx, id, args);
+    if (!op) return NULL;
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
     ml_status status = op->forward(ctx, args);
-    ml_arena_release(&ctx->act, mark);
+    ml_ctx_release(ctx, mark);
     if (status != ML_OK) {
         ml_ctx_fail(ctx, status, "operator %s failed", op->name);
         return NULL;

@@ -147,5 +147,8 @@ typedef enum {
 } ml_op_id;
 
 extern const ml_op ml_ops_cpu[ML_N_OP];
+#ifdef MOONLIGHT_CUDA
+extern const ml_op ml_ops_cuda[ML_N_OP];
+#endif
 
 #endif
