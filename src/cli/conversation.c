@@ -28,7 +28,7 @@ ml_status ml_cli_conversation_make(const ml_options *o, const ml_cli_model *m, m
 {
     *c = (ml_cli_conversation){ .tokenizer = m->tokenizer };
     ML_TRY(choose_format(o, m, &c->format, err));
-    const char *tools = ml_options_text(o, "tools");
+    const char *tools = ml_options_has(o, "", "tools") ? ml_options_text(o, "tools") : NULL;
     if (tools) ML_TRY(load_tools(tools, &c->format, &c->tools, err));
     for (size_t i = 0; i < m->ends.n; i++) ML_TRY(ml_ends_add(&c->stop, m->ends.id[i], err));
     for (size_t i = 0; i < c->format.n_end; i++) ML_TRY(ml_ends_add(&c->stop, c->format.end[i], err));

@@ -95,10 +95,24 @@ static void print_errors(const ml_quant_errors *errors)
     }
 }
 
+/* Experts that the text did not reach are rounded as if all their columns mattered alike. */
+static void tell_coverage(const ml_importance_coverage *c)
+{
+    if (!c->n_expert) return;
+    ml_log_info("importance: %.0f to %.0f tokens for each of %lld experts, half of them have %.0f or more", c->fewest,
+                c->most, (long long)c->n_expert, c->median);
+    if (!c->n_unseen) return;
+    ml_log_warn(
+        "%lld of %lld experts got no token of the text: they are quantised without importance; a longer or more "
+        "varied text reaches more",
+        (long long)c->n_unseen, (long long)c->n_expert);
+}
+
 static void tell(const job *j)
 {
     const ml_convert_report *r = &j->report;
     print_errors(&r->errors);
+    tell_coverage(&r->coverage);
     if (r->n_unused) {
         ml_log_warn("%zu tensors of %s are none of the model's and were left out: %s%s", r->n_unused, j->convert.from,
                     r->unused, r->n_unused > 1 ? ", ..." : "");

@@ -155,11 +155,13 @@ static ml_status measure(const evaluation *e, ml_error *err)
 static ml_status answer(evaluation *e, ml_error *err)
 {
     ml_answer_config c = { .sampling = ml_sampling_default(),
-                           .max_tokens = ml_options_int(e->o, "max-tokens"),
+                           .max_tokens =
+                               ml_options_given(e->o, "max-tokens") ? ml_options_int(e->o, "max-tokens") : 400,
                            .stop_id = e->m->ends.id,
                            .n_stop = (int64_t)e->m->ends.n,
                            .n_valid = ml_tokenizer_vocab_size(e->m->tokenizer),
-                           .parallel = 16 };
+                           .parallel = ml_options_int(e->o, "parallel"),
+                           .kv_dtype = ml_cli_kv_dtype(e->o) };
     c.sampling.temperature = ml_options_real(e->o, "temperature");
     c.sampling.seed = (uint64_t)ml_options_int(e->o, "seed");
     c.progress = ml_progress_begin("stories", "stories", (double)e->n);

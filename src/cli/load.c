@@ -3,7 +3,6 @@
 #include "base/memory.h"
 #include "format/source.h"
 #include "infer/ends.h"
-#include "infer/open.h"
 #include "infer/session.h"
 
 #include <string.h>
@@ -11,18 +10,39 @@
 /* What the cache, the activations and other programs may want beside the weights. */
 static const int64_t MARGIN_BYTES = (int64_t)2 << 30;
 
-ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **model, ml_error *err)
+ml_memory_budget ml_cli_budget(const ml_options *o)
 {
-    ML_TRY(ml_model_open(path, model, err));
+    return (ml_memory_budget){ .available = (int64_t)(ml_options_real(o, "memory") * 1e9),
+                               .kv_dtype = ml_cli_kv_dtype(o),
+                               .stream = ml_options_flag(o, "stream") };
+}
+
+static const ml_memory_budget usual_budget = { .kv_dtype = ML_SESSION_KV };
+
+/* The file's own pages are given back while its weights are repacked, so they count as available. */
+static bool has_room_to_repack(const ml_model *m, const ml_memory_budget *b)
+{
+    int64_t available = ml_memory_available(), need = (int64_t)ml_model_repack_bytes(m) + MARGIN_BYTES;
+    if (b->available && b->available < available) available = b->available;
+    return need < available;
+}
+
+ml_status ml_cli_load_weights_within(const char *path, const char *repack, const ml_memory_budget *budget,
+                                     ml_model **model, ml_error *err)
+{
+    ML_TRY(ml_model_open_within(path, budget, model, err));
     if (!strcmp(repack, "off")) return ML_OK;
-    /* The file's own pages are given back while its weights are repacked, so they count as available. */
-    bool fits = (int64_t)ml_model_repack_bytes(*model) < ml_memory_available() - MARGIN_BYTES;
-    if (!strcmp(repack, "auto") && !fits) return ML_OK;
+    if (!strcmp(repack, "auto") && !has_room_to_repack(*model, budget)) return ML_OK;
     ml_status status = ml_model_repack(*model, err);
     if (status == ML_OK) return ML_OK;
     ml_model_free(*model);
     *model = NULL;
     return status;
+}
+
+ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **model, ml_error *err)
+{
+    return ml_cli_load_weights_within(path, repack, &usual_budget, model, err);
 }
 
 static ml_status check_sizes(const char *found, const ml_cli_model *m, ml_error *err)
@@ -45,15 +65,21 @@ static ml_status open_beside(const char *found, ml_cli_model *m, ml_error *err)
     return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
 }
 
-ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err)
+ml_status ml_cli_load_model_within(const char *path, const char *repack, const ml_memory_budget *budget,
+                                   ml_cli_model *out, ml_error *err)
 {
     char found[ML_PATH_MAX];
     *out = (ml_cli_model){ 0 };
     ML_TRY(ml_model_find(path, found, err)); /* once: a run may get a better checkpoint meanwhile */
-    ml_status status = ml_cli_load_weights(found, repack, &out->model, err);
+    ml_status status = ml_cli_load_weights_within(found, repack, budget, &out->model, err);
     if (status == ML_OK) status = open_beside(found, out, err);
     if (status != ML_OK) ml_cli_model_free(out);
     return status;
+}
+
+ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err)
+{
+    return ml_cli_load_model_within(path, repack, &usual_budget, out, err);
 }
 
 void ml_cli_model_free(ml_cli_model *m)

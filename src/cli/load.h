@@ -3,6 +3,7 @@
 #define ML_CLI_LOAD_H
 
 #include "base/options.h"
+#include "infer/open.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
 
@@ -19,6 +20,14 @@ ml_status ml_cli_load_weights(const char *path, const char *repack, ml_model **m
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
 ml_status ml_cli_load_model(const char *path, const char *repack, ml_cli_model *out, ml_error *err);
 void ml_cli_model_free(ml_cli_model *m);
+
+/* Both within another budget of memory than the usual one. */
+ml_status ml_cli_load_weights_within(const char *path, const char *repack, const ml_memory_budget *budget,
+                                     ml_model **model, ml_error *err);
+ml_status ml_cli_load_model_within(const char *path, const char *repack, const ml_memory_budget *budget,
+                                   ml_cli_model *out, ml_error *err);
+/* --memory, --stream and --kv-cache-type */
+ml_memory_budget ml_cli_budget(const ml_options *o);
 
 /* --kv-cache-type */
 ml_dtype ml_cli_kv_dtype(const ml_options *o);

@@ -5,8 +5,8 @@
 
 #include <string.h>
 
-/* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values of
- * all positions before it once per pass, so passes grow with the depth. */
+/* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values
+ * of all positions before it once per pass, so passes grow with the depth. */
 enum { CHUNK = 512, LONGEST_CHUNK = 1024 };
 
 struct ml_session {

@@ -95,6 +95,7 @@ static ml_tensor *moe(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     if (!ml_router(ctx, x, maybe(&y->router), maybe(&y->router_bias), &router, &routing)) return NULL;
     ml_tensor *loss = router_loss(ctx, m, &routing, in);
     if (in->stats && !ctx->recomputing) count_routing(ctx, in->stats, layer_id, &routing, loss);
+    if (in->observer && !ctx->recomputing) in->observer->routing(in->observer->arg, layer_id, &routing);
 
     ml_experts_param experts = { c->expert_relu ? ML_ACT_RELU : ML_ACT_SILU };
     ml_tensor *routed = ml_experts(ctx, x, routing.id, routing.prob, maybe(&y->expert_gate), maybe(&y->expert_up),

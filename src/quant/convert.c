@@ -260,6 +260,7 @@ static ml_status write_gguf(job *j, ml_error *err)
     ml_status status = note_unused(j, err);
     if (status == ML_OK) status = find_importance(j, &layout, err);
     if (j->importance.n) x.importance = &j->importance;
+    if (status == ML_OK) status = ml_importance_measure_coverage(&j->importance, &j->report->coverage, err);
     if (status == ML_OK) status = ml_gguf_export_write(&x, j->x->to, err);
     ml_gguf_layout_free(&layout);
     return status;

@@ -34,8 +34,9 @@ typedef struct {
     size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
     char unused[112]; /* the first of them */
     bool has_tokenizer;
-    ml_error no_tokenizer;  /* why not; an empty message: the source has none */
-    ml_quant_errors errors; /* of what was quantised */
+    ml_error no_tokenizer;           /* why not; an empty message: the source has none */
+    ml_quant_errors errors;          /* of what was quantised */
+    ml_importance_coverage coverage; /* of the importance that was used; zeros without */
     bool epsilon_assumed; /* a GGUF file's latent norms got the epsilon of the Hugging Face class (see gguf_config.h) */
 } ml_convert_report;
 

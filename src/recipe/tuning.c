@@ -203,6 +203,7 @@ static ml_status encode(const ml_recipe_tuning *t, ml_build_rows_config *c, cons
     ml_status status = ml_build_rows(c, t->tokenizer, &result, err);
     ml_progress_end(c->progress);
     ML_TRY(status);
+    json_decref(result.sources);
     for (int i = 1; i < ML_N_REJECT; i++) {
         if (!result.n_reject[i]) continue;
         ml_listener_warn(listener, "%lld of %lld records left out: %s", (long long)result.n_reject[i],

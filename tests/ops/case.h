@@ -31,6 +31,8 @@ typedef struct {
         ml_router_param router;
         ml_router_loss_param router_loss;
         ml_experts_param experts;
+        ml_experts_lora_param experts_lora;
+        ml_lora_param lora;
     } param;
     /* fp32 outputs in the operator's order: number of elements, 0 for an output the reference skips (i32) */
     int64_t out_count[ML_OP_MAX_OUT];

@@ -395,6 +395,62 @@ static void test_stopping_leaves_nothing(void **state)
 }
 
 /* Importance of a MoE model from a text: from its file the same file again; what counts is lost less. */
+static void put_u32(uint8_t *bytes, size_t *n, uint32_t value)
+{
+    for (int i = 0; i < 4; i++) bytes[(*n)++] = (uint8_t)(value >> 8 * i);
+}
+
+/* The older form by hand, from what the newer says: of every tensor the means, times calls; experts end to end. */
+static size_t make_dat(const ml_importance *im, uint8_t *bytes)
+{
+    size_t n = 0;
+    put_u32(bytes, &n, (uint32_t)im->n);
+    for (size_t i = 0; i < im->n; i++) {
+        const ml_importance_entry *e = &im->entry[i];
+        size_t n_name = strlen(e->name);
+        put_u32(bytes, &n, (uint32_t)n_name);
+        memcpy(bytes + n, e->name, n_name);
+        n += n_name;
+        put_u32(bytes, &n, 4); /* a power of two, so that nothing is rounded */
+        put_u32(bytes, &n, (uint32_t)(e->n_matrix * e->n_col));
+        for (int64_t k = 0; k < e->n_matrix * e->n_col; k++) {
+            float value = 4 * e->mean[k];
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            put_u32(bytes, &n, bits);
+        }
+    }
+    put_u32(bytes, &n, 1);
+    put_u32(bytes, &n, 4);
+    memcpy(bytes + n, "text", 4);
+    return n + 4;
+}
+
+static void check_dat(const ml_importance *im, const char *folder, const char *wanted, const char *dat, const char *to)
+{
+    static uint8_t bytes[1 << 20];
+    ml_convert_report report;
+    ml_importance read;
+    size_t n = make_dat(im, bytes);
+    assert_true(n < sizeof bytes);
+    assert_ok(ml_file_replace(dat, bytes, n, &err));
+    ml_convert x = { .from = folder, .to = to, .gguf = true, .importance = dat };
+    assert_ok(ml_quant_mix_find("q4_0", &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_same_file(wanted, to);
+    assert_int_equal(report.coverage.n_expert, 0); /* it does not say */
+    /* Cut anywhere within the entries: refused. */
+    for (size_t cut = 0; cut < n - 12; cut += cut < 400 ? 1 : 997) {
+        assert_ok(ml_file_replace(dat, bytes, cut, &err));
+        assert_fails(ml_importance_load(dat, &read, &err), ML_EFORMAT, "im.dat");
+        assert_int_equal(read.n, 0);
+    }
+    uint8_t name_bytes[4] = { 0xff, 0xff, 0xff, 0x7f };
+    memcpy(bytes + 4, name_bytes, 4);
+    assert_ok(ml_file_replace(dat, bytes, n, &err));
+    assert_fails(ml_importance_load(dat, &read, &err), ML_EFORMAT, "offset 4: expected a tensor's name");
+}
+
 static void test_calibration(void **state)
 {
     (void)state;
@@ -455,6 +511,23 @@ static void test_calibration(void **state)
     assert_true(n_seen ==
                 2.0 * (double)(strlen(words) + 2)); /* two experts a token, and a BOS before each window of 64 */
     assert_true(weighted_error < 0.9 * plain_error);
+    /* What the experts saw, counted again here. */
+    double fewest = 1e9, most = 0;
+    int64_t n_expert = 0, n_unseen = 0;
+    for (size_t k = 0; k < im.n; k++) {
+        if (!strstr(im.entry[k].name, "ffn_down_exps")) continue;
+        for (int64_t i = 0; i < im.entry[k].n_matrix; i++, n_expert++) {
+            fewest = fmin(fewest, (double)im.entry[k].count[i]);
+            most = fmax(most, (double)im.entry[k].count[i]);
+            n_unseen += im.entry[k].count[i] == 0;
+        }
+    }
+    assert_int_equal(report.coverage.n_expert, n_expert);
+    assert_int_equal(report.coverage.n_expert, 3 * 4);
+    assert_int_equal(report.coverage.n_unseen, n_unseen);
+    assert_true(report.coverage.fewest == fewest && report.coverage.most == most);
+    assert_in_range((int64_t)report.coverage.median, (int64_t)fewest, (int64_t)most);
+    check_dat(&im, folder, weighted, join(work, "im.dat"), join(work, "dat.gguf"));
     up.cols = 32;
     assert_fails(ml_importance_find(&im, &up, 0, &mean, &err), ML_EINVAL, "another model");
     exact->free(exact);

@@ -54,6 +54,16 @@ static __host__ __device__ __forceinline__ float ml_q4_k_element(const uint8_t *
     return ml_round_product(s, (float)q) - t;
 }
 
+/* Element i of a super-block of q6_k: sub-block i / 16 of 16 elements. */
+static __host__ __device__ __forceinline__ float ml_q6_k_element(const uint8_t *b, int64_t i)
+{
+    int sub = (int)(i / 16), j = (int)(i % 16);
+    int low = b[sub / 8 * 64 + sub % 4 * 16 + j] >> 4 * (sub / 4 % 2) & 15;
+    int high = b[128 + sub / 8 * 32 + sub % 2 * 16 + j] >> 2 * (sub / 2 % 4) & 3;
+    float s = ml_round_product(ml_half_to_float(b + 208), (float)(int8_t)b[192 + sub]);
+    return ml_round_product(s, (float)((low | high << 4) - 32));
+}
+
 /* Element i of a row that begins at `row`. */
 static __host__ __device__ __forceinline__ float ml_block_element(ml_dtype dtype, const uint8_t *row, int64_t i)
 {
@@ -64,6 +74,7 @@ static __host__ __device__ __forceinline__ float ml_block_element(ml_dtype dtype
         const uint8_t *b = row + i / 32 * 34;
         return ml_round_product(ml_half_to_float(b), (float)(int8_t)b[2 + i % 32]);
     }
+    case ML_Q6_K: return ml_q6_k_element(row + i / 256 * 210, i % 256);
     case ML_Q4_K: return ml_q4_k_element(row + i / 256 * 144, i % 256);
     default:
         return ml_bits_to_float((uint32_t)row[4 * i] | (uint32_t)row[4 * i + 1] << 8 | (uint32_t)row[4 * i + 2] << 16 |

@@ -10,11 +10,11 @@
 extern "C" {
 #endif
 
-#define ML_OP(name, ...)                                                                                               \
+#define ML_CUDA_OP(name)                                                                                               \
     ml_status ml_cuda_##name##_forward(ml_ctx *ctx, const ml_op_args *args);                                           \
     ml_status ml_cuda_##name##_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads);
-#include "ops/ops.def"
-#undef ML_OP
+#include "ops/cuda/cuda.def"
+#undef ML_CUDA_OP
 
 #ifdef __cplusplus
 }

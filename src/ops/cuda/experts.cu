@@ -254,8 +254,9 @@ static bool is_plain_f32(const ml_tensor *w)
 extern "C" ml_status ml_cuda_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *gate = args->in[3], *down = args->in[5];
-    if (!is_plain_f32(gate) || !is_plain_f32(args->in[4]) || !is_plain_f32(down)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s have no backward pass: train with f32 weights",
+    if ((grads->in[3] && !is_plain_f32(gate)) || (grads->in[4] && !is_plain_f32(args->in[4])) ||
+        (grads->in[5] && !is_plain_f32(down))) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",
                            ml_dtype_name(gate->dtype != ML_F32 ? gate->dtype : down->dtype));
     }
     layer l;

@@ -76,7 +76,7 @@ static __global__ void __launch_bounds__(THREADS) multiply(ml_cuda_gemm g, int64
         for (int s = 0; s < PER; s++) {
             int64_t i = row + ty + SIDE * r, j = col + tx + SIDE * s;
             if (i >= row_end || j >= g.n) continue;
-            int64_t at = c_at + i * g.c_stride + j;
+            int64_t at = c_at + (g.c_row ? g.c_row[i] : i) * g.c_stride + j;
             float v = g.alpha * sum[r][s];
             if (g.d) v += g.beta * g.d[at];
             g.c[at] = g.accumulate ? g.c[at] + v : v;

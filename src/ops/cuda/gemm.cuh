@@ -30,6 +30,7 @@ typedef struct {
     ml_cuda_operand a, b;
     float *c;
     int64_t c_stride, c_product;
+    const int32_t *c_row; /* NULL, or the stored row of c for each row of the result */
     bool accumulate;
     float alpha, beta; /* c = alpha a b + beta d, with d laid out as c; or (beta 0) + what c has, with accumulate */
     const float *d;

@@ -32,14 +32,16 @@ extern "C" ml_status ml_cuda_linear_backward(ml_ctx *ctx, const ml_op_args *args
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *y = args->out[0];
     const float *dy = grads->out[0];
-    if ((grads->in[0] || grads->in[1]) && (w->dtype != ML_F32 || w->part)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s has no backward pass: train with f32 weights",
+    if (grads->in[1] && (w->dtype != ML_F32 || w->part)) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s cannot be trained: expected f32",
                            ml_dtype_name(w->dtype), w->part ? " in parts" : "");
     }
     if (grads->in[0]) {
+        ml_cuda_weight weight;
+        ML_TRY(ml_cuda_weight_read(ctx, w, &weight));
         ml_cuda_gemm g = ml_cuda_gemm_make(x->dim[0], w->dim[1], w->dim[0]);
         g.a = ml_cuda_operand_make(dy, y->stride, false);
-        g.b = ml_cuda_operand_make(ml_f32(w), w->stride, false);
+        g.b = ml_cuda_operand_make(weight.data, weight.stride, false);
         g.c = grads->in[0];
         g.c_stride = x->stride;
         g.accumulate = true;

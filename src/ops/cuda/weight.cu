@@ -7,13 +7,15 @@ enum { THREADS = 256 };
 
 static bool is_readable(ml_dtype dtype)
 {
-    return dtype == ML_F32 || dtype == ML_BF16 || dtype == ML_F16 || dtype == ML_Q8_0 || dtype == ML_Q4_K;
+    return dtype == ML_F32 || dtype == ML_BF16 || dtype == ML_F16 || dtype == ML_Q8_0 || dtype == ML_Q4_K ||
+           dtype == ML_Q6_K;
 }
 
 static ml_status check(ml_ctx *ctx, const ml_tensor *w)
 {
     if (is_readable(w->dtype) && w->layout == ML_LAYOUT_ROWS) return ML_OK;
-    return ml_ctx_fail(ctx, ML_EINVAL, "a weight on the GPU: expected f32, bf16, f16, q8_0 or q4_k in rows, found %s%s",
+    return ml_ctx_fail(ctx, ML_EINVAL,
+                       "a weight on the GPU: expected f32, bf16, f16, q8_0, q6_k or q4_k in rows, found %s%s",
                        ml_dtype_name(w->dtype), w->layout == ML_LAYOUT_ROWS ? "" : ", repacked for the processor");
 }
 
