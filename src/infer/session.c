@@ -5,8 +5,8 @@
 
 #include <string.h>
 
-/* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values of
- * all positions before it once per pass, so passes grow with the depth. */
+/* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values
+ * of all positions before it once per pass, so passes grow with the depth. */
 enum { CHUNK = 512, LONGEST_CHUNK = 1024 };
 
 struct ml_session {
@@ -140,6 +140,12 @@ void ml_session_truncate(ml_session *s, int64_t n)
     if (s->n_cached > n) s->n_cached = n;
     s->has_logits = false;
     ml_pages_truncate(ml_runner_pages(s->runner), 0, n);
+}
+
+void ml_session_set_adapter(ml_session *s, const ml_adapter *adapter)
+{
+    ml_session_truncate(s, 0);
+    ml_runner_set_adapter(s->runner, 0, adapter);
 }
 
 int64_t ml_session_count(const ml_session *s)

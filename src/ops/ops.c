@@ -3,6 +3,7 @@
 #include "ops/ops.h"
 
 #include "ops/cpu/cpu.h"
+#include "ops/cuda/cuda.h"
 
 #include <assert.h>
 
@@ -20,18 +21,48 @@ const ml_op ml_ops_cpu[ML_N_OP] = {
 #undef ML_OP
 };
 
+#ifdef MOONLIGHT_CUDA
+/* What the GPU has; the others are NULL there. */
+const ml_kernels ml_ops_cuda[ML_N_OP] = {
+#define ML_CUDA_OP(name_)                                                                                              \
+    [ML_OP_##name_] = { .forward = ml_cuda_##name_##_forward, .backward = ml_cuda_##name_##_backward },
+#include "ops/cuda/cuda.def"
+#undef ML_CUDA_OP
+};
+#endif
+
+/* The implementation for where the context's tensors lie; the operands must lie there too.  False: failed. */
+static bool find_kernels(ml_ctx *ctx, ml_op_id id, const ml_op_args *args, ml_kernels *out)
+{
+    *out = (ml_kernels){ ml_ops_cpu[id].forward, ml_ops_cpu[id].backward };
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        if (!args->in[i] || args->in[i]->device == ctx->device) continue;
+        ml_ctx_fail(ctx, ML_EINVAL, "operator %s: operand %d does not lie where the operator works",
+                    ml_ops_cpu[id].name, i);
+        return false;
+    }
+    if (!ctx->device) return true;
+#ifdef MOONLIGHT_CUDA
+    *out = ml_ops_cuda[id];
+#endif
+    if (out->forward) return true;
+    ml_ctx_fail(ctx, ML_EINVAL, "operator %s runs on the processor only: give --device cpu", ml_ops_cpu[id].name);
+    return false;
+}
+
 /* Run forward with its scratch released, then record.  Outputs and saved tensors exist already. */
 static ml_tensor *run(ml_ctx *ctx, ml_op_id id, const ml_op_args *args, size_t param_bytes, bool self_seeding)
 {
-    const ml_op *op = &ml_ops_cpu[id];
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_status status = op->forward(ctx, args);
-    ml_arena_release(&ctx->act, mark);
+    ml_kernels kernels;
+    if (!find_kernels(ctx, id, args, &kernels)) return NULL;
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ml_status status = kernels.forward(ctx, args);
+    ml_ctx_release(ctx, mark);
     if (status != ML_OK) {
-        ml_ctx_fail(ctx, status, "operator %s failed", op->name);
+        ml_ctx_fail(ctx, status, "operator %s failed", ml_ops_cpu[id].name);
         return NULL;
     }
-    ml_tape_record(ctx, op->backward, args, param_bytes, self_seeding);
+    ml_tape_record(ctx, kernels.backward, args, param_bytes, self_seeding);
     return ctx->error.code == ML_OK ? args->out[0] : NULL;
 }
 
@@ -58,6 +89,45 @@ ml_tensor *ml_linear(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, ml_tensor *b)
            (long long)w->dim[1]);
     ml_op_args args = { .in = { x, w, b }, .out = { ml_tensor_new_2d(ctx, ML_F32, x->dim[0], w->dim[0]) } };
     return args.out[0] ? run(ctx, ML_OP_linear, &args, 0, false) : NULL;
+}
+
+/* The view of y that an operator in place gives; what made y must then deliver a gradient to it. */
+static ml_tensor *run_in_place(ml_ctx *ctx, ml_op_id id, ml_op_args *args, size_t param_bytes)
+{
+    ml_tensor *y = args->in[0];
+    args->out[0] = ml_tensor_cols(ctx, y, 0, y->dim[1]);
+    if (!args->out[0] || !run(ctx, id, args, param_bytes, false)) return NULL;
+    if (args->out[0]->needs_grad) {
+        y->needs_grad = true;
+        if (y->base) y->base->needs_grad = true;
+    }
+    return args->out[0];
+}
+
+ml_tensor *ml_lora(ml_ctx *ctx, ml_tensor *y, ml_tensor *x, ml_tensor *a, ml_tensor *b, ml_tensor *row,
+                   const ml_lora_param *param)
+{
+    if (!y || !x || !a || !b) return NULL;
+    EXPECT(x->dim[0] == y->dim[0] && a->dim[1] == x->dim[1] && b->dim[1] == a->dim[0] && b->dim[0] == y->dim[1] &&
+               (!row || row->dim[0] <= y->dim[0]),
+           "lora: a [%lld, %lld] and b [%lld, %lld] do not fit a product of %lld columns with %lld",
+           (long long)a->dim[0], (long long)a->dim[1], (long long)b->dim[0], (long long)b->dim[1], (long long)x->dim[1],
+           (long long)y->dim[1]);
+    ml_op_args args = { .in = { y, x, a, b, row }, .param = param };
+    args.save[0] = ml_tensor_new_2d(ctx, ML_F32, row ? row->dim[0] : x->dim[0], a->dim[0]); /* scale * a dropout(x) */
+    return args.save[0] ? run_in_place(ctx, ML_OP_lora, &args, sizeof *param) : NULL;
+}
+
+ml_tensor *ml_dora(ml_ctx *ctx, ml_tensor *y, ml_tensor *m, ml_tensor *norm, ml_tensor *bias, ml_tensor *row)
+{
+    if (!y || !m != !norm) return NULL;
+    EXPECT((!m || (m->dim[0] == y->dim[1] && norm->dim[0] == y->dim[1])) && (!bias || bias->dim[0] == y->dim[1]) &&
+               (!row || row->dim[0] <= y->dim[0]),
+           "dora: magnitudes do not fit %lld columns", (long long)y->dim[1]);
+    ml_op_args args = { .in = { y, m, norm, bias, row } };
+    int64_t n_row = row ? row->dim[0] : y->dim[0];
+    args.save[0] = ml_tensor_new_2d(ctx, ML_F32, m && ctx->recording ? n_row : 0, y->dim[1]); /* y as it came */
+    return args.save[0] ? run_in_place(ctx, ML_OP_dora, &args, 0) : NULL;
 }
 
 ml_tensor *ml_rmsnorm(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, float eps)
@@ -146,22 +216,57 @@ ml_tensor *ml_router_loss(ml_ctx *ctx, ml_tensor *logit, ml_tensor *id, ml_tenso
     return args.out[0] ? run(ctx, ML_OP_router_loss, &args, sizeof *param, true) : NULL;
 }
 
-ml_tensor *ml_experts(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
-                      ml_tensor *down, const ml_experts_param *param)
+static ml_tensor *experts(ml_ctx *ctx, ml_op_id op, ml_op_args *args, size_t param_bytes)
 {
+    ml_tensor *x = args->in[0], *id = args->in[1], *prob = args->in[2], *gate = args->in[3], *up = args->in[4],
+              *down = args->in[5];
     if (!x || !id || !prob || !gate || !down) return NULL;
     int64_t n_expert = gate->dim[0], f = gate->dim[1], d = gate->dim[2];
     EXPECT(x->dim[1] == d && down->dim[0] == n_expert && down->dim[1] == d && down->dim[2] == f &&
                (!up || (up->dim[0] == n_expert && up->dim[1] == f && up->dim[2] == d)),
            "experts: shapes of the weights do not agree");
-    ml_op_args args = { .in = { x, id, prob, gate, up, down }, .param = param };
-    args.out[0] = ml_tensor_new_2d(ctx, ML_F32, x->dim[0], d);
+    args->out[0] = ml_tensor_new_2d(ctx, ML_F32, x->dim[0], d);
     int64_t n_row = id->dim[0] * id->dim[1];
     /* Kept for the backward: where each expert's rows begin, which (token, k) each row is, pre-activations. */
-    args.save[0] = ml_tensor_new_1d(ctx, ML_I32, n_expert + 1);
-    args.save[1] = ml_tensor_new_1d(ctx, ML_I32, n_row);
-    args.save[2] = ml_tensor_new_2d(ctx, ML_F32, n_row, up ? 2 * f : f);
-    return args.save[2] ? run(ctx, ML_OP_experts, &args, sizeof *param, false) : NULL;
+    args->save[0] = ml_tensor_new_1d(ctx, ML_I32, n_expert + 1);
+    args->save[1] = ml_tensor_new_1d(ctx, ML_I32, n_row);
+    args->save[2] = ml_tensor_new_2d(ctx, ML_F32, n_row, up ? 2 * f : f);
+    return args->save[2] ? run(ctx, op, args, param_bytes, false) : NULL;
+}
+
+ml_tensor *ml_experts(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
+                      ml_tensor *down, const ml_experts_param *param)
+{
+    ml_op_args args = { .in = { x, id, prob, gate, up, down }, .param = param };
+    return experts(ctx, ML_OP_experts, &args, sizeof *param);
+}
+
+/* Does a term fit matrices [n_expert, n_out, n_in]?  Its rank goes into *rank. */
+static bool term_fits(const ml_tensor *a, const ml_tensor *b, int64_t n_expert, int64_t n_out, int64_t n_in,
+                      int64_t *rank)
+{
+    *rank = 0;
+    if (!a != !b) return false;
+    if (!a) return true;
+    *rank = a->dim[1];
+    return a->dim[0] == n_expert && a->dim[2] == n_in && b->dim[0] == n_expert && b->dim[1] == n_out &&
+           b->dim[2] == a->dim[1];
+}
+
+ml_tensor *ml_experts_lora(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
+                           ml_tensor *down, const ml_experts_terms *t, const ml_experts_lora_param *param)
+{
+    if (!x || !id || !prob || !gate || !down) return NULL;
+    int64_t n = gate->dim[0], f = gate->dim[1], d = gate->dim[2], rank[3];
+    EXPECT(term_fits(t->gate_a, t->gate_b, n, f, d, &rank[0]) && term_fits(t->up_a, t->up_b, n, f, d, &rank[1]) &&
+               term_fits(t->down_a, t->down_b, n, d, f, &rank[2]) && (up || !t->up_a),
+           "experts: shapes of the low-rank terms do not fit the weights");
+    ml_op_args args = { .in = { x, id, prob, gate, up, down, t->gate_a, t->gate_b, t->up_a, t->up_b, t->down_a,
+                                t->down_b },
+                        .param = param };
+    /* scale * a dropout(input) of gate, up and down, row after row */
+    args.save[3] = ml_tensor_new_2d(ctx, ML_F32, id->dim[0] * id->dim[1], rank[0] + rank[1] + rank[2]);
+    return args.save[3] ? experts(ctx, ML_OP_experts_lora, &args, sizeof *param) : NULL;
 }
 
 ml_tensor *ml_logprob(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, ml_tensor *b, ml_tensor *target)

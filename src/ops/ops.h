@@ -16,6 +16,24 @@ ml_tensor *ml_embedding(ml_ctx *ctx, ml_tensor *table, ml_tensor *id);
 /* x [tokens, k], w [n, k] (f32; bf16, f16 in fast mode), b [n] or NULL -> y [tokens, n] */
 ml_tensor *ml_linear(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, ml_tensor *b);
 
+typedef struct {
+    float scale;   /* alpha / rank */
+    float dropout; /* share of x that counts as zero, in [0, 1); the rest is divided by 1 - dropout */
+    uint64_t seed; /* of the choice: the same seed, the same elements */
+} ml_lora_param;
+/* The low-rank term of an adapter (LoRA, arXiv:2106.09685): y += scale * b (a dropout(x)), IN PLACE, so nothing else
+ * may have read y.
+ *   y [tokens, n] (a column view is welcome), x [tokens, k], a [r, k], b [n, r]
+ *   row [n_row] i32, ascending, or NULL: the tokens that have this term
+ *   -> a view of y; y needs a gradient then if a, b or x do.  A token's bits do not depend on the other tokens. */
+ml_tensor *ml_lora(ml_ctx *ctx, ml_tensor *y, ml_tensor *x, ml_tensor *a, ml_tensor *b, ml_tensor *row,
+                   const ml_lora_param *param);
+
+/* The magnitudes of an adapter (DoRA, arXiv:2402.09353): y = (m / norm) * y + bias, column by column, IN PLACE.
+ *   y [tokens, n] as above; m, norm [n], both NULL: 1; bias [n] or NULL; row as above
+ * norm and bias are constants: no gradient flows to them.  A column of norm 0 is left as it is.  -> a view of y */
+ml_tensor *ml_dora(ml_ctx *ctx, ml_tensor *y, ml_tensor *m, ml_tensor *norm, ml_tensor *bias, ml_tensor *row);
+
 /* x [tokens, n_group * d], w [d] -> y, same shape, contiguous: each group of d columns is divided by
  * sqrt(mean(x^2) + eps) and multiplied by w.  n_group > 1 is the per-head norm of q and k. */
 ml_tensor *ml_rmsnorm(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, float eps);
@@ -73,6 +91,7 @@ typedef struct {
                                     two best biased scores are eligible; 1, 1 is off */
     float capacity_factor;       /* 0: dropless; else an expert takes at most ceil(tokens * top_k * factor / n_expert)
                                     tokens, those with the highest prob (ties: the earlier token) */
+    bool group_by_best;          /* groups are ranked by their largest score alone (DeepSeek-V2) */
 } ml_router_param;
 typedef struct {
     ml_tensor *prob;  /* [tokens, top_k] weight of each chosen expert; 0 where dropped */
@@ -124,6 +143,20 @@ typedef struct {
 ml_tensor *ml_experts(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
                       ml_tensor *down, const ml_experts_param *param);
 
+typedef struct {
+    ml_experts_param experts;
+    float scale, dropout; /* as in ml_lora_param; gate, up and down each choose what they drop */
+    uint64_t seed;
+} ml_experts_lora_param;
+/* Low-rank terms of the experts' matrices, each expert its own: gate_e becomes gate_e + scale * b_e a_e, and so on.  A
+ * pair a [n_expert, r, n_in], b [n_expert, n_out, r] that is absent (NULL) leaves its matrix alone. */
+typedef struct {
+    ml_tensor *gate_a, *gate_b, *up_a, *up_b, *down_a, *down_b;
+} ml_experts_terms;
+/* ml_experts with these.  down's dropout is of what it is multiplied with. */
+ml_tensor *ml_experts_lora(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
+                           ml_tensor *down, const ml_experts_terms *terms, const ml_experts_lora_param *param);
+
 /* logp[t] = log softmax(x[t] w^T + b)[target[t]]; target -1 gives 0 and no gradient.
  *   x [tokens, d], w [n_vocab, d], b [n_vocab] or NULL, target [tokens] i32
  *   -> logp [tokens];  save: lse [tokens]
@@ -147,5 +180,13 @@ typedef enum {
 } ml_op_id;
 
 extern const ml_op ml_ops_cpu[ML_N_OP];
+/* Of another backend; NULL for an operator it does not have. */
+typedef struct {
+    ml_forward_fn forward;
+    ml_backward_fn backward;
+} ml_kernels;
+#ifdef MOONLIGHT_CUDA
+extern const ml_kernels ml_ops_cuda[ML_N_OP];
+#endif
 
 #endif

@@ -1,23 +1,32 @@
 #include "ops/case.h"
 
-#include "tensor/blocks.h"
-
 enum { MARGIN = 3 }; /* columns before and after a strided view of x */
 
 typedef struct {
     int64_t tokens, n, k;
     bool bias, strided, fast;
-    ml_dtype w_dtype; /* other than f32: forward only, and the gradient of the bias */
+    ml_dtype w_dtype; /* other than f32: not trained, and in fast mode forward only */
+    bool parts;       /* w is two tensors, one after the other; then it is not trained */
 } shape;
 
 static const shape shapes[] = {
-    { 5, 7, 3, true, false, false, ML_F32 },    { 70, 50, 33, false, false, false, ML_F32 },
-    { 33, 17, 300, true, true, false, ML_F32 }, { 260, 70, 40, true, false, false, ML_F32 },
-    { 0, 4, 6, true, false, false, ML_F32 },    { 4, 5, 0, true, false, false, ML_F32 },
-    { 9, 21, 100, true, true, true, ML_F32 },   { 0, 4, 6, false, false, true, ML_F32 },
-    { 7, 19, 70, true, true, true, ML_BF16 },   { 6, 18, 50, true, false, false, ML_F16 },
-    { 5, 19, 512, true, true, false, ML_Q4_K }, { 6, 300, 96, false, false, false, ML_Q8_0 },
-    { 5, 19, 512, true, true, true, ML_Q4_K },  { 3, 40, 96, true, false, true, ML_Q8_0 },
+    { 5, 7, 3, true, false, false, .w_dtype = ML_F32 },
+    { 70, 50, 33, false, false, false, .w_dtype = ML_F32 },
+    { 33, 17, 300, true, true, false, .w_dtype = ML_F32 },
+    { 260, 70, 40, true, false, false, .w_dtype = ML_F32 },
+    { 0, 4, 6, true, false, false, .w_dtype = ML_F32 },
+    { 4, 5, 0, true, false, false, .w_dtype = ML_F32 },
+    { 9, 21, 100, true, true, true, .w_dtype = ML_F32 },
+    { 0, 4, 6, false, false, true, .w_dtype = ML_F32 },
+    { 7, 19, 70, true, true, true, .w_dtype = ML_BF16 },
+    { 6, 18, 50, true, false, false, .w_dtype = ML_F16 },
+    { 5, 19, 512, true, true, false, .w_dtype = ML_Q4_K },
+    { 6, 300, 96, false, false, false, .w_dtype = ML_Q8_0 },
+    { 5, 19, 512, true, true, true, .w_dtype = ML_Q4_K },
+    { 3, 40, 96, true, false, true, .w_dtype = ML_Q8_0 },
+    { 4, 150, 768, true, true, false, .w_dtype = ML_Q6_K },
+    { 70, 80, 320, true, false, false, .w_dtype = ML_BF16, .parts = true },
+    { 6, 90, 20, false, true, false, .w_dtype = ML_F32, .parts = true },
 };
 
 /* Numbers that the type holds exactly, and x that 8 bits hold exactly, each block with its largest number. */
@@ -30,7 +39,9 @@ static void make_for_blocks(test_case *c, const shape *s, ml_rng *rng)
         x[i / s->k * stride + margin + i % s->k] = whole / 64;
     }
     for (int64_t i = 0; i < s->n * s->k; i++) {
-        if (s->w_dtype == ML_Q8_0) {
+        if (s->w_dtype == ML_Q6_K) { /* scale 64 of each 16 (its largest code -32), d 1 / 1024 */
+            w[i] = (i % 16 ? (double)ml_rng_below(rng, 64) - 32 : -32) / 16;
+        } else if (s->w_dtype == ML_Q8_0) {
             w[i] = (i % 32 ? (double)ml_rng_below(rng, 255) - 127 : 127) / 64;
         } else { /* scale 63 / 64, minimum 63 / 8, codes 0 and 15 among the others */
             double code = i % 32 == 0 ? 0 : i % 32 == 1 ? 15 : (double)ml_rng_below(rng, 16);
@@ -48,8 +59,9 @@ static void make(test_case *c, ml_rng *rng)
         /* Quarters in -2 .. 2: exact in every type. */
         for (int64_t i = 0; i < s->n * s->k; i++) c->in[1].real[i] = (double)ml_rng_below(rng, 17) / 4 - 2;
         if (ml_dtype_is_block(s->w_dtype)) make_for_blocks(c, s, rng);
-        c->in[0].constant = c->in[1].constant = true;
+        c->in[0].constant = s->fast;
     }
+    c->in[1].constant = s->w_dtype != ML_F32 || s->parts;
     if (s->bias) test_real(c, 2, 1, &s->n, 1, rng);
     c->out_count[0] = s->tokens * s->n;
 }
@@ -60,16 +72,21 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     if (s->fast) ctx->mode = ML_MODE_FAST;
     ml_tensor *x = s->strided ? ml_tensor_cols(ctx, in[0], MARGIN, s->k) : in[0]; // [tokens, k]
     ml_tensor *w = in[1];
-    if (s->w_dtype != ML_F32) {
-        w = ml_tensor_new_2d(ctx, s->w_dtype, s->n, s->k);
-        if (ml_dtype_is_block(s->w_dtype)) {
-            ml_error err;
-            if (ml_quantize_rows(s->w_dtype, ml_f32(in[1]), s->n, s->k, NULL, w->data, &err) != ML_OK) {
-                ml_ctx_fail(ctx, ML_EINVAL, "%s", err.message);
-            }
-        } else {
-            ml_convert_from_f32(s->w_dtype, ml_f32(in[1]), w->data, s->n * s->k);
+    if (s->w_dtype != ML_F32) w = test_convert(ctx, in[1], s->w_dtype);
+    if (s->parts) {
+        int64_t first = s->n / 3;
+        ml_tensor *parts = ml_ctx_scratch(ctx, 2 * sizeof *parts); /* the backward looks at them */
+        for (int i = 0; i < 2; i++) {
+            parts[i] = ml_tensor_describe(w->dtype, 2, (int64_t[]){ i ? s->n - first : first, s->k },
+                                          (char *)w->data + (i ? ml_dtype_row_bytes(w->dtype, first * s->k) : 0));
+            parts[i].device = w->device;
         }
+        ml_tensor *whole = ml_ctx_scratch(ctx, sizeof *whole);
+        *whole = ml_tensor_describe(w->dtype, 2, (int64_t[]){ s->n, s->k }, w->data);
+        whole->device = w->device;
+        whole->part = parts;
+        whole->n_part = 2;
+        w = whole;
     }
     out[0] = ml_linear(ctx, x, w, in[2]);
 }

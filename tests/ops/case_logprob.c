@@ -9,18 +9,23 @@ typedef struct {
     int every_ignored; /* tokens t % every_ignored == 1 have no target; 0: all have one */
     double std;        /* of x; large: forward only */
     bool fast;         /* the products for inference */
-    ml_dtype w_dtype;  /* other than f32: forward only */
+    ml_dtype w_dtype;  /* other than f32: not trained, and in fast mode forward only */
 } variant;
 
 static const variant variants[] = {
-    { 9, 12, 37, false, 0, 1, false, ML_F32 },      { 13, 7, 50, true, 3, 1, false, ML_F32 },
+    { 9, 12, 37, false, 0, 1, false, ML_F32 },
+    { 13, 7, 50, true, 3, 1, false, ML_F32 },
     { 6, 4, 2603, true, 4, 1, false, ML_F32 }, /* many tiles of rows */
     { 530, 3, 11, true, 5, 1, false, ML_F32 }, /* of tokens */
-    { 5, 300, 19, false, 0, 0.1, false, ML_F32 },   { 4, 3, 1, true, 0, 1, false, ML_F32 },
-    { 3, 5, 8, true, 1, 1, false, ML_F32 },         { 0, 5, 8, true, 0, 1, false, ML_F32 },
+    { 5, 300, 19, false, 0, 0.1, false, ML_F32 },
+    { 4, 3, 1, true, 0, 1, false, ML_F32 },
+    { 3, 5, 8, true, 1, 1, false, ML_F32 },
+    { 0, 5, 8, true, 0, 1, false, ML_F32 },
     { 20, 6, 700, true, 0, 100, false, ML_F32 }, /* logits far beyond the range of exp */
-    { 13, 40, 600, true, 4, 1, .fast = true },      { 7, 40, 30, true, 4, 1, .fast = true, .w_dtype = ML_BF16 },
+    { 13, 40, 600, true, 4, 1, .fast = true },
+    { 7, 40, 30, true, 4, 1, .fast = true, .w_dtype = ML_BF16 },
     { 7, 40, 530, false, 0, 1, .w_dtype = ML_F16 },
+    { 6, 300, 2603, true, 4, 0.1, .w_dtype = ML_BF16 }, /* several blocks of logits, and of columns */
 };
 
 static void make(test_case *c, ml_rng *rng)
@@ -29,7 +34,7 @@ static void make(test_case *c, ml_rng *rng)
     test_real(c, 0, 2, (int64_t[]){ v->n_token, v->d }, v->std, rng);
     test_real(c, 1, 2, (int64_t[]){ v->n_vocab, v->d }, 1, rng);
     if (v->bias) test_real(c, 2, 1, &v->n_vocab, 1, rng);
-    for (int i = 0; i < 3; i++) c->in[i].constant = v->std > 1 || v->w_dtype != ML_F32;
+    for (int i = 0; i < 3; i++) c->in[i].constant = v->std > 1 || (v->w_dtype != ML_F32 && (v->fast || i == 1));
     for (int64_t i = 0; v->w_dtype != ML_F32 && i < v->n_vocab * v->d; i++) {
         c->in[1].real[i] = (double)ml_rng_below(rng, 17) / 8 - 1; /* exact in every type */
     }
@@ -49,10 +54,7 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     const variant *v = &variants[c->variant];
     if (v->fast) ctx->mode = ML_MODE_FAST;
     ml_tensor *w = in[1];
-    if (v->w_dtype != ML_F32) {
-        w = ml_tensor_new_2d(ctx, v->w_dtype, v->n_vocab, v->d);
-        ml_convert_from_f32(v->w_dtype, ml_f32(in[1]), w->data, v->n_vocab * v->d);
-    }
+    if (v->w_dtype != ML_F32) w = test_convert(ctx, in[1], v->w_dtype);
     out[0] = ml_logprob(ctx, in[0], w, in[2], in[3]);
 }
 

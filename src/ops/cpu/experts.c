@@ -12,13 +12,15 @@
  *                dx[token]    += dpre gate_up_e        expert after expert
  *
  * The first product and the activation run in tiles of rows of one expert, so that pre-activations are still in
- * cache when they are activated; the others use all threads on one expert at a time.  Inference, and weights that
- * cannot be trained, go through experts_inference.c instead. */
+ * cache when they are activated; the others use all threads on one expert at a time.  Inference, and weights of other
+ * types or in parts, which are not trained, go forward through experts_inference.c instead, and back through
+ * ops/cpu/weight.h. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
-#include "ops/cpu/experts_layer.h"
+#include "ops/cpu/experts_lora.h"
 #include "ops/cpu/gemm.h"
+#include "ops/cpu/weight.h"
 
 #include <string.h>
 
@@ -82,8 +84,8 @@ static bool is_trainable(const ml_experts_layer *l)
     return is_plain_f32(l->gate) && is_plain_f32(l->up) && is_plain_f32(l->down);
 }
 
-/* What both directions need: the description of the layer, with token and a in scratch. */
-static ml_status describe(ml_ctx *ctx, const ml_op_args *args, ml_experts_layer *l)
+/* What both directions need: the description of the layer, with token and a in scratch.  grads: NULL going forward. */
+static ml_status describe(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads, ml_experts_layer *l)
 {
     const ml_tensor *gate = args->in[3];
     const ml_experts_param *param = args->param;
@@ -109,7 +111,7 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, ml_experts_layer 
     if (!token || !l->a || !cut_tiles(ctx, l)) return ML_ENOMEM;
     for (int64_t r = 0; r < l->n_row; r++) token[r] = (int32_t)(l->flat[r] / l->top_k);
     l->token = token;
-    return ML_OK;
+    return ml_experts_adapter_make(ctx, args, grads, l);
 }
 
 /* Expert's matrix in memory laid out as w: w itself or its gradient. */
@@ -141,17 +143,29 @@ static void project(const ml_experts_layer *l, ml_experts_tile t)
     ml_gemm_run_serial(&g);
 }
 
+/* The terms of gate and up of a tile. */
+static void add_terms(const ml_experts_layer *l, ml_experts_tile t, int thread)
+{
+    const ml_experts_adapter *a = l->adapter;
+    float *pre = l->pre + t.begin * l->n_col;
+    ml_experts_term_begin(l, &a->gate, t, thread);
+    ml_experts_term_begin(l, &a->up, t, thread);
+    ml_experts_term_add(l, &a->gate, t.expert, t.begin, t.n, 0, l->f, pre, l->n_col, NULL);
+    ml_experts_term_add(l, &a->up, t.expert, t.begin, t.n, 0, l->f, pre + l->f, l->n_col, NULL);
+}
+
 static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
-    (void)thread;
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
         project(l, t);
+        if (l->adapter) add_terms(l, t, thread);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             const float *gate = l->pre + r * l->n_col, *up = l->up ? gate + l->f : NULL;
             l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f, l->f);
         }
+        if (l->adapter) ml_experts_term_begin(l, &l->adapter->down, t, thread);
     }
 }
 
@@ -180,6 +194,8 @@ static void add_down(const ml_experts_layer *l, int64_t expert, int64_t begin, i
                   .c_row = l->token + begin,
                   .accumulate = true };
     ml_gemm_run(&g);
+    if (!l->adapter) return;
+    ml_experts_term_add(l, &l->adapter->down, expert, begin, n, 0, l->d, g.c, g.c_stride, g.c_row);
 }
 
 ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
@@ -187,7 +203,7 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     ml_tensor *y = args->out[0];
     ML_TRY(sort_by_expert(ctx, args->in[1], args->in[3]->dim[0], ml_i32(args->save[0]), ml_i32(args->save[1])));
     ml_experts_layer l;
-    ML_TRY(describe(ctx, args, &l));
+    ML_TRY(describe(ctx, args, NULL, &l));
     for (int64_t t = 0; t < y->dim[0]; t++) memset(ml_f32(y) + t * y->stride, 0, (size_t)l.d * sizeof(float));
     /* Which products run depends on the mode and the weights alone, so a token's bits do not depend on the batch. */
     if (ctx->mode == ML_MODE_FAST || !is_trainable(&l)) return ml_experts_run_inference(ctx, &l);
@@ -196,20 +212,38 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     return ML_OK;
 }
 
+/* a = dy[token] down_e, the rows of a tile */
+static void pull_back(const ml_experts_layer *l, ml_experts_tile t)
+{
+    ml_weight_back back = { .n_token = t.n,
+                            .dy = l->dy,
+                            .dy_stride = l->dy_stride,
+                            .dy_row = l->token + t.begin,
+                            .dx = l->a + t.begin * l->f,
+                            .dx_stride = l->f };
+    if (!is_trainable(l)) {
+        ml_tensor down = ml_weight_matrix(l->down, t.expert);
+        memset(back.dx, 0, (size_t)(t.n * l->f) * sizeof *back.dx);
+        ml_weight_back_serial(&back, &down, 0, l->f);
+        return;
+    }
+    ml_gemm g = { .m = t.n,
+                  .n = l->f,
+                  .k = l->d,
+                  .a = { .data = back.dy, .stride = back.dy_stride, .row = back.dy_row },
+                  .b = { .data = expert_of(l->down, ml_f32(l->down), t.expert), .stride = l->f },
+                  .c = back.dx,
+                  .c_stride = back.dx_stride };
+    ml_gemm_run_serial(&g);
+}
+
 static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
 {
-    (void)thread;
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
-        ml_gemm g = { .m = t.n,
-                      .n = l->f,
-                      .k = l->d,
-                      .a = { .data = l->dy, .stride = l->dy_stride, .row = l->token + t.begin },
-                      .b = { .data = expert_of(l->down, ml_f32(l->down), t.expert), .stride = l->f },
-                      .c = l->a + t.begin * l->f,
-                      .c_stride = l->f };
-        ml_gemm_run_serial(&g);
+        pull_back(l, t);
+        if (l->adapter) ml_experts_term_pull(l, &l->adapter->down, t, thread);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
             float *pre = l->pre + r * l->n_col;
             float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL,
@@ -217,6 +251,9 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
             int64_t token = l->token[r], k = l->flat[r] % l->top_k;
             if (l->dprob) l->dprob[token * l->prob->stride + k] += dprob;
         }
+        if (!l->adapter) continue;
+        ml_experts_term_pull(l, &l->adapter->gate, t, thread);
+        ml_experts_term_pull(l, &l->adapter->up, t, thread);
     }
 }
 
@@ -272,6 +309,35 @@ static void add_input_gradient(const ml_experts_layer *l, int64_t expert, int64_
     ml_gemm_run(&g);
 }
 
+typedef struct {
+    const ml_experts_layer *l;
+    float *dx;
+} frozen_work;
+
+/* Columns [begin, end) of dx[token] += dpre gate_up, expert after expert, through weights that are not trained. */
+static void add_frozen_columns(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const frozen_work *w = arg;
+    const ml_experts_layer *l = w->l;
+    for (int64_t e = 0; e < l->n_expert; e++) {
+        int64_t row = l->offset[e];
+        ml_weight_back back = { .n_token = l->offset[e + 1] - row,
+                                .dy = l->pre + row * l->n_col,
+                                .dy_stride = l->n_col,
+                                .dx = w->dx,
+                                .dx_stride = l->x->stride,
+                                .dx_row = l->token + row };
+        if (back.n_token == 0) continue;
+        ml_tensor m = ml_weight_matrix(l->gate, e);
+        ml_weight_back_serial(&back, &m, begin, end - begin);
+        if (!l->up) continue;
+        back.dy += l->f;
+        m = ml_weight_matrix(l->up, e);
+        ml_weight_back_serial(&back, &m, begin, end - begin);
+    }
+}
+
 /* Gradients of gate and up (each may be unwanted) and of x from dpre. */
 static void projection_backward(const ml_experts_layer *l, const ml_op_grads *grads)
 {
@@ -286,6 +352,11 @@ static void projection_backward(const ml_experts_layer *l, const ml_op_grads *gr
         if (dup) for_each_expert(l, add_projection_gradient, &up);
     }
     if (!grads->in[0]) return;
+    if (!is_trainable(l)) {
+        frozen_work work = { l, grads->in[0] };
+        ml_parallel_for(l->d, ML_WEIGHT_BACK_COLUMNS, add_frozen_columns, &work);
+        return;
+    }
     bool fused = is_fused(l, ml_f32(l->gate), ml_f32(l->up));
     projection gate = { .w = l->gate, .n_col = fused ? 2 * l->f : l->f, .dx = grads->in[0] };
     for_each_expert(l, add_input_gradient, &gate);
@@ -294,19 +365,28 @@ static void projection_backward(const ml_experts_layer *l, const ml_op_grads *gr
     for_each_expert(l, add_input_gradient, &up);
 }
 
+static ml_status check_frozen(ml_ctx *ctx, const ml_experts_layer *l, const ml_op_grads *grads)
+{
+    if (grads->in[3] || grads->in[4] || grads->in[5]) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",
+                           ml_dtype_name(l->gate->dtype != ML_F32 ? l->gate->dtype : l->down->dtype));
+    }
+    ML_TRY(ml_weight_back_check(ctx, l->gate));
+    if (l->up) ML_TRY(ml_weight_back_check(ctx, l->up));
+    return ml_weight_back_check(ctx, l->down);
+}
+
 ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     ml_experts_layer l;
-    ML_TRY(describe(ctx, args, &l));
-    if (!is_trainable(&l)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s have no backward pass: train with f32 weights",
-                           ml_dtype_name(l.gate->dtype != ML_F32 ? l.gate->dtype : l.down->dtype));
-    }
+    ML_TRY(describe(ctx, args, grads, &l));
+    if (!is_trainable(&l)) ML_TRY(check_frozen(ctx, &l, grads));
     l.dy = grads->out[0];
     l.dy_stride = args->out[0]->stride;
     l.dprob = grads->in[2];
     ml_parallel_for(l.first_tile[l.n_expert], 1, backward_tiles, &l);
     if (grads->in[5]) for_each_expert(&l, add_down_gradient, grads->in[5]);
     projection_backward(&l, grads);
+    if (l.adapter) ml_experts_adapter_finish(&l, grads->in[0]);
     return ML_OK;
 }

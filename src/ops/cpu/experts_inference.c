@@ -6,7 +6,7 @@
  *
  * An element of y is the sum over its experts by ascending id, each term a product that does not depend on the other
  * rows; so a token's bits depend on nothing but the token. */
-#include "ops/cpu/experts_layer.h"
+#include "ops/cpu/experts_lora.h"
 
 #include "base/thread.h"
 #include "ops/cpu/weight.h"
@@ -35,6 +35,32 @@ static int64_t columns_per_task(int64_t n, int64_t n_tile)
     return columns > MAX_COLUMNS ? MAX_COLUMNS : columns < MIN_COLUMNS ? MIN_COLUMNS : columns;
 }
 
+/* What the terms of gate and up add to columns [column, column + n) of a tile. */
+static void add_terms(const ml_experts_layer *l, ml_experts_tile t, int64_t column, int64_t n, float *pre)
+{
+    if (!l->adapter) return;
+    ml_experts_term_add(l, &l->adapter->gate, t.expert, t.begin, t.n, column, n, pre, l->n_col, NULL);
+    ml_experts_term_add(l, &l->adapter->up, t.expert, t.begin, t.n, column, n, pre + l->f, l->n_col, NULL);
+}
+
+static void begin_inputs(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const ml_experts_layer *l = arg;
+    for (int64_t i = begin; i < end; i++) {
+        ml_experts_tile t = ml_experts_find_tile(l, i);
+        ml_experts_term_begin(l, &l->adapter->gate, t, thread);
+        ml_experts_term_begin(l, &l->adapter->up, t, thread);
+    }
+}
+
+static void begin_down(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const ml_experts_layer *l = arg;
+    for (int64_t i = begin; i < end; i++) {
+        ml_experts_term_begin(l, &l->adapter->down, ml_experts_find_tile(l, i), thread);
+    }
+}
+
 /* Hidden columns [column, column + n) of the rows of a tile. */
 static void make_hidden_columns(const inference *w, const ml_experts_tile *t, int64_t column, int64_t n)
 {
@@ -47,6 +73,7 @@ static void make_hidden_columns(const inference *w, const ml_experts_tile *t, in
         m = ml_weight_matrix(l->up, t->expert);
         ml_weight_product_serial(&w->x, token, t->n, &m, column, n, pre + l->f, l->n_col);
     }
+    add_terms(l, *t, column, n, pre);
     for (int64_t r = t->begin; r < t->begin + t->n; r++) {
         const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
         l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f + column, n);
@@ -84,6 +111,10 @@ static void add_down_columns(const inference *w, int64_t begin, int64_t n)
                 for (int64_t j = 0; j < n; j++) y[j] += part[r * n + j];
             }
         }
+        if (!l->adapter) continue;
+        int64_t row = l->offset[e];
+        ml_experts_term_add(l, &l->adapter->down, e, row, l->offset[e + 1] - row, begin, n, ml_f32(l->y) + begin,
+                            l->y->stride, l->token + row);
     }
 }
 
@@ -118,7 +149,10 @@ ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
     w.x = ml_weight_input_make(ctx, ml_f32(l->x), l->x->dim[0], l->d, l->x->stride);
     ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->gate));
     if (l->up) ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->up));
+    void *layer = (void *)(uintptr_t)l;
+    if (l->adapter) ml_parallel_for(n_tile, 1, begin_inputs, layer);
     run(n_tile * w.n_part, 1, make_hidden, &w);
+    if (l->adapter) ml_parallel_for(n_tile, 1, begin_down, layer);
     if (ctx->observer) show_inputs(ctx->observer, l);
     w.a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
     ML_TRY(ml_weight_input_prepare(ctx, &w.a, l->down));

@@ -5,6 +5,8 @@
 
 #include "ops/cpu/rowops.h"
 
+typedef struct ml_experts_adapter ml_experts_adapter;
+
 /* The accepted (token, k) pairs sorted by expert: "rows".  Expert e owns rows offset[e] .. offset[e + 1]. */
 typedef struct {
     int64_t n_row, n_expert, top_k, d, f;
@@ -21,7 +23,8 @@ typedef struct {
     ml_activation activation;
     const ml_row_ops *row_ops;
     int64_t tile_rows;
-    int32_t *first_tile; /* [n_expert + 1] tiles of the experts before */
+    int32_t *first_tile;               /* [n_expert + 1] tiles of the experts before */
+    const ml_experts_adapter *adapter; /* NULL, or low-rank terms (ops/cpu/experts_lora.h) */
 } ml_experts_layer;
 
 /* Rows of one expert. */

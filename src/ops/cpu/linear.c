@@ -1,8 +1,8 @@
 /* y = x w^T + b.
  *   x [tokens, k] (rows may be strided), w [n, k], b [n] or NULL -> y [tokens, n]
  *   dx += dy w;  dw += dy^T x;  db += the sum of dy's rows, in order
- * Training multiplies by ops/cpu/gemm.h; inference, and weights that are not fp32 or have parts, by
- * ops/cpu/weight.h. */
+ * Training multiplies by ops/cpu/gemm.h; inference, and weights that are not fp32 or have parts (which are not trained;
+ * the gradient of x goes through them), by ops/cpu/weight.h. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
@@ -79,11 +79,18 @@ ml_status ml_cpu_linear_backward(ml_ctx *ctx, const ml_op_args *args, const ml_o
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *y = args->out[0];
     const float *dy = grads->out[0];
-    if ((grads->in[0] || grads->in[1]) && (w->dtype != ML_F32 || w->part)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s has no backward pass: train with f32 weights",
+    bool is_plain = w->dtype == ML_F32 && !w->part;
+    if (grads->in[1] && !is_plain) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s cannot be trained: expected f32",
                            ml_dtype_name(w->dtype), w->part ? " in parts" : "");
     }
-    if (grads->in[0]) { /* dx [tokens, k] += dy [tokens, n] w [n, k] */
+    if (grads->in[0] && !is_plain) {
+        ML_TRY(ml_weight_back_check(ctx, w));
+        ml_weight_back back = {
+            .n_token = x->dim[0], .dy = dy, .dy_stride = y->stride, .dx = grads->in[0], .dx_stride = x->stride
+        };
+        ml_weight_back_run(&back, w);
+    } else if (grads->in[0]) { /* dx [tokens, k] += dy [tokens, n] w [n, k] */
         ml_gemm p = { .m = x->dim[0],
                       .n = w->dim[1],
                       .k = w->dim[0],

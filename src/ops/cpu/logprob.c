@@ -13,7 +13,8 @@
  *
  * Backward, one block of at most TOKENS x VOCAB logits at a time, shared by all threads: the logits are made again
  * and turned into dlogit = dlogp (onehot - softmax); then dx[tokens] += dlogit w and dw[vocab] += dlogit^T x.
- * Blocks run down the tokens first, so that a block's rows of dw are still in cache for the next. */
+ * Blocks run down the tokens first, so that a block's rows of dw are still in cache for the next.  A weight that is not
+ * fp32 is not trained; its products are those of ops/cpu/weight.h. */
 #include "ops/cpu/cpu.h"
 
 #include "base/thread.h"
@@ -171,7 +172,8 @@ typedef struct {
     const int32_t *target;
     const int32_t *token; /* the block's tokens: [n_token] */
     int64_t n_token, vocab, n_vocab;
-    float *logits; /* [n_token, n_vocab], rows BLOCK_VOCAB apart; becomes dlogit */
+    float *logits;                /* [n_token, n_vocab], rows BLOCK_VOCAB apart; becomes dlogit */
+    const ml_weight_input *input; /* NULL, or for the products with a weight that is not fp32 */
     float *dx, *dw, *dbias;
     const ml_row_ops *row_ops;
 } block;
@@ -187,7 +189,11 @@ static void make_dlogits(void *arg, int64_t begin, int64_t end, int thread)
         int64_t row = i / n_tile * TILE_TOKENS, col = i % n_tile * TILE_VOCAB, vocab = b->vocab + col;
         int64_t n_row = smaller(b->n_token - row, TILE_TOKENS), n = smaller(b->n_vocab - col, TILE_VOCAB);
         float *tile = b->logits + row * BLOCK_VOCAB + col;
-        make_logits(b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
+        if (b->input) {
+            ml_weight_product_serial(b->input, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
+        } else {
+            make_logits(b->x, b->token + row, n_row, b->w, vocab, n, tile, BLOCK_VOCAB);
+        }
         for (int64_t r = 0; r < n_row; r++) {
             int64_t t = b->token[row + r], target = b->target[t] - vocab;
             float *dlogit = tile + r * BLOCK_VOCAB;
@@ -242,13 +248,28 @@ static void add_gradients(void *arg, int64_t begin, int64_t end, int thread)
     int64_t n_token_task = (b->n_token + GRAIN - 1) / GRAIN;
     for (int64_t i = begin; i < end; i++) {
         if (i < n_token_task) {
-            if (b->dx) add_input_gradient(b, i * GRAIN, smaller((i + 1) * GRAIN, b->n_token));
+            if (b->dx && !b->input) add_input_gradient(b, i * GRAIN, smaller((i + 1) * GRAIN, b->n_token));
             continue;
         }
         int64_t row = (i - n_token_task) * GRAIN, stop = smaller(row + GRAIN, b->n_vocab);
         if (b->dw) add_weight_gradient(b, row, stop);
         if (b->dbias) add_bias_gradient(b, row, stop);
     }
+}
+
+/* dx[token] += dlogit w through a weight that is not trained. */
+static void add_frozen_gradient(const block *b)
+{
+    ml_tensor rows = *b->w;
+    rows.dim[0] = b->n_vocab;
+    rows.data = (char *)rows.data + (size_t)b->vocab * ml_dtype_row_bytes(rows.dtype, rows.stride);
+    ml_weight_back back = { .n_token = b->n_token,
+                            .dy = b->logits,
+                            .dy_stride = BLOCK_VOCAB,
+                            .dx = b->dx,
+                            .dx_stride = b->x->stride,
+                            .dx_row = b->token };
+    ml_weight_back_run(&back, &rows);
 }
 
 static int64_t n_parts(int64_t n, int64_t size)
@@ -268,9 +289,15 @@ ml_status ml_cpu_logprob_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
                 .dw = grads->in[1],
                 .dbias = grads->in[2],
                 .row_ops = ml_row_ops_get() };
+    ml_weight_input input = ml_weight_input_make(ctx, ml_f32(b.x), b.x->dim[0], b.x->dim[1], b.x->stride);
     if (b.w->dtype != ML_F32) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "logprob: a weight of type %s has no backward pass: train with f32 weights",
-                           ml_dtype_name(b.w->dtype));
+        if (b.dw) {
+            return ml_ctx_fail(ctx, ML_EINVAL, "logprob: a weight of type %s cannot be trained: expected f32",
+                               ml_dtype_name(b.w->dtype));
+        }
+        ML_TRY(ml_weight_back_check(ctx, b.w));
+        ML_TRY(ml_weight_input_prepare(ctx, &input, b.w));
+        b.input = &input;
     }
     int64_t n_active, n_vocab = b.w->dim[0];
     const int32_t *token = list_active(ctx, args->in[3], n_vocab, b.dlogp, &n_active);
@@ -284,6 +311,7 @@ ml_status ml_cpu_logprob_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
             b.n_token = smaller(n_active - first, BLOCK_TOKENS);
             ml_parallel_for(n_parts(b.n_token, TILE_TOKENS) * n_parts(b.n_vocab, TILE_VOCAB), 1, make_dlogits, &b);
             ml_parallel_for(n_parts(b.n_token, GRAIN) + n_parts(b.n_vocab, GRAIN), 1, add_gradients, &b);
+            if (b.dx && b.input) add_frozen_gradient(&b);
         }
     }
     return ML_OK;

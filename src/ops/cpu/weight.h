@@ -35,4 +35,25 @@ void ml_weight_product_serial(const ml_weight_input *in, const int32_t *row, int
 /* All rows of the input times all rows of w, which may have parts; on all threads. */
 void ml_weight_product(const ml_weight_input *in, const ml_tensor *w, float *y, int64_t y_stride);
 
+/* The way back through a weight that is not trained, of any type: dx += dy w, token after token.  Rows of w become fp32
+ * a few at a time, never the matrix.  Every sum runs down the rows of w in their order. */
+typedef struct {
+    int64_t n_token;
+    const float *dy; /* [n_token, rows of w], rows dy_stride apart */
+    int64_t dy_stride;
+    const int32_t *dy_row; /* NULL, or: token t is stored row dy_row[t] of dy */
+    float *dx;             /* [n_token, k] */
+    int64_t dx_stride;
+    const int32_t *dx_row; /* NULL, or: token t goes to row dx_row[t] (all different) */
+} ml_weight_back;
+
+enum { ML_WEIGHT_BACK_COLUMNS = 256 }; /* of a task; whole blocks of every type */
+
+/* ML_EINVAL when w (with parts or without) is repacked: those are for inference. */
+ml_status ml_weight_back_check(ml_ctx *ctx, const ml_tensor *w);
+/* Columns first .. first + n of dx, first and n whole blocks of w, a matrix without parts.  On the calling thread. */
+void ml_weight_back_serial(const ml_weight_back *b, const ml_tensor *w, int64_t first, int64_t n);
+/* All columns of w, which may have parts; on all threads. */
+void ml_weight_back_run(const ml_weight_back *b, const ml_tensor *w);
+
 #endif
