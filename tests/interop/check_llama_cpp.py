@@ -137,6 +137,20 @@ def compare(program, llama, work, name, preset, values, options):
     check(f"{name}: continuation", n_same == N_SAME, f"the same with {n_same} of {n_tried} sets of weights")
 
 
+def compare_set(program, llama, work):
+    """A set of files is opened by its first, and means what one file means."""
+    name, preset, values, _ = MODELS[1]
+    folder = init(program, work, name, preset, values)
+    run(program, "convert", folder, work / "whole.gguf")
+    run(program, "convert", folder, work / "set.gguf", "--split-max-size", "100k")
+    files = sorted(work.glob("set-*.gguf"))
+    same = continue_there(llama, files[0]) == continue_there(llama, work / "whole.gguf")
+    check(f"{name}: a set of {len(files)} files", len(files) > 2 and same)
+    shutil.rmtree(folder)
+    for path in [work / "whole.gguf", *files]:
+        path.unlink()
+
+
 def main():
     where = os.environ.get("MOONLIGHT_LLAMA_CPP")
     llama = shutil.which("llama-simple", path=where) if where else None
@@ -151,6 +165,7 @@ def main():
             "--special", "[UNK]", "--special", "[PAD]", "--special", "[BOS]", "--special", "[EOS]")
         for model in MODELS:
             compare(program, llama, work, *model)
+        compare_set(program, llama, work)
         for name, preset, values, mix in QUANTISED:
             source = init(program, work, name, preset, values)
             file = work / f"{mix}.gguf"

@@ -6,8 +6,10 @@
 #include "support/support.h"
 #include "token/tokenizer.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static ml_error err;
 static char folder[512];
@@ -70,28 +72,32 @@ static void try(target *t)
     ml_tokenizer_free(tokenizer);
 }
 
-/* The other files of the folder are there already. */
+static void put_at(int fd, const char *data, size_t n, size_t at)
+{
+    assert_int_equal(pwrite(fd, data, n, (off_t)at), n);
+}
+
+/* The other files of the folder are there already.  The file stays open and is changed in place: written anew each
+ * time, a file system may wait for the disk each time. */
 static void damage(target *t, const char *name, const char *data, size_t n)
 {
-    char *copy = ml_alloc(n);
-    assert_non_null(copy);
-    memcpy(copy, data, n);
-    write_bytes(name, copy, n);
+    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    put_at(fd, data, n, 0);
     try(t);
     assert_int_equal(t->n_tokenizer, 1); /* whole, it is one */
     for (size_t i = 0; i < n; i += STEP) {
-        const char old = copy[i], forms[4] = { 0, (char)0xff, (char)~old, (char)(old + 1) };
+        const char old = data[i], forms[4] = { 0, (char)0xff, (char)~old, (char)(old + 1) };
         for (int k = 0; k < 4; k++) {
-            copy[i] = forms[k];
-            write_bytes(name, copy, n);
+            put_at(fd, &forms[k], 1, i);
             if (forms[k] != old) try(t);
         }
-        copy[i] = old;
-        write_bytes(name, copy, i);
+        put_at(fd, &old, 1, i);
+        assert_int_equal(ftruncate(fd, (off_t)i), 0);
         try(t);
+        put_at(fd, data + i, n - i, i);
     }
-    write_bytes(name, copy, n);
-    ml_free(copy);
+    close(fd);
     print_message("%s: %lld refused, %lld still a tokenizer\n", t->what, (long long)t->n_refused,
                   (long long)t->n_tokenizer);
     assert_true(t->n_refused > 0);

@@ -13,8 +13,10 @@
 #include "support/byte_tokenizer.h"
 #include "support/support.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 static ml_error err;
 
@@ -450,6 +452,20 @@ static void check_dat(const ml_importance *im, const char *folder, const char *w
         assert_fails(ml_importance_load(dat, &read, &err), ML_EFORMAT, "im.dat");
         assert_int_equal(read.n, 0);
     }
+    /* Every byte of the first entries changed: refused, or numbers still. */
+    int fd = open(dat, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    assert_true(fd >= 0 && pwrite(fd, bytes, n, 0) == (ssize_t)n);
+    for (size_t i = 0; i < 700; i++) {
+        const uint8_t old = bytes[i], forms[4] = { 0x00, 0xff, (uint8_t)~old, (uint8_t)(old + 1) };
+        for (int k = 0; k < 4; k++) {
+            assert_int_equal(pwrite(fd, &forms[k], 1, (off_t)i), 1);
+            ml_status status = ml_importance_load(dat, &read, &err);
+            assert_true(status == ML_OK || status == ML_EFORMAT || status == ML_EINVAL);
+            ml_importance_free(&read);
+        }
+        assert_int_equal(pwrite(fd, &old, 1, (off_t)i), 1);
+    }
+    close(fd);
     uint8_t name_bytes[4] = { 0xff, 0xff, 0xff, 0x7f };
     memcpy(bytes + 4, name_bytes, 4);
     assert_ok(ml_file_replace(dat, bytes, n, &err));
