@@ -6,6 +6,7 @@
 enum {
     ML_LIMIT_CONNECTION = 256,        /* open at once */
     ML_LIMIT_BODY = 4 << 20,          /* bytes of a request's body */
+    ML_LIMIT_READ = 16 << 20,         /* bytes of a body that is too long which are read before saying so */
     ML_LIMIT_BODIES = 256 << 20,      /* bytes of all bodies being received or answered */
     ML_LIMIT_DEPTH = 64,              /* of nested JSON */
     ML_LIMIT_VALUE = 1000000,         /* values in a body */

@@ -41,7 +41,9 @@ static ml_web *begin_request(ml_server *s, struct MHD_Connection *connection, co
     h->method = method;
     atomic_store(&h->n_holder, 1);
     const char *size = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Content-Length");
-    h->too_long = size && (strlen(size) > 10 || strtoull(size, NULL, 10) > ML_LIMIT_BODY);
+    uint64_t n = size ? strlen(size) > 18 ? UINT64_MAX : strtoull(size, NULL, 10) : 0;
+    h->too_long = n > ML_LIMIT_BODY;
+    h->far_too_long = n > ML_LIMIT_READ;
     return h;
 }
 
@@ -90,7 +92,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         ml_web *h = begin_request(arg, connection, path, method);
         *state = h;
         if (!h) return MHD_NO;
-        return h->too_long ? reply(h) : MHD_YES; /* a body that says it is too long is not read */
+        return h->far_too_long ? reply(h) : MHD_YES;
     }
     ml_web *h = *state;
     if (*n) {

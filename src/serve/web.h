@@ -24,8 +24,8 @@ typedef struct {
     char owner[ML_OWNER_BYTES]; /* whose key it came with: its hash, "" without keys */
     uint64_t client;            /* whose turn it takes: by key, or by address */
     ml_chars body;
-    json_t *json; /* the parsed body */
-    bool too_long, no_room;
+    json_t *json;                         /* the parsed body */
+    bool too_long, far_too_long, no_room; /* far: it is not even read */
     /* of the failure: HTTP status (0: by ml_status) and the key it is about (may be NULL) */
     int status;
     char field[64];
