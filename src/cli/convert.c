@@ -66,6 +66,7 @@ static ml_status set_up(job *j, const ml_options *o, ml_error *err)
     x->to = ml_options_positional(o, 1);
     x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
     x->tokenizer = ml_options_text(o, "tokenizer");
+    x->split_bytes = (uint64_t)ml_options_int(o, "split-max-size");
     x->importance = ml_options_text(o, "imatrix");
     x->calibrate = ml_options_text(o, "calibrate");
     x->calibrate_tokens = ml_options_int(o, "calibrate-tokens");
@@ -124,8 +125,10 @@ static void tell(const job *j)
         ml_log_info("the norms inside latent attention have an epsilon of 1e-6, as that class does; the file says none "
                     "of their own");
     }
-    ml_log_info("%s: %s, %lld parameters, %.2f GB", j->convert.to, r->kind, (long long)r->n_params,
-                (double)r->n_bytes / 1e9);
+    char files[128] = "";
+    if (r->n_file > 1) snprintf(files, sizeof files, " in %zu files, *-00001-of-%05zu.gguf", r->n_file, r->n_file);
+    ml_log_info("%s: %s, %lld parameters, %.2f GB%s", j->convert.to, r->kind, (long long)r->n_params,
+                (double)r->n_bytes / 1e9, files);
 }
 
 ml_status ml_cli_convert(int argc, char **argv, ml_error *err)

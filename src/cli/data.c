@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "data/mix.h"
 #include "data/synth.h"
+#include "data/synth_chat.h"
 #include "data/synth_constraints.h"
 
 #include <string.h>
@@ -29,8 +30,10 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     else if (strcmp(kind, "arithmetic") == 0)
         c->kind = ML_SYNTH_ARITHMETIC;
     else
-        return ml_fail(err, ML_EINVAL,
-                       "data synth: expected stories, arithmetic, constraints or preferences, found \"%s\"", kind);
+        return ml_fail(
+            err, ML_EINVAL,
+            "data synth: expected stories, arithmetic, constraints, preferences, chats or questions, found \"%s\"",
+            kind);
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
     c->n_document = (uint64_t)ml_options_int(o, "docs");
@@ -76,6 +79,30 @@ static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
     return ML_OK;
 }
 
+/* Conversations, or single questions. */
+static ml_status synth_chats(const ml_options *o, bool single, ml_error *err)
+{
+    uint64_t n_bytes;
+    ml_synth_chat_config c = { .split = strcmp(ml_options_text(o, "split"), "val") ? ML_SPLIT_TRAIN : ML_SPLIT_VAL,
+                               .single = single,
+                               .n_document = (uint64_t)ml_options_int(o, "docs"),
+                               .seed = (uint64_t)ml_options_int(o, "seed") };
+    ML_TRY(ml_cli_require(o, "out", &c.out, err));
+    if (!c.n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    ml_stop_install();
+    c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
+    ml_status status = ml_data_synth_chat(&c, &n_bytes, err);
+    ml_progress_end(c.progress);
+    ML_TRY(status);
+    if (ml_options_flag(o, "json")) {
+        return ml_cli_print_json(json_pack("{s:s, s:I, s:I}", "file", c.out, "documents", (json_int_t)c.n_document,
+                                           "bytes", (json_int_t)n_bytes),
+                                 err);
+    }
+    printf("%s: %llu documents, %.1f MB\n", c.out, (unsigned long long)c.n_document, (double)n_bytes / 1e6);
+    return ML_OK;
+}
+
 static ml_status synth(const ml_options *o, ml_error *err)
 {
     const char *kind = ml_options_positional(o, 0);
@@ -86,6 +113,7 @@ static ml_status synth(const ml_options *o, ml_error *err)
         return ml_fail(err, ML_EINVAL, "--endpoint: expected constraints or preferences, found \"%s\"", kind);
     }
     if (examples) return synth_examples(o, pairs, err);
+    if (strcmp(kind, "chats") == 0 || strcmp(kind, "questions") == 0) return synth_chats(o, *kind == 'q', err);
     ml_synth_config c;
     uint64_t n_document, n_bytes;
     ML_TRY(read_synth_options(o, &c, err));
@@ -110,8 +138,8 @@ static ml_status synth(const ml_options *o, ml_error *err)
 ml_status ml_cli_data_synth(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(
-        ml_cli_parse("data synth", NULL, argc, argv, 1, 1, "stories, arithmetic, constraints or preferences", &o, err));
+    ML_TRY(ml_cli_parse("data synth", NULL, argc, argv, 1, 1,
+                        "stories, arithmetic, constraints, preferences, chats or questions", &o, err));
     ml_status status = synth(o, err);
     ml_options_free(o);
     return status;

@@ -17,7 +17,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model *m;
+    ml_loaded *m;
     ml_row_maker maker;
     demand *demand; /* [n] */
     ml_answer *item;
@@ -170,8 +170,8 @@ static ml_status answer(evaluation *e, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_eval_constraints(const ml_options *o, ml_cli_model *m, const char *path, const char *text,
-                                  size_t n_bytes, ml_error *err)
+ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
+                                  ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     ml_status status = ml_row_maker_init(&e.maker, m->tokenizer, ML_ROW_PROMPT, NULL, INT32_MAX, err);

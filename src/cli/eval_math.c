@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model *m;
+    ml_loaded *m;
     ml_cli_conversation talk;
     ml_problems problems;
     verdict *verdict; /* [problems.n] */
@@ -202,7 +202,7 @@ static ml_status report(const evaluation *e, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_cli_eval_math(const ml_options *o, ml_cli_model *m, const char *path, ml_error *err)
+ml_status ml_cli_eval_math(const ml_options *o, ml_loaded *m, const char *path, ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     const char *out = ml_options_text(o, "out");

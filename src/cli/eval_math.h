@@ -6,6 +6,6 @@
 #include "cli/load.h"
 
 /* `path`: a file of problems (data/problems.h).  Prints the share of right answers (pass@1, the mean over samples). */
-ml_status ml_cli_eval_math(const ml_options *o, ml_cli_model *m, const char *path, ml_error *err);
+ml_status ml_cli_eval_math(const ml_options *o, ml_loaded *m, const char *path, ml_error *err);
 
 #endif

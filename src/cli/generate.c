@@ -11,7 +11,7 @@
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model m;
+    ml_loaded m;
     bool is_chat;
     ml_cli_conversation talk; /* with --messages */
     ml_session *session;
@@ -240,7 +240,7 @@ static ml_status generate(job *j, ml_error *err)
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(check_input(j, err));
     ml_memory_budget budget = ml_cli_budget(j->o);
-    ML_TRY(ml_cli_load_model_within(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
+    ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
     if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
     const ml_ids *ends = &j->m.ends;
     return ml_cli_generate_many(j->o, j->m.model, j->m.tokenizer, encode_prompt, j, ends->id, (int64_t)ends->n, err);
@@ -259,7 +259,7 @@ ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
     ml_chars_free(&j.pending);
     ml_chat_output_free(&j.output);
     ml_cli_conversation_free(&j.talk);
-    ml_cli_model_free(&j.m);
+    ml_loaded_free(&j.m);
     ml_options_free(o);
     return status;
 }

@@ -51,7 +51,7 @@ static ml_status serve(const ml_options *o, ml_error *err)
                                        .context = ml_options_int(o, "context"),
                                        .cache_token = ml_options_int(o, "cache-tokens"),
                                        .chunk = ml_options_int(o, "chunk"),
-                                       .kv_dtype = ml_cli_kv_dtype(o) } };
+                                       .budget = ml_cli_budget(o) } };
     c.n_model = ml_options_list(o, "model", &c.model);
     if (c.n_model == 0 && !c.models.runs) {
         return ml_fail(err, ML_EINVAL, "expected --model M, or --runs DIR to load models from");

@@ -3,14 +3,11 @@
 #include "base/memory.h"
 #include "format/source.h"
 #include "infer/ends.h"
-#include "infer/session.h"
 
 #include <string.h>
 
 /* What the cache, the activations and other programs may want beside the weights. */
 static const int64_t MARGIN_BYTES = (int64_t)2 << 30;
-
-static const ml_memory_budget usual_budget = { .kv_dtype = ML_SESSION_KV };
 
 /* The file's own pages are given back while its weights are repacked, so they count as available. */
 static bool has_room_to_repack(const ml_model *m, const ml_memory_budget *b)
@@ -20,8 +17,8 @@ static bool has_room_to_repack(const ml_model *m, const ml_memory_budget *b)
     return need < available;
 }
 
-ml_status ml_loaded_open_weights_within(const char *path, const char *repack, const ml_memory_budget *budget,
-                                        ml_model **model, ml_error *err)
+ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
+                                 ml_error *err)
 {
     ML_TRY(ml_model_open_within(path, budget, model, err));
     if (!strcmp(repack, "off")) return ML_OK;
@@ -31,11 +28,6 @@ ml_status ml_loaded_open_weights_within(const char *path, const char *repack, co
     ml_model_free(*model);
     *model = NULL;
     return status;
-}
-
-ml_status ml_loaded_open_weights(const char *path, const char *repack, ml_model **model, ml_error *err)
-{
-    return ml_loaded_open_weights_within(path, repack, &usual_budget, model, err);
 }
 
 static ml_status check_sizes(const char *found, const ml_loaded *m, ml_error *err)
@@ -58,21 +50,16 @@ static ml_status open_beside(const char *found, ml_loaded *m, ml_error *err)
     return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
 }
 
-ml_status ml_loaded_open_within(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
-                                ml_error *err)
+ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
+                         ml_error *err)
 {
     char found[ML_PATH_MAX];
     *out = (ml_loaded){ 0 };
     ML_TRY(ml_model_find(path, found, err)); /* once: a run may get a better checkpoint meanwhile */
-    ml_status status = ml_loaded_open_weights_within(found, repack, budget, &out->model, err);
+    ml_status status = ml_loaded_open_weights(found, repack, budget, &out->model, err);
     if (status == ML_OK) status = open_beside(found, out, err);
     if (status != ML_OK) ml_loaded_free(out);
     return status;
-}
-
-ml_status ml_loaded_open(const char *path, const char *repack, ml_loaded *out, ml_error *err)
-{
-    return ml_loaded_open_within(path, repack, &usual_budget, out, err);
 }
 
 void ml_loaded_free(ml_loaded *m)

@@ -13,16 +13,13 @@ typedef struct {
     ml_ids ends; /* ids that end a text */
 } ml_loaded;
 
-/* Open the weights of a model folder, a file, or a run folder (its best checkpoint).  repack: "on", "off", or "auto":
- * when there is room for the weights a second time. */
-ml_status ml_loaded_open_weights(const char *path, const char *repack, ml_model **model, ml_error *err);
+/* Open the weights of a model folder, a file, or a run folder (its best checkpoint) within a budget of memory.
+ * repack: "on", "off", or "auto": when there is room for the weights a second time. */
+ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
+                                 ml_error *err);
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
-ml_status ml_loaded_open(const char *path, const char *repack, ml_loaded *out, ml_error *err);
-/* Both within another budget of memory than the usual one. */
-ml_status ml_loaded_open_weights_within(const char *path, const char *repack, const ml_memory_budget *budget,
-                                        ml_model **model, ml_error *err);
-ml_status ml_loaded_open_within(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
-                                ml_error *err);
+ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
+                         ml_error *err);
 void ml_loaded_free(ml_loaded *m);
 
 #endif

@@ -90,6 +90,7 @@ static ml_tensor *moe(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
                                .scale = (float)c->routed_scaling_factor,
                                .n_group = c->n_group,
                                .topk_group = c->topk_group,
+                               .group_by_best = c->group_by_best != 0,
                                .capacity_factor = in->training ? (float)c->capacity_factor : 0.0f };
     ml_routing routing;
     if (!ml_router(ctx, x, maybe(&y->router), maybe(&y->router_bias), &router, &routing)) return NULL;

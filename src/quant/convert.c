@@ -247,6 +247,8 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .tokenizer = j->tokenizer,
                          .errors = &j->report->errors,
                          .file_type = stored_file_type(j),
+                         .split_bytes = j->x->split_bytes,
+                         .n_file = &j->report->n_file,
                          .fill = fill,
                          .type_of = type_of,
                          .bytes_of = bytes_of,

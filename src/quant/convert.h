@@ -17,6 +17,7 @@ typedef struct {
     const char *from, *to;
     bool gguf;                /* write a GGUF file; else a folder */
     ml_quant_plan plan;       /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
+    uint64_t split_bytes;     /* a larger GGUF file becomes a set of such files; 0: never */
     const char *importance;   /* NULL, or a file of it (quant/importance.h); written when `calibrate` is given too */
     const char *calibrate;    /* NULL, or a text to gather importance from */
     int64_t calibrate_tokens; /* of it at most; 0: all */
@@ -30,6 +31,7 @@ typedef struct {
 typedef struct {
     uint64_t n_bytes; /* written, of tensors */
     int64_t n_params;
+    size_t n_file;    /* of a GGUF set */
     const char *kind; /* class or architecture that was written */
     size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
     char unused[112]; /* the first of them */

@@ -54,13 +54,12 @@ static ml_status generate_text(const building *b, ml_error *err)
 
 /* ---- the tokenizer ---- */
 
-enum { MAX_SPECIAL = 32 };
-
 /* Split at spaces, in place. */
-static size_t split_words(char *text, const char *words[MAX_SPECIAL])
+static size_t split_words(char *text, const char **words)
 {
     size_t n = 0;
-    for (char *word = strtok(text, " "); word && n < MAX_SPECIAL; word = strtok(NULL, " ")) words[n++] = word;
+    char *rest;
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) words[n++] = word;
     return n;
 }
 
@@ -92,16 +91,14 @@ done:
     return status;
 }
 
-static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error *err)
+static ml_status train_with(const building *b, const char *const *special, size_t n_special, ml_tokenizer **out,
+                            ml_error *err)
 {
     const ml_options *o = b->d->o;
-    char special_text[1024];
-    const char *special[MAX_SPECIAL];
-    snprintf(special_text, sizeof special_text, "%s", ml_options_text(o, "data.special"));
     ml_bpe_train_config config = { .vocab_size = (int32_t)ml_options_int(o, "data.vocab_size"),
                                    .pattern = ml_options_text(o, "data.pattern"),
                                    .special = special,
-                                   .n_special = split_words(special_text, special),
+                                   .n_special = n_special,
                                    .allow_fewer = true };
     ml_progress *progress;
     ml_listener_say(b->listener, "training a tokenizer of %d tokens on up to %lld documents", config.vocab_size,
@@ -109,6 +106,19 @@ static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error
     ML_TRY(ml_progress_begin_for(b->listener, "tokenizer", "tokens", (double)config.vocab_size, &progress, err));
     ml_status status = learn(b, &config, progress, out, err);
     ml_progress_end(progress);
+    return status;
+}
+
+static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error *err)
+{
+    const char *given = ml_options_text(b->d->o, "data.special");
+    char *text = ml_strdup(given ? given : "");
+    size_t most = text ? strlen(text) / 2 + 1 : 0; /* words of one letter */
+    const char **special = ml_calloc(most, sizeof *special);
+    ml_status status = text && special ? train_with(b, special, split_words(text, special), out, err)
+                                       : ml_fail_memory(err, most * sizeof *special, "special tokens");
+    ml_free(special);
+    ml_free(text);
     return status;
 }
 

@@ -103,7 +103,7 @@ ml_status ml_models_add(ml_models *m, const char *path, ml_error *err)
 static int64_t cache_tokens(const ml_models_config *c, const ml_config *model, int64_t context)
 {
     if (c->cache_token > 0) return c->cache_token > context ? c->cache_token : context;
-    int64_t all = c->n_slot * context, bytes = ml_kv_cache_token_bytes(model, c->kv_dtype);
+    int64_t all = c->n_slot * context, bytes = ml_kv_cache_token_bytes(model, c->budget.kv_dtype);
     int64_t room = ml_memory_available() / 4 / (bytes > 0 ? bytes : 1);
     if (room < context) room = context;
     return all < room ? all : room;
@@ -112,7 +112,7 @@ static int64_t cache_tokens(const ml_models_config *c, const ml_config *model, i
 static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
 {
     const ml_models_config *c = &m->config;
-    ML_TRY(ml_loaded_open(s->path, c->repack, &s->m, err));
+    ML_TRY(ml_loaded_open(s->path, c->repack, &c->budget, &s->m, err));
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
     ml_status status = ml_chat_choose(s->m.tokenizer, given, ml_chat_words[model->chat_format], &s->format, err);
@@ -127,7 +127,7 @@ static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
                                     .chunk = c->chunk,
                                     .pass_seconds = PASS_SECONDS,
                                     .n_valid = ml_tokenizer_vocab_size(s->m.tokenizer),
-                                    .kv_dtype = c->kv_dtype,
+                                    .kv_dtype = c->budget.kv_dtype,
                                     .reuse = true };
     return ml_engine_make(s->m.model, &s->config, &s->engine, err);
 }

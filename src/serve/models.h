@@ -42,7 +42,7 @@ typedef struct {
     const char *runs; /* NULL: none */
     const char *repack, *chat_format;
     int64_t n_slot, context, cache_token, chunk;
-    ml_dtype kv_dtype;
+    ml_memory_budget budget; /* of each model */
 } ml_models_config;
 
 typedef struct ml_models ml_models;

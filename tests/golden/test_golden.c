@@ -369,6 +369,12 @@ static void test_deepseek_v2(void **state)
     compare_hf_model("deepseek_v2");
 }
 
+static void test_deepseek_v2_groups(void **state)
+{
+    (void)state;
+    compare_hf_model("deepseek_v2_groups");
+}
+
 static void test_llama3(void **state)
 {
     (void)state;
@@ -416,10 +422,10 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_moonlight_tiny), cmocka_unit_test(test_deepseek_with_q_lora_groups_and_yarn),
-        cmocka_unit_test(test_deepseek_v2),    cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_qwen2),          cmocka_unit_test(test_qwen3),
-        cmocka_unit_test(test_glm4_moe),       cmocka_unit_test(test_ernie4_5_moe),
-        cmocka_unit_test(test_nano_moe),
+        cmocka_unit_test(test_deepseek_v2),    cmocka_unit_test(test_deepseek_v2_groups),
+        cmocka_unit_test(test_llama3),         cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_qwen3),          cmocka_unit_test(test_glm4_moe),
+        cmocka_unit_test(test_ernie4_5_moe),   cmocka_unit_test(test_nano_moe),
     };
     const struct CMUnitTest large[] = { cmocka_unit_test(test_moonlight_moe_130m) };
     if (argc > 1 && !strcmp(argv[1], "large")) return cmocka_run_group_tests_name("golden, large", large, NULL, NULL);

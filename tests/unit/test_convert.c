@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "format/gguf.h"
+#include "format/gguf_config.h"
 #include "format/hf.h"
 #include "format/source.h"
 #include "infer/session.h"
@@ -36,6 +37,10 @@ static const variant variants[] = {
     { "moonlight-tiny", MLA_SMALL, "deepseek2" },
     { "moonlight-tiny", MLA_SMALL "q_lora_rank=10 tie_word_embeddings=1 n_group=4 topk_group=2", "deepseek2" },
     { "moonlight-tiny", MLA_SMALL "yarn_factor=4 yarn_original_positions=16 yarn_mscale=0.7 yarn_mscale_all_dim=0.7",
+      "deepseek2" },
+    { "moonlight-tiny",
+      MLA_SMALL "scoring=softmax norm_topk_prob=0 correction_bias=0 n_group=4 topk_group=2 group_by_best=1 "
+                "latent_norm_eps=1e-6 yarn_factor=4 yarn_original_positions=16 yarn_mscale=1 yarn_mscale_all_dim=0.707",
       "deepseek2" },
     { "nano-moe", MOE_SMALL, "ernie4_5-moe" },
     { "nano-moe", MOE_SMALL "first_k_dense_replace=1 n_shared_experts=2 tie_word_embeddings=0", "ernie4_5-moe" },
@@ -537,6 +542,130 @@ static void test_calibration(void **state)
     test_remove_folder(work);
 }
 
+/* ---- gate and up as one ---- */
+
+static bool is_part_of_fused(const char *name, bool *gate)
+{
+    *gate = strstr(name, "ffn_gate_exps") != NULL;
+    return *gate || strstr(name, "ffn_up_exps");
+}
+
+static void declare_fused(ml_gguf_writer *w, const ml_gguf *g)
+{
+    for (size_t i = 0; i < ml_gguf_count(g); i++) {
+        const ml_gguf_tensor *t = ml_gguf_at(g, i);
+        int64_t shape[3] = { t->shape[0], 2 * t->shape[1], t->shape[2] };
+        char name[ML_GGUF_TENSOR_NAME_MAX];
+        bool gate, fused = is_part_of_fused(t->name, &gate);
+        if (!fused) assert_ok(ml_gguf_writer_declare(w, t->name, t->dtype, t->n_dim, t->shape, &err));
+        if (!fused || !gate) continue;
+        snprintf(name, sizeof name, "%.*s.ffn_gate_up_exps.weight", (int)(strstr(t->name, ".ffn") - t->name), t->name);
+        assert_ok(ml_gguf_writer_declare(w, name, t->dtype, 3, shape, &err));
+    }
+}
+
+static void put_fused(ml_gguf_writer *w, const ml_gguf *g)
+{
+    for (size_t i = 0; i < ml_gguf_count(g); i++) {
+        const ml_gguf_tensor *t = ml_gguf_at(g, i), *up;
+        char name[ML_GGUF_TENSOR_NAME_MAX];
+        bool gate, fused = is_part_of_fused(t->name, &gate);
+        if (!fused) assert_ok(ml_gguf_writer_put(w, t->data, t->n_bytes, &err));
+        if (!fused || !gate) continue;
+        snprintf(name, sizeof name, "%.*s.ffn_up_exps.weight", (int)(strstr(t->name, ".ffn") - t->name), t->name);
+        up = ml_gguf_find(g, name);
+        assert_non_null(up);
+        size_t one = t->n_bytes / (size_t)t->shape[0];
+        for (int64_t e = 0; e < t->shape[0]; e++) {
+            assert_ok(ml_gguf_writer_put(w, (const char *)t->data + (size_t)e * one, one, &err));
+            assert_ok(ml_gguf_writer_put(w, (const char *)up->data + (size_t)e * one, one, &err));
+        }
+    }
+}
+
+/* Files whose experts have gate and up in one tensor mean the same, and are written with two. */
+static void test_fused_experts(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder(), *const mixes[] = { "f32", "q8_0" };
+    char *folder = join(work, "f"), *plain = join(work, "plain.gguf"), *fused = join(work, "fused.gguf");
+    char *again = join(work, "again.gguf");
+    ml_config config;
+    const variant v = { "moonlight-tiny", MLA_SMALL "hidden_size=64 moe_intermediate_size=32", NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    for (int k = 0; k < 2; k++) {
+        const ml_gguf_arch *arch;
+        ml_gguf *g;
+        ml_gguf_writer *w;
+        bool pair_rows;
+        float wanted[96], found[96];
+        convert(folder, plain, mixes[k], true);
+        assert_ok(ml_gguf_open(&g, plain, &err));
+        assert_ok(ml_gguf_config(g, &config, &err));
+        assert_ok(ml_gguf_arch_for(&config, &arch, &pair_rows, &err));
+        assert_ok(ml_gguf_writer_begin(&w, fused, &err));
+        assert_ok(ml_gguf_put_config(w, &config, arch, &err));
+        declare_fused(w, g);
+        assert_ok(ml_gguf_writer_start(w, &err));
+        put_fused(w, g);
+        assert_ok(ml_gguf_writer_end(w, &err));
+        ml_gguf_writer_free(w);
+        get_logits(plain, wanted);
+        get_logits(fused, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        convert(fused, again, NULL, true);
+        get_logits(again, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        ml_gguf_close(g);
+        assert_ok(ml_gguf_open(&g, again, &err));
+        assert_non_null(ml_gguf_find(g, "blk.1.ffn_up_exps.weight"));
+        assert_null(ml_gguf_find(g, "blk.1.ffn_gate_up_exps.weight"));
+        ml_gguf_close(g);
+        for (int i = 0; i < 3; i++) remove((const char *[]){ plain, fused, again }[i]);
+    }
+    test_remove_folder(work);
+}
+
+/* A set of files is the file that it would have been, whichever of them is named. */
+static void test_split_set(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *whole = join(work, "whole.gguf"), *set = join(work, "set.gguf");
+    ml_config config;
+    ml_convert_report report;
+    float wanted[96], found[96];
+    const variant v = { "moonlight-tiny", MLA_SMALL, NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    convert(folder, whole, NULL, true);
+    ml_convert x = { .from = folder, .to = set, .gguf = true, .split_bytes = 40000 };
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 3, 20);
+    assert_false(ml_path_exists(set));
+    get_logits(whole, wanted);
+    for (size_t i = 1; i <= report.n_file; i++) {
+        char part[ML_PATH_MAX];
+        ml_map map;
+        snprintf(part, sizeof part, "%.4000s/set-%05zu-of-%05zu.gguf", work, i, report.n_file);
+        get_logits(part, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        assert_ok(ml_map_open(part, &map, &err));
+        assert_true(map.size < 40000 + 12000); /* a set's file, and its metadata */
+        ml_map_close(&map);
+    }
+    /* Written again as one file, it is that file. */
+    char first[64], *again = join(work, "again.gguf");
+    snprintf(first, sizeof first, "set-00001-of-%05zu.gguf", report.n_file);
+    convert(join(work, first), again, NULL, true);
+    assert_same_file(whole, again);
+    assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "exists already");
+    x.to = join(work, "crumbs.gguf");
+    x.split_bytes = 1; /* every tensor by itself */
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 30, 100);
+    test_remove_folder(work);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -563,6 +692,8 @@ int main(void)
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_stopping_leaves_nothing),
         cmocka_unit_test(test_calibration),
+        cmocka_unit_test(test_fused_experts),
+        cmocka_unit_test(test_split_set),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
