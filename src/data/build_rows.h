@@ -22,6 +22,7 @@ typedef struct {
     size_t n_val_input;
     const ml_source_list *sources; /* a mixture, instead of both; NULL: none */
     int64_t tokens;                /* of it for training; 0: as many as its sources have */
+    bool allow_fewer;              /* as many as they have also where that is less than `tokens` */
     uint64_t seed;                 /* which rows of its sources it takes */
     const char *out;
     const char *name; /* of the data set; NULL: the last part of `out` */

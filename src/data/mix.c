@@ -162,7 +162,7 @@ static ml_status build_sources(mixer *m, ml_error *err)
 static ml_status decide_quota(mixer *m, ml_error *err)
 {
     const ml_mix_config *c = m->config;
-    return ml_mix_quota_decide(&m->quota, c->sources, c->tokens, c->build.val_fraction, err);
+    return ml_mix_quota_decide(&m->quota, c->sources, c->tokens, c->allow_fewer, c->build.val_fraction, err);
 }
 
 /* ---- taking documents ---- */

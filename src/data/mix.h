@@ -17,7 +17,8 @@
 
 typedef struct {
     const ml_source_list *sources;
-    int64_t tokens; /* for training in all; 0: as many as the sources have */
+    int64_t tokens;   /* for training in all; 0: as many as the sources have */
+    bool allow_fewer; /* as many as they have also where that is less than `tokens` */
     /* For each source and for the folder; no inputs, val_last, val_every or limits. */
     ml_build_config build;
 } ml_mix_config;

@@ -7,12 +7,12 @@ int64_t ml_mix_quota_val(int64_t tokens, double val_fraction)
     return llround((double)tokens * val_fraction / (1 - val_fraction));
 }
 
-ml_status ml_mix_quota_decide(ml_mix_quota *q, const ml_source_list *list, int64_t tokens, double val_fraction,
-                              ml_error *err)
+ml_status ml_mix_quota_decide(ml_mix_quota *q, const ml_source_list *list, int64_t tokens, bool allow_fewer,
+                              double val_fraction, ml_error *err)
 {
     const int64_t *there = q->available[ML_SPLIT_TRAIN];
     int64_t most = ml_source_list_largest(list, there), *quota = q->quota[ML_SPLIT_TRAIN];
-    q->total[ML_SPLIT_TRAIN] = tokens ? tokens : most;
+    q->total[ML_SPLIT_TRAIN] = tokens && (tokens <= most || !allow_fewer) ? tokens : most;
     ml_source_list_divide(list, q->total[ML_SPLIT_TRAIN], quota);
     for (size_t i = 0; i < list->n; i++) {
         if (quota[i] <= there[i] && most > 0) continue;

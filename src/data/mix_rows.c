@@ -182,7 +182,7 @@ static ml_status mix(mixer *m, ml_error *err)
         ML_TRY(build_source(m, i, &megabytes, err));
         for (int s = 0; s < ML_N_SPLIT; s++) m->quota.available[s][i] = m->rows[i]->split[s].n_token;
     }
-    ML_TRY(ml_mix_quota_decide(&m->quota, c->sources, c->tokens, c->val_fraction, err));
+    ML_TRY(ml_mix_quota_decide(&m->quota, c->sources, c->tokens, c->allow_fewer, c->val_fraction, err));
     ML_TRY(write_folder(m, err));
     for (size_t i = 0; i < c->sources->n; i++) {
         ML_TRY(source_folder(m, i, folder, err));

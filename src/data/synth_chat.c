@@ -97,14 +97,14 @@ static bool is_held_out(const fact_kind *k, size_t i)
     return (i < n ? i : i - n) % 5 == 4;
 }
 
-static const char *draw_value(ml_rng *rng, const fact_kind *k, ml_data_split split)
+static const char *draw_value(ml_rng *rng, const fact_kind *k, bool held_out)
 {
     size_t i, n = ml_story_list_size(k->list[0]), n_all = count_values(k) + (k->except != NULL);
     const char *value;
     do {
         i = k->first + (size_t)ml_rng_below(rng, n_all);
         value = i < n ? ml_story_list_word(k->list[0], i) : ml_story_list_word(k->list[1], i - n);
-    } while (is_held_out(k, i) != (split == ML_SPLIT_VAL) || (k->except && strcmp(value, k->except) == 0));
+    } while (is_held_out(k, i) != held_out || (k->except && strcmp(value, k->except) == 0));
     return value;
 }
 
@@ -127,6 +127,7 @@ static void add(char text[ML_CHAT_TEXT], const char *format, const char *value)
 typedef struct {
     const fact_kind *kind;
     const char *value;
+    bool held_out;
     size_t wording; /* asked as it was said: a toy is not a drawing */
 } said;
 
@@ -135,7 +136,7 @@ static void ask(ml_rng *rng, const said *s, size_t message, ml_chat_example *x)
     const fact_kind *k = s->kind;
     add(x->text[message], "%s", k->ask[s->wording]);
     add(x->text[message + 1], k->answer[ml_rng_below(rng, 2)], s->value);
-    x->fact[x->n_fact] = (ml_chat_fact){ .message = message + 1, .among = count_values(k) };
+    x->fact[x->n_fact] = (ml_chat_fact){ .message = message + 1, .among = count_values(k), .held_out = s->held_out };
     snprintf(x->fact[x->n_fact++].value, sizeof x->fact->value, "%s", s->value);
     if (x->n_message < message + 2) x->n_message = message + 2;
 }
@@ -148,7 +149,8 @@ static void say_two(ml_rng *rng, ml_data_split split, said s[2], char text[ML_CH
     for (int i = 0; i < 2; i++) {
         s[i].kind = &kinds[i ? b : a];
         s[i].wording = split == ML_SPLIT_VAL ? N_TRAINED : (size_t)ml_rng_below(rng, N_TRAINED);
-        do s[i].value = draw_value(rng, s[i].kind, split);
+        s[i].held_out = split == ML_SPLIT_VAL && ml_rng_below(rng, 2);
+        do s[i].value = draw_value(rng, s[i].kind, s[i].held_out);
         while (i == 1 && strcmp(s[0].value, s[1].value) == 0);
         add(text, s[i].kind->say[s[i].wording], s[i].value);
     }
@@ -200,8 +202,8 @@ static json_t *to_json(const ml_synth_chat_config *c, uint64_t index, const ml_c
     }
     for (size_t i = 0; i < x->n_fact; i++) {
         const ml_chat_fact *f = &x->fact[i];
-        json_array_append_new(facts, json_pack("{s:I, s:s, s:I}", "message", (json_int_t)f->message, "value", f->value,
-                                               "among", (json_int_t)f->among));
+        json_array_append_new(facts, json_pack("{s:I, s:s, s:I, s:b}", "message", (json_int_t)f->message, "value",
+                                               f->value, "among", (json_int_t)f->among, "held_out", f->held_out));
     }
     return json_pack("{s:s, s:o, s:o, s:s}", "id", id, "messages", messages, "facts", facts, "provenance",
                      "built-in conversations");

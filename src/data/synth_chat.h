@@ -1,14 +1,15 @@
 /* Conversations that say something and come back to it: JSON lines for sft without a download.
  *
- *   {"id", "messages": [{"role", "content"}, ...], "facts": [{"message": 3, "value": "Lily", "among": 64}, ...],
- *    "provenance"}
+ *   {"id", "messages": [{"role", "content"}, ...], "facts": [{"message": 3, "value": "Lily", "among": 64, "held_out":
+ * false}, ...], "provenance"}
  *
  * The user says two things about himself (a name, a friend, a pet, a color, a place, an animal), the assistant takes
  * note without repeating them, and the user asks for one, perhaps for the other too, perhaps after a word of thanks.  A
  * fact is a message of the assistant, the value it must have and how many values there are of its kind.  As single
  * questions all is said and asked in one message.
  *
- * For validation some values, every fifth of each kind, and some ways to say and ask are kept out of training. */
+ * For validation some ways to say and ask and some values, every fifth of each kind, are kept out of training; of its
+ * values every second is one of those. */
 #ifndef ML_DATA_SYNTH_CHAT_H
 #define ML_DATA_SYNTH_CHAT_H
 
@@ -21,6 +22,7 @@ typedef struct {
     size_t message; /* the one that must say it */
     char value[64];
     size_t among;
+    bool held_out; /* the value is none of training's */
 } ml_chat_fact;
 
 /* One conversation; who speaks takes turns, the user first, behind the system's message if there is one. */

@@ -2,6 +2,7 @@
 #include "train/loop_internal.h"
 
 #include "infer/generate.h"
+#include "infer/session.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -72,6 +73,7 @@ ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
         ml_session *session = NULL;
         ml_sampler *sampler = NULL;
         status = ml_session_make(t->model, c->max_position_embeddings, true, &session, err);
+        if (status == ML_OK && t->config.adapter) ml_session_set_adapter(session, t->config.adapter);
         int64_t n_valid = ml_tokenizer_vocab_size(t->tokenizer);
         if (status == ML_OK) status = ml_sampler_make(&sampling, c->vocab_size, n_valid, &sampler, err);
         if (status == ML_OK) status = write_sample(t, session, sampler, t->config.prompt[i], err);

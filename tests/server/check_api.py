@@ -368,6 +368,34 @@ def test_a_prefix_is_read_once(program, work):
         assert server.stop() == 0
 
 
+def test_answers_keep_to_a_schema(program, work):
+    server = Server(program, "--model", make_model(program, work + "/m"))
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "n": {"type": "integer"},
+              "ok": {"type": "boolean"}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}},
+              "required": ["name", "n", "ok", "tags"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "thing", "strict": True, "schema": schema}}
+    try:
+        for seed in range(8):
+            body = chat("give", seed=seed, max_tokens=200, response_format=form, temperature=1.5 if seed % 2 else 0)
+            choice = server.post("/v1/chat/completions", body).json()["choices"][0]
+            assert choice["finish_reason"] == "stop", choice
+            value = json.loads(choice["message"]["content"])
+            assert list(value) == ["name", "n", "ok", "tags"] and type(value["n"]) is int
+            assert len(value["name"]) <= 8 and type(value["ok"]) is bool and set(value["tags"]) <= {"a", "b"}
+            text = "".join(e["choices"][0]["delta"].get("content", "") for e in
+                           server.events("/v1/chat/completions", dict(body, stream=True)) if e != "[DONE]")
+            assert text == choice["message"]["content"]
+        text = server.post("/v1/completions", {"prompt": "x", "max_tokens": 60, "seed": 1,
+                                               "response_format": {"type": "json_object"}}).json()["choices"][0]["text"]
+        assert text.startswith("{")
+        for bad in ({"type": "string", "pattern": "a"}, {"type": "integer", "minimum": 1}, False):
+            reply = server.post("/v1/chat/completions", chat("x", response_format={
+                "type": "json_schema", "json_schema": {"name": "x", "schema": bad}}))
+            assert reply.status == 400 and reply.json()["error"]["param"].startswith("response_format")
+    finally:
+        assert server.stop() == 0
+
+
 def test_tools_are_called(program, work):
     """A model that always calls the tool x, and nothing else (make_parrot)."""
     parrot = os.environ.get("MAKE_PARROT")

@@ -304,7 +304,11 @@ static void test_as_much_as_there_is(void **state)
     snprintf(part, sizeof part, "ask for at most %lld in all", (long long)most);
     assert_fails(ml_data_mix(&c, tokenizer, &r, &sources, &err), ML_EINVAL, part);
     assert_non_null(strstr(err.message, "/b has"));
-    c = mix_config(&list, most, in_folder("more"));
+    c.allow_fewer = true;
+    assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
+    assert_int_equal(r.n_token[ML_SPLIT_TRAIN], most);
+    json_decref(sources);
+    c = mix_config(&list, most, in_folder("exactly"));
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     assert_int_equal(r.n_token[ML_SPLIT_TRAIN], most);
     json_decref(sources);
