@@ -14,7 +14,8 @@ export function tickStep(range, n) {
 
 function ticks(low, high, n) {
   const step = tickStep(high - low, n), out = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) out.push(k * step);
+  const first = Math.ceil(low / step - 1e-9);
+  for (let k = 0; k < 64 && (first + k) * step <= high + step * 1e-9; k++) out.push((first + k) * step);
   const decimals = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
   const name = (v) => step >= 1e6 ? v / 1e6 + "M" : step >= 1e3 ? v / 1e3 + "k" : step < 1e-4 ? v.toPrecision(2) : v.toFixed(decimals);
   return out.map((v) => [v, v === 0 ? "0" : name(v)]);
@@ -43,7 +44,8 @@ function range(values, fallback = [0, 1]) {
 // lines: [{ name, colour, x: [..], y: [..], faint }]; values that are null or not finite break a line.
 export function lineChart({ title, xLabel, yLabel, lines, fromZero, clipStart }) {
   const svg = frame(title, xLabel, yLabel), bottom = HEIGHT - BOTTOM, right = WIDTH - RIGHT;
-  const shown = (l, i) => Number.isFinite(l.x[i]) && Number.isFinite(l.y[i]);
+  const drawable = (v) => typeof v === "number" && Math.abs(v) < 1e150; // differences of larger ones may be infinite
+  const shown = (l, i) => drawable(l.x[i]) && drawable(l.y[i]);
   const [x0, x1] = range(lines.flatMap((l) => l.x.filter((_, i) => shown(l, i))));
   const begin = clipStart ? x0 + (x1 - x0) / 10 : -Infinity; // what only the beginning reaches may lie above the frame
   let values = lines.flatMap((l) => l.y.filter((_, i) => shown(l, i) && l.x[i] >= begin));

@@ -91,6 +91,7 @@ async function answer(question, names) {
 async function send() {
   const text = parts.input.value.trim();
   if (!text || running) return;
+  if (!models()[0]) return notice("No model is loaded: choose one in the settings.");
   try {
     if (!conversation) await create(text.slice(0, 60));
     const question = await addMessage(conversation, conversation.head, "user", text, {});

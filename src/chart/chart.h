@@ -1,8 +1,8 @@
 /* Charts as SVG: lines, bars and heat maps, each one <svg> element with a title, axes with round ticks and a legend.
  *
  * A chart is either a file of its own (colours inside, on white), or part of a page whose style sheet has the colours,
- * so that it follows a dark or light theme: ml_chart_style() is what such a page needs.  Texts are escaped.  Values
- * that are not finite are not drawn.  Failures to write show in ferror(out). */
+ * so that it follows a dark or light theme: ml_chart_write_style() is what such a page needs.  Texts are escaped.
+ * Values that are not finite (of lines: below 1e150) are not drawn.  Failures to write show in ferror(out). */
 #ifndef ML_CHART_CHART_H
 #define ML_CHART_CHART_H
 

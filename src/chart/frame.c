@@ -7,6 +7,8 @@
 
 enum { WIDTH = 860, HEIGHT = 480, MARGIN_LEFT = 68, MARGIN_TOP = 44, MARGIN_BOTTOM = 56, MARGIN_RIGHT = 24 };
 enum { LEGEND_LINE = 19, LETTER = 8, SAMPLE = 24, SAMPLE_GAP = 7, KEY_GAP = 22 };
+/* Also where a step is too small to be added to a number so large. */
+enum { MAX_TICK = 64 };
 
 /* Distinct also for most colour-blind readers (after Okabe and Ito, darkened where pale on white, lightened where deep
  * on black). */
@@ -137,7 +139,9 @@ void ml_chart_draw_x_ticks(const ml_chart_canvas *c)
 {
     double room = (c->right - c->left) / 75;
     double step = ml_chart_tick_step(c->x1 - c->x0, room < 3 ? 3 : room > 8 ? 8 : (int)room);
-    for (double x = ceil(c->x0 / step - 1e-9) * step; x <= c->x1 + step * 1e-9; x += step) {
+    double first = ceil(c->x0 / step - 1e-9);
+    for (int i = 0; i < MAX_TICK && (first + i) * step <= c->x1 + step * 1e-9; i++) {
+        double x = (first + i) * step;
         double at = ml_chart_x(c, x);
         fprintf(c->out,
                 "<path class=\"grid\" d=\"M%.1f %.0f V%.1f\"/><text x=\"%.1f\" y=\"%.1f\" class=\"mid\">%.*f</text>\n",
@@ -162,7 +166,9 @@ void ml_chart_draw_y_ticks(const ml_chart_canvas *c)
 {
     double room = (c->bottom - c->top) / 36;
     double step = ml_chart_tick_step(c->y1 - c->y0, room < 3 ? 3 : room > 8 ? 8 : (int)room);
-    for (double y = ceil(c->y0 / step - 1e-9) * step; y <= c->y1 + step * 1e-9; y += step) {
+    double first = ceil(c->y0 / step - 1e-9);
+    for (int i = 0; i < MAX_TICK && (first + i) * step <= c->y1 + step * 1e-9; i++) {
+        double y = (first + i) * step;
         double at = ml_chart_y(c, y), shown = fabs(y) < step * 1e-6 ? 0 : y;
         fprintf(c->out, "<path class=\"grid\" d=\"M%.0f %.1f H%.1f\"/><text x=\"%.0f\" y=\"%.1f\" class=\"end\">",
                 c->left, at, c->right, c->left - 8, at + 4);

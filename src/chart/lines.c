@@ -13,6 +13,14 @@ static void widen(double value, double *low, double *high)
     if (value > *high) *high = value;
 }
 
+/* Differences of larger ones might not be finite. */
+static const double LARGEST = 1e150;
+
+static bool is_drawn(const ml_chart_line *line, size_t i)
+{
+    return fabs(line->x[i]) < LARGEST && fabs(line->y[i]) < LARGEST; /* false for NaN */
+}
+
 static void find_range(ml_chart_canvas *c, const ml_chart_lines *p)
 {
     c->x0 = c->y0 = INFINITY;
@@ -20,7 +28,7 @@ static void find_range(ml_chart_canvas *c, const ml_chart_lines *p)
     for (size_t i = 0; i < p->n_line; i++) {
         const ml_chart_line *line = &p->line[i];
         for (size_t k = 0; k < line->n; k++) {
-            if (!isfinite(line->x[k]) || !isfinite(line->y[k])) continue;
+            if (!is_drawn(line, k)) continue;
             widen(line->x[k], &c->x0, &c->x1);
             widen(line->y[k], &c->y0, &c->y1);
         }
@@ -37,11 +45,6 @@ static void find_range(ml_chart_canvas *c, const ml_chart_lines *p)
 static ml_chart_key key_of(const ml_chart_line *line)
 {
     return (ml_chart_key){ .name = line->name, .colour = line->colour, .faint = line->faint, .dashed = line->dashed };
-}
-
-static bool is_drawn(const ml_chart_line *line, size_t i)
-{
-    return isfinite(line->x[i]) && isfinite(line->y[i]);
 }
 
 /* Of a bucket [begin, end) of points the lowest and the highest, in their order: peaks stay. */

@@ -107,6 +107,23 @@ static void test_a_chart_without_points_is_still_one(void **state)
     assert_null(strstr(svg, "inf"));
 }
 
+/* Neither takes for ever nor writes numbers that are none. */
+static void test_extreme_numbers(void **state)
+{
+    (void)state;
+    double x[] = { 9007199254740992.0, 9007199254740994.0 }, huge[] = { -1e308, 1e308 }, tiny[] = { 5e-324, 1e-323 };
+    const double *y[] = { x, huge, tiny };
+    for (int i = 0; i < 3; i++) {
+        ml_chart_line line = { .x = x, .y = y[i], .n = 2 };
+        ml_chart_lines plot = { .frame = { .title = "T" }, .line = &line, .n_line = 1 };
+        char svg[16384];
+        draw(&plot, svg, sizeof svg);
+        assert_non_null(strstr(svg, "</svg>"));
+        assert_null(strstr(svg, "nan"));
+        assert_null(strstr(svg, "inf"));
+    }
+}
+
 static void test_bars_are_as_high_as_their_values(void **state)
 {
     (void)state;
@@ -195,6 +212,7 @@ int main(void)
         cmocka_unit_test(test_points_lie_where_their_values_say),
         cmocka_unit_test(test_faint_lines_and_gaps),
         cmocka_unit_test(test_a_chart_without_points_is_still_one),
+        cmocka_unit_test(test_extreme_numbers),
         cmocka_unit_test(test_bars_are_as_high_as_their_values),
         cmocka_unit_test(test_cells_deepen_with_their_values),
         cmocka_unit_test(test_many_points_keep_their_peaks),
