@@ -6,19 +6,30 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <unistd.h>
 
 struct ml_sha256 {
     EVP_MD_CTX *context;
 };
 
+/* Looked up once: libcrypto takes a lock for it, and many short texts are hashed by many threads. */
+static EVP_MD *algorithm;
+
+static void find_algorithm(void)
+{
+    algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
 ml_status ml_sha256_begin(ml_sha256 **h, ml_error *err)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_algorithm);
     *h = NULL;
     ml_sha256 *made = ml_calloc(1, sizeof *made);
     if (!made) return ml_fail_memory(err, sizeof *made, "SHA-256");
     made->context = EVP_MD_CTX_new();
-    if (!made->context || EVP_DigestInit_ex(made->context, EVP_sha256(), NULL) != 1) {
+    if (!made->context || !algorithm || EVP_DigestInit_ex(made->context, algorithm, NULL) != 1) {
         ml_sha256_free(made);
         return ml_fail(err, ML_ENOMEM,
                        "libcrypto could not set up SHA-256 (out of memory, or disabled in its settings)");

@@ -122,7 +122,8 @@ static ml_status bench(job *j, ml_error *err)
     const char *path;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     double start = ml_clock_seconds();
-    ML_TRY(ml_cli_load_weights(path, ml_options_text(j->o, "repack"), &j->model, err));
+    ml_memory_budget budget = ml_cli_budget(j->o);
+    ML_TRY(ml_loaded_open_weights(path, ml_options_text(j->o, "repack"), &budget, &j->model, err));
     j->load_seconds = ml_clock_seconds() - start;
     ML_TRY(ml_machine_measure(1.5, &j->limits, err));
     if (ml_options_flag(j->o, "json")) {

@@ -19,7 +19,7 @@ static volatile sig_atomic_t interrupted;
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model m;
+    ml_loaded m;
     ml_cli_conversation talk;
     ml_session *session;
     ml_sampling sampling;
@@ -384,7 +384,8 @@ static ml_status set_up(chat *c, ml_error *err)
 {
     const char *path;
     ML_TRY(ml_cli_require(c->o, "model", &path, err));
-    ML_TRY(ml_cli_load_model(path, ml_options_text(c->o, "repack"), &c->m, err));
+    ml_memory_budget budget = ml_cli_budget(c->o);
+    ML_TRY(ml_loaded_open(path, ml_options_text(c->o, "repack"), &budget, &c->m, err));
     ML_TRY(ml_cli_load_adapters(c->o, &c->m, err));
     ML_TRY(ml_cli_conversation_make(c->o, &c->m, &c->talk, err));
     if (ml_chat_is_none(&c->talk.format) && ml_options_given(c->o, "system")) {
@@ -414,7 +415,7 @@ ml_status ml_cli_chat(int argc, char **argv, ml_error *err)
     ml_session_free(c.session);
     ml_sampler_free(c.sampler);
     ml_cli_conversation_free(&c.talk);
-    ml_cli_model_free(&c.m);
+    ml_loaded_free(&c.m);
     ml_options_free(o);
     return status;
 }

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static ml_status choose_format(const ml_options *o, const ml_cli_model *m, ml_chat_format *out, ml_error *err)
+static ml_status choose_format(const ml_options *o, const ml_loaded *m, ml_chat_format *out, ml_error *err)
 {
     const char *given = ml_options_text(o, "chat-format"), *path = ml_options_text(o, "model");
     const char *stored = ml_chat_words[m->model->config.chat_format];
@@ -24,11 +24,11 @@ static ml_status load_tools(const char *path, const ml_chat_format *f, json_t **
     return ml_fail(err, ML_EINVAL, "%s: the chat format %s has no place for tools", path, ml_chat_name(f));
 }
 
-ml_status ml_cli_conversation_make(const ml_options *o, const ml_cli_model *m, ml_cli_conversation *c, ml_error *err)
+ml_status ml_cli_conversation_make(const ml_options *o, const ml_loaded *m, ml_cli_conversation *c, ml_error *err)
 {
     *c = (ml_cli_conversation){ .tokenizer = m->tokenizer };
     ML_TRY(choose_format(o, m, &c->format, err));
-    const char *tools = ml_options_text(o, "tools");
+    const char *tools = ml_options_has(o, "", "tools") ? ml_options_text(o, "tools") : NULL;
     if (tools) ML_TRY(load_tools(tools, &c->format, &c->tools, err));
     for (size_t i = 0; i < m->ends.n; i++) ML_TRY(ml_ends_add(&c->stop, m->ends.id[i], err));
     for (size_t i = 0; i < c->format.n_end; i++) ML_TRY(ml_ends_add(&c->stop, c->format.end[i], err));

@@ -19,7 +19,7 @@ typedef struct {
 } ml_cli_conversation;
 
 /* An empty one in the format that --chat-format and the model say, with the tools of --tools. */
-ml_status ml_cli_conversation_make(const ml_options *o, const ml_cli_model *m, ml_cli_conversation *c, ml_error *err);
+ml_status ml_cli_conversation_make(const ml_options *o, const ml_loaded *m, ml_cli_conversation *c, ml_error *err);
 void ml_cli_conversation_free(ml_cli_conversation *c);
 
 /* Append a message: its reference is taken over, also when it fails; NULL is ML_ENOMEM.  `ids` [n] are what the model

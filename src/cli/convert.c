@@ -68,6 +68,7 @@ static ml_status set_up(job *j, const ml_options *o, const char *from, const cha
     x->to = to_path;
     x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
     x->tokenizer = ml_options_text(o, "tokenizer");
+    x->split_bytes = (uint64_t)ml_options_int(o, "split-max-size");
     if (!adapter) { /* a text would be read by the model as it was */
         x->importance = ml_options_text(o, "imatrix");
         x->calibrate = ml_options_text(o, "calibrate");
@@ -99,10 +100,24 @@ static void print_errors(const ml_quant_errors *errors)
     }
 }
 
+/* Experts that the text did not reach are rounded as if all their columns mattered alike. */
+static void tell_coverage(const ml_importance_coverage *c)
+{
+    if (!c->n_expert) return;
+    ml_log_info("importance: %.0f to %.0f tokens for each of %lld experts, half of them have %.0f or more", c->fewest,
+                c->most, (long long)c->n_expert, c->median);
+    if (!c->n_unseen) return;
+    ml_log_warn(
+        "%lld of %lld experts got no token of the text: they are quantised without importance; a longer or more "
+        "varied text reaches more",
+        (long long)c->n_unseen, (long long)c->n_expert);
+}
+
 static void tell(const job *j)
 {
     const ml_convert_report *r = &j->report;
     print_errors(&r->errors);
+    tell_coverage(&r->coverage);
     if (r->n_unused) {
         ml_log_warn("%zu tensors of %s are none of the model's and were left out: %s%s", r->n_unused, j->convert.from,
                     r->unused, r->n_unused > 1 ? ", ..." : "");
@@ -114,8 +129,10 @@ static void tell(const job *j)
         ml_log_info("the norms inside latent attention have an epsilon of 1e-6, as that class does; the file says none "
                     "of their own");
     }
-    ml_log_info("%s: %s, %lld parameters, %.2f GB", j->convert.to, r->kind, (long long)r->n_params,
-                (double)r->n_bytes / 1e9);
+    char files[128] = "";
+    if (r->n_file > 1) snprintf(files, sizeof files, " in %zu files, *-00001-of-%05zu.gguf", r->n_file, r->n_file);
+    ml_log_info("%s: %s, %lld parameters, %.2f GB%s", j->convert.to, r->kind, (long long)r->n_params,
+                (double)r->n_bytes / 1e9, files);
 }
 
 ml_status ml_cli_convert_model(const ml_options *o, const char *from, const char *adapter, const char *to,

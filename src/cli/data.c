@@ -1,11 +1,14 @@
 /* moonlight data build | synth */
 #include "cli/data.h"
+#include "cli/data_endpoint.h"
 #include "cli/data_rows.h"
+#include "cli/data_sources.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "data/build.h"
+#include "data/mix.h"
 #include "data/synth.h"
+#include "data/synth_chat.h"
 #include "data/synth_constraints.h"
 
 #include <string.h>
@@ -24,11 +27,15 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     memset(c, 0, sizeof *c);
     if (strcmp(kind, "stories") == 0)
         c->kind = ML_SYNTH_STORIES;
+    else if (strcmp(kind, "notes") == 0)
+        c->kind = ML_SYNTH_NOTES;
     else if (strcmp(kind, "arithmetic") == 0)
         c->kind = ML_SYNTH_ARITHMETIC;
     else
         return ml_fail(err, ML_EINVAL,
-                       "data synth: expected stories, arithmetic, constraints or preferences, found \"%s\"", kind);
+                       "data synth: expected stories, notes, arithmetic, constraints, preferences, chats or questions, "
+                       "found \"%s\"",
+                       kind);
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
     c->n_document = (uint64_t)ml_options_int(o, "docs");
@@ -74,11 +81,41 @@ static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
     return ML_OK;
 }
 
+/* Conversations, or single questions. */
+static ml_status synth_chats(const ml_options *o, bool single, ml_error *err)
+{
+    uint64_t n_bytes;
+    ml_synth_chat_config c = { .split = strcmp(ml_options_text(o, "split"), "val") ? ML_SPLIT_TRAIN : ML_SPLIT_VAL,
+                               .single = single,
+                               .n_document = (uint64_t)ml_options_int(o, "docs"),
+                               .seed = (uint64_t)ml_options_int(o, "seed") };
+    ML_TRY(ml_cli_require(o, "out", &c.out, err));
+    if (!c.n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    ml_stop_install();
+    c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
+    ml_status status = ml_data_synth_chat(&c, &n_bytes, err);
+    ml_progress_end(c.progress);
+    ML_TRY(status);
+    if (ml_options_flag(o, "json")) {
+        return ml_cli_print_json(json_pack("{s:s, s:I, s:I}", "file", c.out, "documents", (json_int_t)c.n_document,
+                                           "bytes", (json_int_t)n_bytes),
+                                 err);
+    }
+    printf("%s: %llu documents, %.1f MB\n", c.out, (unsigned long long)c.n_document, (double)n_bytes / 1e6);
+    return ML_OK;
+}
+
 static ml_status synth(const ml_options *o, ml_error *err)
 {
     const char *kind = ml_options_positional(o, 0);
     bool pairs = strcmp(kind, "preferences") == 0;
-    if (pairs || strcmp(kind, "constraints") == 0) return synth_examples(o, pairs, err);
+    bool examples = pairs || strcmp(kind, "constraints") == 0;
+    if (ml_options_text(o, "endpoint")) {
+        if (examples) return ml_cli_synth_endpoint(o, pairs, err);
+        return ml_fail(err, ML_EINVAL, "--endpoint: expected constraints or preferences, found \"%s\"", kind);
+    }
+    if (examples) return synth_examples(o, pairs, err);
+    if (strcmp(kind, "chats") == 0 || strcmp(kind, "questions") == 0) return synth_chats(o, *kind == 'q', err);
     ml_synth_config c;
     uint64_t n_document, n_bytes;
     ML_TRY(read_synth_options(o, &c, err));
@@ -103,8 +140,8 @@ static ml_status synth(const ml_options *o, ml_error *err)
 ml_status ml_cli_data_synth(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(
-        ml_cli_parse("data synth", NULL, argc, argv, 1, 1, "stories, arithmetic, constraints or preferences", &o, err));
+    ML_TRY(ml_cli_parse("data synth", NULL, argc, argv, 1, 1,
+                        "stories, notes, arithmetic, constraints, preferences, chats or questions", &o, err));
     ml_status status = synth(o, err);
     ml_options_free(o);
     return status;
@@ -155,8 +192,8 @@ static ml_status input_bytes(const ml_build_config *c, double *n_bytes, ml_error
     return ML_OK;
 }
 
-static ml_status print_build(const ml_options *o, const ml_build_config *c, const ml_build_result *r, double n_bytes,
-                             double seconds, ml_error *err)
+static ml_status print_build(const ml_options *o, const ml_build_config *c, const ml_build_result *r, json_t *sources,
+                             double n_bytes, double seconds, ml_error *err)
 {
     if (r->tally.n_bad) {
         ml_log_warn("%lld malformed records left out; the first: %s", (long long)r->tally.n_bad, r->tally.first);
@@ -166,19 +203,21 @@ static ml_status print_build(const ml_options *o, const ml_build_config *c, cons
         ml_log_warn("no document fell to the validation split: there will be no validation loss; raise --val-fraction");
     }
     if (ml_options_flag(o, "json")) {
-        return ml_cli_print_json(json_pack("{s:s, s:b, s:b, s:I, s:f, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:I, s:I}",
-                                           "path", c->out, "was_complete", r->was_complete, "resumed", r->resumed,
-                                           "input_bytes", (json_int_t)n_bytes, "seconds", seconds, "train", "documents",
-                                           (json_int_t)r->n_document[0], "tokens", (json_int_t)r->n_token[0], "shards",
-                                           (json_int_t)r->n_shard[0], "val", "documents", (json_int_t)r->n_document[1],
-                                           "tokens", (json_int_t)r->n_token[1], "shards", (json_int_t)r->n_shard[1],
-                                           "malformed", (json_int_t)r->tally.n_bad, "empty", (json_int_t)r->n_empty),
-                                 err);
+        return ml_cli_print_json(
+            json_pack("{s:s, s:b, s:b, s:I, s:f, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:I, s:I, s:O*}", "path", c->out,
+                      "was_complete", r->was_complete, "resumed", r->resumed, "input_bytes", (json_int_t)n_bytes,
+                      "seconds", seconds, "train", "documents", (json_int_t)r->n_document[0], "tokens",
+                      (json_int_t)r->n_token[0], "shards", (json_int_t)r->n_shard[0], "val", "documents",
+                      (json_int_t)r->n_document[1], "tokens", (json_int_t)r->n_token[1], "shards",
+                      (json_int_t)r->n_shard[1], "malformed", (json_int_t)r->tally.n_bad, "empty",
+                      (json_int_t)r->n_empty, "sources", sources),
+            err);
     }
     for (int i = 0; i < ML_N_SPLIT; i++) {
         printf("%s: %lld documents, %lld tokens, %zu shard%s\n", ml_dataset_split_name((ml_data_split)i),
                (long long)r->n_document[i], (long long)r->n_token[i], r->n_shard[i], r->n_shard[i] == 1 ? "" : "s");
     }
+    ml_cli_print_sources(sources);
     double n_token = (double)(r->n_token[0] + r->n_token[1]);
     if (r->was_complete)
         printf("%s was complete\n", c->out);
@@ -187,13 +226,30 @@ static ml_status print_build(const ml_options *o, const ml_build_config *c, cons
     return ML_OK;
 }
 
+static ml_status mix(const ml_options *o, ml_build_config *c, const ml_tokenizer *tokenizer, ml_build_result *result,
+                     json_t **sources, double *n_bytes, ml_error *err)
+{
+    const char *const *item;
+    ml_source_list list;
+    size_t n = ml_options_list(o, "source", &item);
+    ML_TRY(ml_source_list_open(item, n, &list, err));
+    ml_status status = ml_cli_source_bytes(&list, n_bytes, err);
+    ml_mix_config config = { .sources = &list, .tokens = ml_options_int(o, "tokens"), .build = *c };
+    config.build.progress = c->progress = ml_progress_begin("encoding", "MB", *n_bytes / 1e6);
+    if (status == ML_OK) status = ml_data_mix(&config, tokenizer, result, sources, err);
+    ml_source_list_free(&list);
+    return status;
+}
+
 static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
 {
     ml_build_config c;
     ml_build_result result;
     ml_tokenizer *tokenizer = NULL;
+    json_t *sources = NULL;
     const char *path;
-    double n_bytes;
+    const char *const *item;
+    double n_bytes = 0;
     ML_TRY(read_build_options(o, inputs, &c, err));
     if (strcmp(ml_options_text(o, "kind"), "pretrain")) return ml_cli_build_rows(o, inputs, c.n_input, err);
     ML_TRY(ml_cli_require(o, "tokenizer", &path, err));
@@ -201,10 +257,16 @@ static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
     ML_TRY(ml_tokenizer_open(path, &tokenizer, err));
     double start = ml_clock_seconds();
     ml_stop_install();
-    c.progress = ml_progress_begin("encoding", "MB", n_bytes / 1e6);
-    ml_status status = ml_data_build(&c, tokenizer, &result, err);
+    ml_status status;
+    if (ml_options_list(o, "source", &item)) {
+        status = mix(o, &c, tokenizer, &result, &sources, &n_bytes, err);
+    } else {
+        c.progress = ml_progress_begin("encoding", "MB", n_bytes / 1e6);
+        status = ml_data_build(&c, tokenizer, &result, err);
+    }
     ml_progress_end(c.progress);
-    if (status == ML_OK) status = print_build(o, &c, &result, n_bytes, ml_clock_seconds() - start, err);
+    if (status == ML_OK) status = print_build(o, &c, &result, sources, n_bytes, ml_clock_seconds() - start, err);
+    json_decref(sources);
     ml_tokenizer_free(tokenizer);
     return status;
 }
@@ -212,7 +274,7 @@ static ml_status build(const ml_options *o, const char **inputs, ml_error *err)
 ml_status ml_cli_data_build(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
-    ML_TRY(ml_cli_parse("data build", NULL, argc, argv, 1, SIZE_MAX, "INPUT...", &o, err));
+    ML_TRY(ml_cli_parse("data build", NULL, argc, argv, 0, SIZE_MAX, "INPUT...", &o, err));
     const char **inputs = ml_calloc(ml_options_positional_count(o), sizeof *inputs);
     ml_status status = inputs ? build(o, inputs, err) : ml_fail_memory(err, 0, "the list of inputs");
     ml_free(inputs);

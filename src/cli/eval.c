@@ -1,6 +1,8 @@
 /* moonlight eval: how good a model is, by a number. */
 #include "cli/cli.h"
 #include "cli/eval_constraints.h"
+#include "cli/eval_facts.h"
+#include "cli/eval_math.h"
 #include "cli/load.h"
 
 #include "base/file.h"
@@ -16,7 +18,7 @@ enum { BATCH = 2048 }; /* tokens of a pass */
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model m, base;
+    ml_loaded m, base;
     ml_progress *progress;
     ml_ids prefix; /* what stands before each text */
     char *text;    /* of --data */
@@ -39,7 +41,8 @@ static ml_status load_base(job *j, ml_error *err)
 {
     const char *path = ml_options_text(j->o, "base");
     if (!path) return ML_OK;
-    ML_TRY(ml_cli_load_model(path, "off", &j->base, err));
+    ml_memory_budget budget = ml_cli_budget(j->o);
+    ML_TRY(ml_loaded_open(path, "off", &budget, &j->base, err));
     if (strcmp(ml_tokenizer_fingerprint(j->m.tokenizer), ml_tokenizer_fingerprint(j->base.tokenizer)) == 0)
         return ML_OK;
     return ml_fail(err, ML_EINVAL, "%s has another vocabulary than the model: their predictions cannot be compared",
@@ -275,13 +278,17 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(ml_cli_require(j->o, "data", &data, err));
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
-    ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
-    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
+    bool is_math = !strcmp(task, "math"); /* which reads records by itself */
+    if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
+    ml_memory_budget budget = ml_cli_budget(j->o);
+    ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
+    if (is_math) return ml_cli_eval_math(j->o, &j->m, data, err);
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));
     if (!strcmp(task, "constraints")) {
         return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, err);
     }
+    if (!strcmp(task, "facts")) return ml_cli_eval_facts(j->o, &j->m, data, j->text, j->n_bytes, err);
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 
@@ -294,8 +301,8 @@ ml_status ml_cli_eval(int argc, char **argv, ml_error *err)
     ml_status status = eval(&j, err);
     ml_free(j.text);
     ml_ids_free(&j.prefix);
-    ml_cli_model_free(&j.m);
-    ml_cli_model_free(&j.base);
+    ml_loaded_free(&j.m);
+    ml_loaded_free(&j.base);
     ml_options_free(o);
     return status;
 }

@@ -17,7 +17,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model *m;
+    ml_loaded *m;
     ml_row_maker maker;
     demand *demand; /* [n] */
     ml_answer *item;
@@ -155,11 +155,13 @@ static ml_status measure(const evaluation *e, ml_error *err)
 static ml_status answer(evaluation *e, ml_error *err)
 {
     ml_answer_config c = { .sampling = ml_sampling_default(),
-                           .max_tokens = ml_options_int(e->o, "max-tokens"),
+                           .max_tokens =
+                               ml_options_given(e->o, "max-tokens") ? ml_options_int(e->o, "max-tokens") : 400,
                            .stop_id = e->m->ends.id,
                            .n_stop = (int64_t)e->m->ends.n,
                            .n_valid = ml_tokenizer_vocab_size(e->m->tokenizer),
-                           .parallel = 16 };
+                           .parallel = ml_options_int(e->o, "parallel"),
+                           .kv_dtype = ml_cli_kv_dtype(e->o) };
     c.sampling.temperature = ml_options_real(e->o, "temperature");
     c.sampling.seed = (uint64_t)ml_options_int(e->o, "seed");
     c.progress = ml_progress_begin("stories", "stories", (double)e->n);
@@ -168,8 +170,8 @@ static ml_status answer(evaluation *e, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_eval_constraints(const ml_options *o, ml_cli_model *m, const char *path, const char *text,
-                                  size_t n_bytes, ml_error *err)
+ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
+                                  ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     ml_status status = ml_row_maker_init(&e.maker, m->tokenizer, ML_ROW_PROMPT, NULL, INT32_MAX, err);

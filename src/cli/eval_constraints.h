@@ -6,7 +6,7 @@
 #include "cli/load.h"
 
 /* `text` is the data: JSON lines with "prompt" and "constraints" (data/constraints.h); `path` names it in errors. */
-ml_status ml_cli_eval_constraints(const ml_options *o, ml_cli_model *m, const char *path, const char *text,
-                                  size_t n_bytes, ml_error *err);
+ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
+                                  ml_error *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include "cli/conversation.h"
 #include "cli/generate_many.h"
 #include "cli/sampling.h"
+#include "infer/fit.h"
 #include "infer/generate.h"
 #include "token/chat_json.h"
 
@@ -10,7 +11,7 @@
 
 typedef struct {
     const ml_options *o;
-    ml_cli_model m;
+    ml_loaded m;
     bool is_chat;
     ml_cli_conversation talk; /* with --messages */
     ml_session *session;
@@ -100,6 +101,9 @@ static ml_status set_up(job *j, ml_error *err)
     const ml_ids *stop = j->is_chat ? &j->talk.stop : &j->m.ends;
     ML_TRY(ml_ids_append(&j->stop, stop->id, stop->n, err));
     const ml_config *c = &j->m.model->config;
+    ml_memory_budget budget = ml_cli_budget(j->o);
+    int64_t n = (int64_t)j->prompt.n + ml_options_int(j->o, "max-tokens"), most = c->max_position_embeddings;
+    ML_TRY(ml_fit_check_cache(j->m.model, n < most ? n : most, &budget, "fewer --max-tokens", err));
     ml_sampling sampling = ml_cli_sampling(j->o);
     ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->m.tokenizer), &j->sampler, err));
     return ml_session_make_as(j->m.model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"),
@@ -235,7 +239,8 @@ static ml_status generate(job *j, ml_error *err)
     const char *path;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(check_input(j, err));
-    ML_TRY(ml_cli_load_model(path, ml_options_text(j->o, "repack"), &j->m, err));
+    ml_memory_budget budget = ml_cli_budget(j->o);
+    ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
     const ml_ids *ends = &j->m.ends;
@@ -255,7 +260,7 @@ ml_status ml_cli_generate(int argc, char **argv, ml_error *err)
     ml_chars_free(&j.pending);
     ml_chat_output_free(&j.output);
     ml_cli_conversation_free(&j.talk);
-    ml_cli_model_free(&j.m);
+    ml_loaded_free(&j.m);
     ml_options_free(o);
     return status;
 }

@@ -2,10 +2,12 @@
 #include "cli/generate_many.h"
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
+#include "cli/load.h"
+#include "cli/prompts.h"
 #include "cli/sampling.h"
 #include "infer/engine.h"
+#include "infer/fit.h"
 #include "infer/generate.h"
 
 #include <string.h>
@@ -20,7 +22,7 @@ typedef struct {
 
 typedef struct {
     const ml_options *o;
-    const ml_cli_model *m;
+    const ml_loaded *m;
     ml_model *model;
     ml_tokenizer *tokenizer;
     const int32_t *stop_id;
@@ -33,56 +35,16 @@ typedef struct {
     ml_error error; /* of a callback */
 } batch;
 
-static ml_status add_prompt(batch *b, const char *text, size_t n_bytes, ml_error *err)
+static ml_status add_prompt(void *arg, const char *text, size_t n_bytes, const char *adapter, ml_error *err)
 {
+    batch *b = arg;
     ML_TRY(ml_grow((void **)&b->items, &b->capacity, b->n + 1, sizeof *b->items, err));
     char *copy = ml_alloc(n_bytes + 1);
     if (!copy) return ml_fail_memory(err, n_bytes + 1, "a prompt");
     memcpy(copy, text, n_bytes);
     copy[n_bytes] = 0;
     b->items[b->n++] = (item){ .text = copy };
-    return ML_OK;
-}
-
-/* A line of text is a prompt; of a .jsonl file, the "prompt" of each object, answered with its "adapter" if it has one.
- */
-static ml_status add_line(batch *b, const char *where, bool json, const char *line, size_t n, ml_error *err)
-{
-    if (strspn(line, " \t\r\n") >= n) return ML_OK;
-    if (!json) return add_prompt(b, line, n && line[n - 1] == '\r' ? n - 1 : n, err);
-    json_t *object;
-    const char *text, *adapter;
-    ML_TRY(ml_json_parse(line, n, where, &object, err));
-    ml_status status = ml_json_text(object, "prompt", where, &text, err);
-    if (status == ML_OK) status = ml_json_text_or(object, "adapter", where, NULL, &adapter, err);
-    if (status == ML_OK) status = add_prompt(b, text, strlen(text), err);
-    if (status == ML_OK && adapter) {
-        status = ml_cli_find_adapter(b->m, adapter, &b->items[b->n - 1].adapter, err);
-        if (status != ML_OK) status = ml_fail_prefix(err, "%s", where);
-    }
-    json_decref(object);
-    return status;
-}
-
-static ml_status read_prompts(batch *b, const char *path, ml_error *err)
-{
-    char *text;
-    size_t size, n = strlen(path);
-    bool json = n > 6 && !strcmp(path + n - 6, ".jsonl");
-    ML_TRY(ml_file_read(path, &text, &size, err));
-    ml_status status = ML_OK;
-    int64_t n_line = 0;
-    for (const char *line = text, *end = text + size; line < end && status == ML_OK;) {
-        const char *stop = memchr(line, '\n', (size_t)(end - line));
-        size_t length = (size_t)((stop ? stop : end) - line);
-        char where[ML_PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)++n_line);
-        status = add_line(b, where, json, line, length, err);
-        line += length + 1;
-    }
-    ml_free(text);
-    if (status == ML_OK && b->n == 0) status = ml_fail(err, ML_EINVAL, "%s: expected prompts, found none", path);
-    return status;
+    return adapter ? ml_cli_find_adapter(b->m, adapter, &b->items[b->n - 1].adapter, err) : ML_OK;
 }
 
 /* ---- callbacks of the engine; a request's arg points to one of these ---- */
@@ -153,6 +115,9 @@ static ml_status run(batch *b, ml_error *err)
                                 .n_valid = ml_tokenizer_vocab_size(b->tokenizer),
                                 .kv_dtype = ml_cli_kv_dtype(b->o) };
     ml_engine *e = NULL;
+    ml_memory_budget budget = ml_cli_budget(b->o);
+    ML_TRY(ml_fit_check_cache(b->model, config.n_slot * config.capacity, &budget,
+                              "fewer at a time (--parallel), fewer --max-tokens", err));
     listener *listeners = ml_calloc(b->n, sizeof *listeners);
     ml_status status = listeners ? ML_OK : ml_fail_memory(err, b->n * sizeof *listeners, "requests");
     if (status == ML_OK) status = ml_engine_make(b->model, &config, &e, err);
@@ -213,12 +178,12 @@ static ml_status report(const batch *b, double seconds, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_generate_many(const ml_options *o, const ml_cli_model *m, ml_cli_encode_fn encode, void *arg,
+ml_status ml_cli_generate_many(const ml_options *o, const ml_loaded *m, ml_cli_encode_fn encode, void *arg,
                                const int32_t *stop_id, int64_t n_stop, ml_error *err)
 {
     batch b = { .o = o, .m = m, .model = m->model, .tokenizer = m->tokenizer, .stop_id = stop_id, .n_stop = n_stop };
     ml_stop_install();
-    ml_status status = read_prompts(&b, ml_options_text(o, "prompts"), err);
+    ml_status status = ml_cli_read_prompts(ml_options_text(o, "prompts"), add_prompt, &b, err);
     for (size_t i = 0; i < b.n && status == ML_OK; i++) {
         status = encode(arg, b.items[i].text, &b.items[i].prompt, err);
     }

@@ -10,7 +10,7 @@ typedef ml_status (*ml_cli_encode_fn)(void *arg, const char *text, ml_ids *out, 
 
 /* Answer every prompt of the file, several at a time, and print the answers in its order.  A line of JSON may name the
  * adapter that answers it. */
-ml_status ml_cli_generate_many(const ml_options *o, const ml_cli_model *m, ml_cli_encode_fn encode, void *arg,
+ml_status ml_cli_generate_many(const ml_options *o, const ml_loaded *m, ml_cli_encode_fn encode, void *arg,
                                const int32_t *stop_id, int64_t n_stop, ml_error *err);
 
 #endif

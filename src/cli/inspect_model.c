@@ -69,7 +69,10 @@ static void print_experts(const ml_config *c)
     printf("  %-*s %s%s, top %lld of %lld", NAME_W, "router", c->scoring == ML_SCORE_SIGMOID ? "sigmoid" : "softmax",
            c->correction_bias ? " with a balancing bias" : "", (long long)c->num_experts_per_tok,
            (long long)c->n_routed_experts);
-    if (c->n_group > 1) printf(" in the best %lld of %lld groups", (long long)c->topk_group, (long long)c->n_group);
+    if (c->n_group > 1) {
+        printf(" in the best %lld of %lld groups%s", (long long)c->topk_group, (long long)c->n_group,
+               c->group_by_best ? " (by their best expert)" : "");
+    }
     printf("%s", c->norm_topk_prob ? ", weights sum to 1" : "");
     if (c->routed_scaling_factor != 1) printf(" x %.10g", c->routed_scaling_factor);
     printf("\n  %-*s %s, %lld wide, %s parameters each", NAME_W, "experts",

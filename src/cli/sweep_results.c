@@ -1,7 +1,7 @@
 #include "cli/sweep_results.h"
 
 #include "base/json.h"
-#include "train/plot.h"
+#include "chart/chart.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -152,7 +152,7 @@ static ml_status write_table(const ml_sweep *s, ml_file_writer *w, ml_error *err
 /* ---- sweep.svg ---- */
 
 typedef struct {
-    ml_plot_line *line;
+    ml_chart_line *line;
     size_t n_line;
     double *point; /* x and y of all lines */
     size_t n_point;
@@ -160,12 +160,12 @@ typedef struct {
 } chart;
 
 /* A line over the evaluations of `cell`, with its points in *x and *y to be filled. */
-static ml_plot_line *add_line(chart *c, const ml_sweep_cell *cell, double **x, double **y)
+static ml_chart_line *add_line(chart *c, const ml_sweep_cell *cell, double **x, double **y)
 {
-    ml_plot_line *line = &c->line[c->n_line++];
+    ml_chart_line *line = &c->line[c->n_line++];
     *x = c->point + c->n_point;
     *y = *x + cell->n_eval;
-    *line = (ml_plot_line){ .x = *x, .y = *y, .n = cell->n_eval, .colour = (int)cell->run_id };
+    *line = (ml_chart_line){ .x = *x, .y = *y, .n = cell->n_eval, .colour = (int)cell->run_id };
     c->n_point += 2 * cell->n_eval;
     for (size_t i = 0; i < cell->n_eval; i++) (*x)[i] = (double)cell->eval_step[i];
     return line;
@@ -228,16 +228,18 @@ static ml_status write_chart(const ml_sweep *s, ml_file_writer *w, ml_error *err
     ml_status status = make_chart(s, &c, err);
     if (status == ML_OK) {
         double margin = 0.04 * (c.high - c.low);
-        ml_plot plot = { .title = s->n_seed > 1 ? "Validation loss: mean and single seeds" : "Validation loss",
-                         .x_label = "step",
-                         .y_label = "loss (nats per token)",
-                         .line = c.line,
-                         .n_line = c.n_line };
+        ml_chart_lines plot = {
+            .frame = { .title = s->n_seed > 1 ? "Validation loss: mean and single seeds" : "Validation loss",
+                       .x_label = "step",
+                       .y_label = "loss (nats per token)" },
+            .line = c.line,
+            .n_line = c.n_line,
+        };
         if (c.high > c.low) {
             plot.y_min = c.low - margin;
             plot.y_max = c.high + margin;
         }
-        ml_plot_write_svg(&plot, w->file);
+        ml_chart_write_lines(&plot, w->file);
     }
     ml_free(c.line);
     ml_free(c.point);

@@ -11,7 +11,7 @@
 
 /* ---- options ---- */
 
-static ml_status check_config(const ml_build_config *c, ml_error *err)
+ml_status ml_build_check_config(const ml_build_config *c, ml_error *err)
 {
     if (c->n_input == 0)
         return ml_fail(err, ML_EINVAL, "no input files: name at least one file of text, JSON or Parquet");
@@ -42,7 +42,7 @@ static ml_status choose_special(ml_special_rule rule, int32_t id, const char *na
                    name);
 }
 
-static ml_status choose_format(const ml_build_config *c, const ml_tokenizer *t, ml_build_format *f, ml_error *err)
+ml_status ml_build_choose_format(const ml_build_config *c, const ml_tokenizer *t, ml_build_format *f, ml_error *err)
 {
     int32_t bos = ml_tokenizer_bos(t), eos = ml_tokenizer_eos(t);
     if (eos < 0) eos = ml_tokenizer_find(t, "<|endoftext|>");
@@ -130,11 +130,10 @@ static ml_status build_folder(ml_build_work *b, ml_build_result *result, ml_erro
     char tokenizer[ML_PATH_MAX];
     ML_TRY(ml_path_join(tokenizer, c->out, "tokenizer", err));
     ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err));
-    return ml_build_state_finish(&b->state, c->out, err);
+    return ml_build_state_finish(&b->state, NULL, c->out, err);
 }
 
-/* Two builds into one folder would mix their files. */
-static ml_status lock_folder(const char *path, int *fd, ml_error *err)
+ml_status ml_build_lock_folder(const char *path, int *fd, ml_error *err)
 {
     ML_TRY(ml_dir_make(path, err));
     *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -163,9 +162,9 @@ ml_status ml_data_build(const ml_build_config *config, const ml_tokenizer *token
     int fd = -1;
     ml_status status;
     memset(result, 0, sizeof *result);
-    ML_TRY(check_config(config, err));
-    ML_TRY(choose_format(config, tokenizer, &b.format, err));
-    ML_TRY_GOTO(lock_folder(config->out, &fd, err));
+    ML_TRY(ml_build_check_config(config, err));
+    ML_TRY(ml_build_choose_format(config, tokenizer, &b.format, err));
+    ML_TRY_GOTO(ml_build_lock_folder(config->out, &fd, err));
     ML_TRY_GOTO(build_folder(&b, result, err));
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_build_split *s = &b.state.split[i];

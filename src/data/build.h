@@ -1,6 +1,6 @@
 /* Files of text, JSON or Parquet (records.h) -> a data folder (dataset.h has its layout).
  *
- * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on the seed and its number alone (val_last:
+ * Every document becomes [BOS] ids [EOS].  Which split it goes to depends on its text alone (split_rule.h; val_last:
  * on where it begins; a plain text document that reaches into the validation part is cut in two).  Documents
  * are encoded in batches on all threads and appended to the shards of their split; a shard is closed at the first
  * document end at or after shard_tokens.  Memory holds three batches (of 8 MB of text each), one shard's document
@@ -32,8 +32,11 @@ typedef struct {
     double val_fraction; /* in [0, 0.5] */
     bool val_last;       /* the last val_fraction of the bytes is for validation, rather than random documents */
     int64_t val_every;   /* > 0: every so many-th document is for validation, instead of the fraction */
-    uint64_t seed;
-    bool shuffle; /* the order of the documents, over all files */
+    bool shuffle;        /* the order of the documents, over all files, ... */
+    uint64_t seed;       /* ... as this decides */
+    /* No more documents for a split that has so many tokens, and no more reading once both have.  No limits without one
+     * for training. */
+    int64_t limit[ML_N_SPLIT];
     int64_t shard_tokens;
     /* AUTO: EOS if the tokenizer has one; BOS if the tokenizer begins texts with it, and only if it differs from EOS.
      * ON without one is an error.  A tokenizer without an EOS of that role, but with "<|endoftext|>", ends documents
@@ -42,6 +45,7 @@ typedef struct {
     int id_bytes;          /* 2, 4, or 0: by vocabulary */
     double max_bad;        /* records that may be malformed, as a fraction of all; they are left out */
     ml_progress *progress; /* in MB of input; may be NULL */
+    double progress_begin; /* MB that were done before */
 } ml_build_config;
 
 typedef struct {

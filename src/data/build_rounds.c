@@ -1,8 +1,8 @@
 #include "data/build_rounds.h"
 
 #include "base/alloc.h"
-#include "base/rng.h"
 #include "base/thread.h"
+#include "data/split_rule.h"
 #include "token/encoder.h"
 
 #include <stdatomic.h>
@@ -45,14 +45,30 @@ typedef struct {
 
 /* ---- reading ---- */
 
-static ml_data_split split_of(const ml_build_work *w, const ml_record *record)
+/* Whether the text decides which split a document goes to, rather than its place. */
+static bool text_decides(const ml_build_config *c)
+{
+    return !c->val_last && c->val_every == 0 && c->val_fraction > 0;
+}
+
+static ml_data_split split_by_place(const ml_build_work *w, const ml_record *record)
 {
     const ml_build_config *c = w->config;
-    uint64_t index = record->index;
     if (c->val_last) return record->position >= w->val_begin ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
-    if (c->val_every > 0) return (index + 1) % (uint64_t)c->val_every == 0 ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
-    uint64_t hash = ml_rng_mix(ml_rng_mix(c->seed + 1) + index);
-    return (double)(hash >> 11) * 0x1p-53 < c->val_fraction ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+    bool is_val = c->val_every > 0 && (record->index + 1) % (uint64_t)c->val_every == 0;
+    return is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+}
+
+static int64_t count_tokens(const builder *b, ml_data_split split)
+{
+    const ml_shard_writer *w = &b->writer[split];
+    return b->work->state.split[split].n_token + (w->open ? w->n_token : 0);
+}
+
+static bool is_split_full(const builder *b, ml_data_split split)
+{
+    const ml_build_config *c = b->work->config;
+    return c->limit[ML_SPLIT_TRAIN] > 0 && count_tokens(b, split) >= c->limit[split];
 }
 
 static ml_status take_shuffled(const ml_build_work *w, ml_record_batch *batch, ml_error *err)
@@ -80,20 +96,35 @@ static ml_status read_round(builder *b, batch_round *r, ml_error *err)
 {
     ml_build_work *w = b->work;
     drop_problems(r);
+    r->batch.n = 0;
+    if (is_split_full(b, ML_SPLIT_TRAIN) && is_split_full(b, ML_SPLIT_VAL)) return ML_OK;
     if (w->spool)
         ML_TRY(take_shuffled(w, &r->batch, err));
     else
         ML_TRY(ml_records_read(w->records, BATCH_DOCUMENTS, BATCH_BYTES, &r->batch, err));
     r->first = w->n_read;
+    bool later = text_decides(w->config);
+    const ml_build_split *done = w->state.split;
+    uint64_t all_done = done[0].next < done[1].next ? done[0].next : done[1].next;
     for (size_t i = 0; i < r->batch.n; i++, w->n_read++) {
-        ml_data_split split = split_of(w, &r->batch.record[i]);
-        r->document[i] = (document){ .split = split, .wanted = w->n_read >= b->work->state.split[split].next };
+        ml_data_split split = split_by_place(w, &r->batch.record[i]);
+        r->document[i] = (document){ .split = split, .wanted = w->n_read >= (later ? all_done : done[split].next) };
         r->text[i] = (ml_text){ "", 0 };
     }
     return ML_OK;
 }
 
 /* ---- encoding ---- */
+
+/* Now that the text is there: its split, and whether it is not in a finished shard of that. */
+static ml_status decide_by_text(const builder *b, document *d, uint64_t number, ml_text text, ml_error *err)
+{
+    bool is_val;
+    ML_TRY(ml_split_rule_is_val(text.data, text.n_bytes, b->work->config->val_fraction, &is_val, err));
+    d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+    d->wanted = number >= b->work->state.split[d->split].next;
+    return ML_OK;
+}
 
 /* The texts of some documents of the batch that is encoded. */
 static void find_texts(void *arg, int64_t begin, int64_t end, int thread)
@@ -105,10 +136,16 @@ static void find_texts(void *arg, int64_t begin, int64_t end, int thread)
         document *d = &r->document[i];
         ml_error problem;
         if (!d->wanted) continue;
-        if (ml_record_text(&r->batch, (size_t)i, b->work->config->field, &r->text[i], &problem) == ML_OK) {
+        ml_status status = ml_record_text(&r->batch, (size_t)i, b->work->config->field, &r->text[i], &problem);
+        uint64_t number = r->first + (uint64_t)i;
+        if (status == ML_OK && text_decides(b->work->config))
+            status = decide_by_text(b, d, number, r->text[i], &problem);
+        if (status == ML_OK) {
             d->is_blank = ml_cut_is_blank(r->text[i].data, r->text[i].n_bytes);
+            if (!d->wanted) r->text[i] = (ml_text){ "", 0 };
             continue;
         }
+        d->wanted = number >= b->work->state.split[d->split].next;
         d->problem = ml_alloc(sizeof *d->problem);
         if (d->problem && problem.code != ML_ENOMEM)
             *d->problem = problem;
@@ -167,6 +204,7 @@ static bool is_kept(builder *b, const document *d)
 {
     if (!d->wanted) return false;
     ml_build_split *now = &b->now[d->split];
+    if (is_split_full(b, d->split)) return false;
     ml_record_tally_add(&now->tally, d->problem);
     if (!d->problem && d->is_blank) now->n_empty++;
     return !d->problem && !d->is_blank;
@@ -271,7 +309,7 @@ static ml_status run_all(builder *b, ml_error *err)
         b->writing = b->encoding;
         b->encoding = b->reading;
         b->reading = written;
-        ml_progress_update(c->progress, done_bytes(b->work) / 1e6, NULL);
+        ml_progress_update(c->progress, c->progress_begin + done_bytes(b->work) / 1e6, NULL);
         if (ml_progress_stopped(c->progress)) {
             return ml_fail(err, ML_ECANCEL, "%s: finished shards are kept: run the same command again to continue",
                            c->out);

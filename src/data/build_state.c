@@ -47,11 +47,17 @@ static const char *base_name(const char *path)
 static ml_status describe_options(const ml_build_config *c, json_t **out, ml_error *err)
 {
     static const char *const rule[] = { "marker", "blank", "whole" };
-    return own(json_pack("{s:s, s:s, s:s, s:f, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->rule], "marker",
-                         c->marker, "field", c->field, "val_fraction", c->val_fraction, "val_last", c->val_last,
-                         "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed, "shuffle", c->shuffle,
-                         "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
-               out, "an option", err);
+    const char *split = c->val_last ? "end" : c->val_every ? "number" : "sha256 of the text";
+    ML_TRY(own(json_pack("{s:s, s:s, s:s, s:f, s:s, s:b, s:I, s:I, s:b, s:I, s:f}", "documents", rule[c->rule],
+                         "marker", c->marker, "field", c->field, "val_fraction", c->val_fraction, "val_by", split,
+                         "val_last", c->val_last, "val_every", (json_int_t)c->val_every, "seed", (json_int_t)c->seed,
+                         "shuffle", c->shuffle, "shard_tokens", (json_int_t)c->shard_tokens, "max_bad", c->max_bad),
+               out, "an option", err));
+    if (c->limit[ML_SPLIT_TRAIN])
+        json_object_set_new(*out, "limit",
+                            json_pack("{s:I, s:I}", "train", (json_int_t)c->limit[ML_SPLIT_TRAIN], "val",
+                                      (json_int_t)c->limit[ML_SPLIT_VAL]));
+    return ML_OK;
 }
 
 ml_status ml_build_identify(const ml_build_config *config, const ml_tokenizer *tokenizer, const ml_build_format *format,
@@ -290,7 +296,7 @@ static ml_status fingerprint(const ml_build_state *state, char hex[ML_SHA256_HEX
     return ML_OK;
 }
 
-ml_status ml_build_state_finish(const ml_build_state *state, const char *folder, ml_error *err)
+ml_status ml_build_state_finish(const ml_build_state *state, const json_t *facts, const char *folder, ml_error *err)
 {
     char path[ML_PATH_MAX], hex[ML_SHA256_HEX];
     json_t *meta = NULL, *splits = NULL;
@@ -300,18 +306,21 @@ ml_status ml_build_state_finish(const ml_build_state *state, const char *folder,
     ML_TRY_GOTO(own(json_pack("{s:s, s:i}", "format", "moonlight data", "version", 1), &meta, path, err));
     ML_TRY_GOTO(own(json_object(), &splits, path, err));
     json_object_update(meta, state->identity);
-    int64_t n_bad = 0, n_empty = 0;
+    ml_record_tally tally = ml_record_tally_sum(&state->split[0].tally, &state->split[1].tally);
+    int64_t n_empty = 0;
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_build_split *s = &state->split[i];
         json_object_set_new(splits, ml_dataset_split_name((ml_data_split)i),
                             json_pack("{s:I, s:I, s:O}", "tokens", (json_int_t)s->n_token, "documents",
                                       (json_int_t)s->n_document, "shards", s->shards));
-        n_bad += s->tally.n_bad;
         n_empty += s->n_empty;
     }
     json_object_set(meta, "splits", splits);
     json_object_set_new(meta, "dropped",
-                        json_pack("{s:I, s:I}", "malformed", (json_int_t)n_bad, "empty", (json_int_t)n_empty));
+                        json_pack("{s:I, s:I}", "malformed", (json_int_t)tally.n_bad, "empty", (json_int_t)n_empty));
+    json_object_set_new(meta, "records", json_integer(tally.n_seen));
+    if (tally.n_bad) json_object_set_new(meta, "first_malformed", json_string(tally.first));
+    if (facts) json_object_update(meta, (json_t *)(uintptr_t)facts);
     json_object_set_new(meta, "fingerprint", json_string(hex));
     json_object_set_new(meta, "complete", json_true());
     ML_TRY_GOTO(ml_json_save(meta, path, err));

@@ -35,8 +35,14 @@ ml_status ml_build_state_is_begun(const char *folder, bool *begun, ml_error *err
 ml_status ml_build_state_open(ml_build_state *state, const char *folder, bool *complete, bool *resumed, ml_error *err);
 /* Append a finished shard to a split. */
 ml_status ml_build_state_add(ml_build_split *split, const char *file, const ml_shard_record *record, ml_error *err);
+/* Two builds into one folder would mix their files: make it and lock it until the descriptor is closed. */
+ml_status ml_build_lock_folder(const char *path, int *fd, ml_error *err);
+/* Checks of what a person chose. */
+ml_status ml_build_check_config(const ml_build_config *config, ml_error *err);
+ml_status ml_build_choose_format(const ml_build_config *config, const ml_tokenizer *tokenizer, ml_build_format *format,
+                                 ml_error *err);
 ml_status ml_build_state_save(const ml_build_state *state, const char *folder, ml_error *err);
-/* Write meta.json and remove build.json. */
-ml_status ml_build_state_finish(const ml_build_state *state, const char *folder, ml_error *err);
+/* Write meta.json and remove build.json.  `facts`: further keys (may be NULL). */
+ml_status ml_build_state_finish(const ml_build_state *state, const json_t *facts, const char *folder, ml_error *err);
 
 #endif

@@ -33,14 +33,26 @@ ml_status ml_dialog_add(ml_dialog *d, ml_chat_role role, const char *text, size_
     return ML_OK;
 }
 
-static ml_status add_json(ml_dialog *d, ml_chat_role role, const json_t *text, ml_error *err)
+static bool is_text(const ml_value *v)
 {
-    return ml_dialog_add(d, role, json_string_value(text), json_string_length(text), err);
+    return v && v->kind == ML_VALUE_TEXT;
+}
+
+static bool is_array(const ml_value *v)
+{
+    return v && v->kind == ML_VALUE_ARRAY;
+}
+
+static ml_status add_value(ml_dialog *d, ml_chat_role role, const ml_value *text, ml_error *err)
+{
+    return ml_dialog_add(d, role, text->text, text->n, err);
 }
 
 /* ---- the forms ---- */
 
-static bool parse_role(const char *name, ml_chat_role *role)
+static const char *const role_keys[] = { "role", "from", NULL }, *const text_keys[] = { "content", "value", NULL };
+
+static bool parse_role(const ml_value *name, ml_chat_role *role)
 {
     static const struct {
         const char *name;
@@ -48,7 +60,7 @@ static bool parse_role(const char *name, ml_chat_role *role)
     } names[] = { { "system", ML_ROLE_SYSTEM },       { "user", ML_ROLE_USER },     { "human", ML_ROLE_USER },
                   { "assistant", ML_ROLE_ASSISTANT }, { "gpt", ML_ROLE_ASSISTANT }, { "model", ML_ROLE_ASSISTANT } };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(name, names[i].name) != 0) continue;
+        if (!ml_value_is(name, names[i].name)) continue;
         *role = names[i].role;
         return true;
     }
@@ -56,128 +68,137 @@ static bool parse_role(const char *name, ml_chat_role *role)
 }
 
 /* The first of these keys that holds text. */
-static const json_t *text_of(const json_t *record, const char *const *keys)
+static const ml_value *text_of(const ml_value *record, const char *const *keys)
 {
     for (; *keys; keys++) {
-        const json_t *value = json_object_get(record, *keys);
-        if (json_is_string(value)) return value;
+        const ml_value *value = ml_value_find(record, *keys);
+        if (is_text(value)) return value;
     }
     return NULL;
 }
 
-static ml_status add_messages(ml_dialog *d, const json_t *messages, const char *where, ml_error *err)
+static ml_status add_messages(ml_dialog *d, const ml_value *messages, ml_error *err)
 {
-    static const char *const role_keys[] = { "role", "from", NULL }, *const text_keys[] = { "content", "value", NULL };
-    size_t i;
-    json_t *message;
-    json_array_foreach(messages, i, message)
-    {
-        const json_t *role = text_of(message, role_keys), *text = text_of(message, text_keys);
+    size_t i = 0;
+    for (const ml_value *message = messages->child; message; message = message->next, i++) {
+        const ml_value *role = text_of(message, role_keys), *text = text_of(message, text_keys);
         ml_chat_role id;
-        if (!role || !text || !parse_role(json_string_value(role), &id)) {
+        if (!text || !parse_role(role, &id)) {
             return ml_fail(err, ML_EFORMAT,
-                           "%s: message %zu: expected \"role\" (system, user or assistant) and text under \"content\", "
-                           "found role \"%.40s\"",
-                           where, i, role ? json_string_value(role) : "");
+                           "message %zu: expected \"role\" (system, user or assistant) and text under \"content\", "
+                           "found role \"%.*s\"",
+                           i, role ? (int)(role->n < 40 ? role->n : 40) : 0, role ? role->text : "");
         }
-        ML_TRY(add_json(d, id, text, err));
+        ML_TRY(add_value(d, id, text, err));
     }
     return ML_OK;
 }
 
-static ml_status add_system(ml_dialog *d, const json_t *record, ml_error *err)
+static ml_status add_system(ml_dialog *d, const ml_value *record, ml_error *err)
 {
-    const json_t *system = json_object_get(record, "system");
-    return json_is_string(system) ? add_json(d, ML_ROLE_SYSTEM, system, err) : ML_OK;
+    const ml_value *system = ml_value_find(record, "system");
+    return is_text(system) ? add_value(d, ML_ROLE_SYSTEM, system, err) : ML_OK;
 }
 
 /* Instruction and input become one question, two lines apart. */
-static ml_status add_alpaca(ml_dialog *d, const json_t *record, const json_t *output, ml_error *err)
+static ml_status add_alpaca(ml_dialog *d, const ml_value *record, const ml_value *output, ml_error *err)
 {
-    const json_t *instruction = json_object_get(record, "instruction"), *input = json_object_get(record, "input");
-    size_t n = json_string_length(instruction), m = json_is_string(input) ? json_string_length(input) : 0;
+    const ml_value *instruction = ml_value_find(record, "instruction"), *input = ml_value_find(record, "input");
+    size_t n = instruction->n, m = is_text(input) ? input->n : 0;
     ML_TRY(add_system(d, record, err));
     if (m == 0) {
-        ML_TRY(add_json(d, ML_ROLE_USER, instruction, err));
+        ML_TRY(add_value(d, ML_ROLE_USER, instruction, err));
     } else {
         d->own = ml_alloc(n + m + 2);
         if (!d->own) return ml_fail_memory(err, n + m + 2, "a question");
-        memcpy(d->own, json_string_value(instruction), n);
+        memcpy(d->own, instruction->text, n);
         memcpy(d->own + n, "\n\n", 2);
-        memcpy(d->own + n + 2, json_string_value(input), m);
+        memcpy(d->own + n + 2, input->text, m);
         ML_TRY(ml_dialog_add(d, ML_ROLE_USER, d->own, n + m + 2, err));
     }
-    return add_json(d, ML_ROLE_ASSISTANT, output, err);
+    return add_value(d, ML_ROLE_ASSISTANT, output, err);
 }
 
-ml_status ml_dialog_from_json(const json_t *record, const char *where, ml_dialog *out, ml_error *err)
+ml_status ml_dialog_read(const ml_value *record, ml_dialog *out, ml_error *err)
 {
+    static const char *const prompt_keys[] = { "prompt", "question", NULL };
     static const char *const answer_keys[] = { "response", "completion", "answer", NULL };
     clear(out);
-    const json_t *messages = json_is_array(record) ? record : json_object_get(record, "messages");
-    if (!messages) messages = json_object_get(record, "conversations");
-    if (json_is_array(messages)) return add_messages(out, messages, where, err);
-    const json_t *prompt = json_object_get(record, "prompt"), *answer = text_of(record, answer_keys);
-    if (json_is_string(prompt) && answer) {
+    const ml_value *messages = is_array(record) ? record : ml_value_find(record, "messages");
+    if (!messages) messages = ml_value_find(record, "conversations");
+    if (is_array(messages)) return add_messages(out, messages, err);
+    const ml_value *prompt = text_of(record, prompt_keys), *answer = text_of(record, answer_keys);
+    if (prompt && answer) {
         ML_TRY(add_system(out, record, err));
-        ML_TRY(add_json(out, ML_ROLE_USER, prompt, err));
-        return add_json(out, ML_ROLE_ASSISTANT, answer, err);
+        ML_TRY(add_value(out, ML_ROLE_USER, prompt, err));
+        return add_value(out, ML_ROLE_ASSISTANT, answer, err);
     }
-    const json_t *output = json_object_get(record, "output");
-    if (json_is_string(json_object_get(record, "instruction")) && json_is_string(output)) {
-        return add_alpaca(out, record, output, err);
-    }
+    const ml_value *output = ml_value_find(record, "output");
+    if (is_text(ml_value_find(record, "instruction")) && is_text(output)) return add_alpaca(out, record, output, err);
     return ml_fail(err, ML_EFORMAT,
-                   "%s: expected \"messages\" or \"conversations\", or \"prompt\" and \"response\", or \"instruction\" "
-                   "and \"output\"",
-                   where);
+                   "expected \"messages\" or \"conversations\", or \"prompt\" and \"response\", or \"instruction\" "
+                   "and \"output\", found %s",
+                   record && record->kind == ML_VALUE_OBJECT ? "none of them" : ml_value_kind_name(record));
 }
 
 /* ---- preferences ---- */
 
-/* An answer as text, or as messages whose last is it; *before gets how many come before it. */
-static bool read_answer(const json_t *side, ml_text *answer, size_t *before)
+/* An answer as text, as a message, or as messages whose last is it; *before gets how many come before it. */
+static bool read_answer(const ml_value *side, ml_text *answer, size_t *before)
 {
-    const json_t *text = side;
+    const ml_value *text = side, *last = side;
+    ml_chat_role role;
     *before = 0;
-    if (json_is_array(side) && json_array_size(side) > 0) {
-        const json_t *last = json_array_get(side, json_array_size(side) - 1);
-        const char *role = json_string_value(json_object_get(last, "role"));
-        if (!role || strcmp(role, "assistant") != 0) return false;
-        text = json_object_get(last, "content");
-        *before = json_array_size(side) - 1;
+    if (is_array(side) && side->n > 0) {
+        last = side->child;
+        while (last->next) last = last->next;
+        *before = side->n - 1;
     }
-    if (!json_is_string(text)) return false;
-    *answer = (ml_text){ json_string_value(text), json_string_length(text) };
+    if (last && last->kind == ML_VALUE_OBJECT) {
+        if (!parse_role(text_of(last, role_keys), &role) || role != ML_ROLE_ASSISTANT) return false;
+        text = text_of(last, text_keys);
+    }
+    if (!is_text(text)) return false;
+    *answer = (ml_text){ text->text, text->n };
     return true;
 }
 
-static bool same_messages(const json_t *a, const json_t *b, size_t n)
+static bool same_text(const ml_value *a, const ml_value *b)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (!json_equal(json_array_get(a, i), json_array_get(b, i))) return false;
+    return is_text(a) && is_text(b) && a->n == b->n && memcmp(a->text, b->text, a->n) == 0;
+}
+
+/* Whether the first n messages of both are by the same and say the same. */
+static bool same_messages(const ml_value *a, const ml_value *b, size_t n)
+{
+    a = a->child;
+    b = b->child;
+    for (size_t i = 0; i < n; i++, a = a->next, b = b->next) {
+        if (!same_text(text_of(a, role_keys), text_of(b, role_keys))) return false;
+        if (!same_text(text_of(a, text_keys), text_of(b, text_keys))) return false;
     }
     return true;
 }
 
-ml_status ml_preference_from_json(const json_t *record, const char *where, ml_preference *out, ml_error *err)
+ml_status ml_preference_read(const ml_value *record, ml_preference *out, ml_error *err)
 {
-    const json_t *prompt = json_object_get(record, "prompt");
-    const json_t *chosen = json_object_get(record, "chosen"), *rejected = json_object_get(record, "rejected");
+    const ml_value *prompt = ml_value_find(record, "prompt");
+    if (!prompt) prompt = ml_value_find(record, "conversations");
+    const ml_value *chosen = ml_value_find(record, "chosen"), *rejected = ml_value_find(record, "rejected");
     size_t before = 0, before_rejected = 0;
     clear(&out->prompt);
+    if (prompt && prompt->kind == ML_VALUE_NULL) prompt = NULL; /* a column of a file of which others have one */
     bool good = read_answer(chosen, &out->chosen, &before) && read_answer(rejected, &out->rejected, &before_rejected);
     good = good && (prompt || (before > 0 && before == before_rejected && same_messages(chosen, rejected, before)));
-    if (!good || (prompt && !json_is_string(prompt) && !json_is_array(prompt))) {
+    if (!good || (prompt && !is_text(prompt) && !is_array(prompt))) {
         return ml_fail(err, ML_EFORMAT,
-                       "%s: expected \"prompt\", \"chosen\" and \"rejected\", each a text or messages (the last of the "
-                       "answers' from the assistant)",
-                       where);
+                       "expected \"prompt\", \"chosen\" and \"rejected\", each a text or messages (the last of the "
+                       "answers' from the assistant)");
     }
     ML_TRY(add_system(&out->prompt, record, err));
-    if (json_is_string(prompt)) return add_json(&out->prompt, ML_ROLE_USER, prompt, err);
-    if (prompt) return add_messages(&out->prompt, prompt, where, err);
-    ML_TRY(add_messages(&out->prompt, chosen, where, err));
+    if (is_text(prompt)) return add_value(&out->prompt, ML_ROLE_USER, prompt, err);
+    if (prompt) return add_messages(&out->prompt, prompt, err);
+    ML_TRY(add_messages(&out->prompt, chosen, err));
     out->prompt.n--;
     return ML_OK;
 }

@@ -1,16 +1,18 @@
 /* A conversation to learn from, and what records call it.
  *
- *   prompt, response        {"prompt": ..., "response" or "completion" or "answer": ...}, also "system"
- *   messages                {"messages": [{"role": "system" | "user" | "assistant", "content": ...}, ...]}, or the
- * array ShareGPT                {"conversations": [{"from": "system" | "human" | "gpt", "value": ...}, ...]} alpaca
- * {"instruction": ..., "input": ..., "output": ...} preference              {"prompt": text or messages, "chosen": text
- * or messages, "rejected": the same}; of messages the last is the answer; without "prompt" those before it are
+ *   prompt, response   {"prompt" or "question": ..., "response" or "completion" or "answer": ...}, also "system"
+ *   messages           {"messages": [{"role": "system" | "user" | "assistant", "content": ...}, ...]}, or the array
+ *   ShareGPT           {"conversations": [{"from": "system" | "human" | "gpt", "value": ...}, ...]}
+ *   alpaca             {"instruction": ..., "input": ..., "output": ...}
+ *   preference         {"prompt" or "conversations": text or messages, "chosen": text, message or messages,
+ *                      "rejected": the same}; of messages the last is the answer, and without "prompt" those before it
+ *                      are
  *
  * Texts point into the record. */
 #ifndef ML_DATA_DIALOG_H
 #define ML_DATA_DIALOG_H
 
-#include "base/json.h"
+#include "data/value.h"
 #include "token/chat.h"
 
 typedef struct {
@@ -35,8 +37,9 @@ void ml_dialog_free(ml_dialog *d);
 void ml_preference_free(ml_preference *p);
 ml_status ml_dialog_add(ml_dialog *d, ml_chat_role role, const char *text, size_t n_bytes, ml_error *err);
 
-/* Fill *out, which is emptied before.  ML_EFORMAT, naming `where`, for a record of none of these forms. */
-ml_status ml_dialog_from_json(const json_t *record, const char *where, ml_dialog *out, ml_error *err);
-ml_status ml_preference_from_json(const json_t *record, const char *where, ml_preference *out, ml_error *err);
+/* Fill *out, which is emptied before.  ML_EFORMAT, saying what was expected and found, for a record of none of these
+ * forms. */
+ml_status ml_dialog_read(const ml_value *record, ml_dialog *out, ml_error *err);
+ml_status ml_preference_read(const ml_value *record, ml_preference *out, ml_error *err);
 
 #endif

@@ -12,7 +12,8 @@ enum { N_TRY = 3, BANNED_PERCENT = 15 };
 const char *ml_synth_fault_name(ml_synth_fault fault)
 {
     static const char *const names[ML_N_SYNTH_FAULT] = { "kept",        "protagonist", "required phrase",
-                                                         "banned word", "sentences",   "rejected story" };
+                                                         "banned word", "sentences",   "rejected story",
+                                                         "cut short",   "empty" };
     return names[fault];
 }
 
@@ -177,17 +178,42 @@ static ml_synth_fault tell_wrong(ml_rng *rng, const ml_story_plan *plan, ml_cons
     return !v.protagonist && v.required && v.banned ? ML_SYNTH_KEPT : ML_SYNTH_NOT_WRONG;
 }
 
+/* Who and what, what is demanded of it, and how it is asked for. */
+static const wording *draw_prompt(ml_rng *rng, ml_data_split split, ml_story_plan *plan, ml_constraints *c,
+                                  char prompt[ML_PROMPT_MAX])
+{
+    const wording *w = split == ML_SPLIT_VAL ? asked_in_validation : asked_in_training;
+    size_t n = split == ML_SPLIT_VAL ? sizeof asked_in_validation / sizeof *w : sizeof asked_in_training / sizeof *w;
+    draw_plan(rng, split, plan);
+    draw_constraints(rng, plan, c);
+    w += ml_rng_below(rng, n);
+    write_prompt(c, w, prompt);
+    return w;
+}
+
+static ml_rng begin_draw(uint64_t seed, uint64_t index, ml_data_split split, bool pair)
+{
+    uint64_t use = 2 * (uint64_t)split + pair; /* neither prompts of both splits nor of both uses come twice */
+    return ml_rng_make(ml_rng_mix(seed + 0x9e3779b97f4a7c15u) ^ ml_rng_mix(index + 1), 2 + use);
+}
+
+void ml_constraint_draw_order(uint64_t seed, uint64_t index, ml_data_split split, bool pair, ml_constraint_order *x)
+{
+    ml_rng rng = begin_draw(seed, index, split, pair);
+    ml_story_plan plan;
+    const wording *w = draw_prompt(&rng, split, &plan, &x->constraints, x->prompt);
+    change_protagonist(&rng, &plan);
+    x->wrong = x->constraints;
+    describe(plan.hero_trait, plan.hero_kind, plan.hero_is_she, x->wrong.protagonist);
+    write_prompt(&x->wrong, w, x->wrong_prompt);
+}
+
 ml_synth_fault ml_constraint_draw(uint64_t seed, uint64_t index, ml_data_split split, bool pair,
                                   ml_constraint_example *x)
 {
-    uint64_t use = 2 * (uint64_t)split + pair; /* neither prompts of both splits nor of both uses come twice */
-    ml_rng rng = ml_rng_make(ml_rng_mix(seed + 0x9e3779b97f4a7c15u) ^ ml_rng_mix(index + 1), 2 + use);
+    ml_rng rng = begin_draw(seed, index, split, pair);
     ml_story_plan plan;
-    const wording *w = split == ML_SPLIT_VAL ? asked_in_validation : asked_in_training;
-    size_t n = split == ML_SPLIT_VAL ? sizeof asked_in_validation / sizeof *w : sizeof asked_in_training / sizeof *w;
-    draw_plan(&rng, split, &plan);
-    draw_constraints(&rng, &plan, &x->constraints);
-    write_prompt(&x->constraints, &w[ml_rng_below(&rng, n)], x->prompt);
+    draw_prompt(&rng, split, &plan, &x->constraints, x->prompt);
     ml_synth_fault fault = ML_SYNTH_KEPT;
     *x->wrong = 0;
     for (int i = 0; i < N_TRY; i++) {

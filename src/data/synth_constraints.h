@@ -36,6 +36,8 @@ typedef enum {
     ML_SYNTH_BANNED,
     ML_SYNTH_SENTENCES,
     ML_SYNTH_NOT_WRONG, /* the rejected story would do */
+    ML_SYNTH_CUT,       /* it has no end; only answers of an endpoint */
+    ML_SYNTH_EMPTY,     /* likewise */
     ML_N_SYNTH_FAULT
 } ml_synth_fault;
 
@@ -46,6 +48,15 @@ const char *ml_synth_fault_name(ml_synth_fault fault);
  * is left in *out. */
 ml_synth_fault ml_constraint_draw(uint64_t seed, uint64_t index, ml_data_split split, bool pair,
                                   ml_constraint_example *out);
+
+/* What is asked of others: a prompt, and for the rejected answer of a pair the same with another protagonist. */
+typedef struct {
+    ml_constraints constraints, wrong;
+    char prompt[ML_PROMPT_MAX], wrong_prompt[ML_PROMPT_MAX];
+} ml_constraint_order;
+
+/* The prompt of ml_constraint_draw with these numbers. */
+void ml_constraint_draw_order(uint64_t seed, uint64_t index, ml_data_split split, bool pair, ml_constraint_order *out);
 
 typedef struct {
     const char *out;

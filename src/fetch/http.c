@@ -22,6 +22,7 @@ struct ml_http {
 typedef struct {
     ml_http *http;
     const char *url;
+    const char *post;       /* a body of JSON; NULL: GET */
     ml_http_answer *answer; /* into memory */
     size_t max_bytes;
     ml_http_sink *sink; /* or into a sink */
@@ -239,8 +240,19 @@ static outcome try_once(request *q)
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
     snprintf(range, sizeof range, "%llu-", (unsigned long long)q->from);
     curl_easy_setopt(curl, CURLOPT_RANGE, q->sink && q->from ? range : NULL);
+    struct curl_slist *type = q->post ? curl_slist_append(NULL, "Content-Type: application/json") : NULL;
+    if (q->post) {
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, -1L);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, q->post);
+        curl_easy_setopt(curl, CURLOPT_HTTPHEADER, type);
+    }
     CURLcode code = curl_easy_perform(curl);
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, NULL);
+    if (q->post) {
+        curl_easy_setopt(curl, CURLOPT_HTTPHEADER, NULL);
+        curl_easy_setopt(curl, CURLOPT_HTTPGET, 1L);
+        curl_slist_free_all(type);
+    }
     if (q->restart && q->status == ML_EIO) return AGAIN;
     if (q->status != ML_OK) return GIVE_UP; /* a callback's own failure */
     if (ml_progress_stopped(q->http->stop)) {
@@ -308,6 +320,13 @@ static ml_status run(request *q)
 ml_status ml_http_get(ml_http *h, const char *url, size_t max_bytes, ml_http_answer *answer, ml_error *err)
 {
     request q = { .http = h, .url = url, .answer = answer, .max_bytes = max_bytes, .err = err };
+    return run(&q);
+}
+
+ml_status ml_http_post(ml_http *h, const char *url, const char *json, size_t max_bytes, ml_http_answer *answer,
+                       ml_error *err)
+{
+    request q = { .http = h, .url = url, .post = json, .answer = answer, .max_bytes = max_bytes, .err = err };
     return run(&q);
 }
 

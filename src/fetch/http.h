@@ -1,5 +1,5 @@
-/* GET over HTTP and HTTPS (libcurl): small answers into memory, large files into a sink that can go on where it
- * stopped.
+/* GET and POST over HTTP and HTTPS (libcurl): small answers into memory, large files into a sink that can go on where
+ * it stopped.
  *
  * What may pass is tried again with growing waits: no connection, a connection that is cut or stalls, and answers 408,
  * 425, 429, 500, 502, 503 and 504 (their Retry-After is respected).  Certificates are checked against the system's, or
@@ -39,6 +39,11 @@ void ml_http_answer_free(ml_http_answer *a);
 /* At most max_bytes.  Statuses of 400 and above that are not tried again are no failure: look at answer->status.
  * ML_EIO, naming the URL, when there is no answer; ML_ECANCEL when stopped. */
 ml_status ml_http_get(ml_http *h, const char *url, size_t max_bytes, ml_http_answer *answer, ml_error *err);
+
+/* The same for a POST of JSON, a 0-terminated text: tried again as a GET is, so the server must bear to be asked twice.
+ */
+ml_status ml_http_post(ml_http *h, const char *url, const char *json, size_t max_bytes, ml_http_answer *answer,
+                       ml_error *err);
 
 /* Where a file's bytes go, in order. */
 typedef struct {

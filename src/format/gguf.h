@@ -150,6 +150,12 @@ ml_status ml_gguf_writer_declare(ml_gguf_writer *w, const char *name, ml_dtype d
                                  ml_error *err);
 /* Bytes of data declared so far, with padding. */
 uint64_t ml_gguf_writer_bytes(const ml_gguf_writer *w);
+/* Before writing begins: more than n_bytes of data become a set of files "NAME-00001-of-00003.gguf" of at most so many
+ * each (one tensor at least), the first with all metadata; 0: one file. */
+void ml_gguf_writer_split(ml_gguf_writer *w, uint64_t n_bytes);
+/* Once writing began. */
+size_t ml_gguf_writer_file_count(const ml_gguf_writer *w);
+/* ML_EINVAL when a set would have too many files, or there is one of its files already. */
 ml_status ml_gguf_writer_start(ml_gguf_writer *w, ml_error *err);
 /* The next bytes of the current tensor as they shall stand in the file; they may not cross into the next. */
 ml_status ml_gguf_writer_put(ml_gguf_writer *w, const void *data, size_t n_bytes, ml_error *err);

@@ -119,6 +119,21 @@ static ml_status read_layers(const reader *r, ml_error *err)
     return ML_OK;
 }
 
+/* Both of YaRN's numbers, where they differ (see the header). */
+static ml_status read_yarn_mscales(const reader *r, ml_error *err)
+{
+    const ml_gguf_value *own;
+    if (!ml_gguf_find_key(r->g, ML_GGUF_YARN_KEY)) return ML_OK;
+    ML_TRY(ml_gguf_get_array(r->g, ML_GGUF_YARN_KEY, ML_GGUF_F32, &own, err));
+    if (own->n != 2) {
+        return ml_fail(err, ML_EFORMAT, "%.300s: key " ML_GGUF_YARN_KEY ": expected 2 numbers, found %zu",
+                       ml_gguf_path(r->g), own->n);
+    }
+    r->c->yarn_mscale = shortest(ml_gguf_number(own, 0));
+    r->c->yarn_mscale_all_dim = shortest(ml_gguf_number(own, 1));
+    return ML_OK;
+}
+
 static ml_status read_rope_scaling(const reader *r, ml_error *err)
 {
     ml_config *c = r->c;
@@ -145,7 +160,7 @@ static ml_status read_rope_scaling(const reader *r, ml_error *err)
     ML_TRY(get_real_or(r, "rope.scaling.yarn_log_multiplier", 0, &multiplier, err));
     c->yarn_mscale_all_dim = shortest((double)(float)(multiplier * 10));
     c->yarn_mscale = multiplier != 0 ? c->yarn_mscale_all_dim : 1;
-    return ML_OK;
+    return read_yarn_mscales(r, err);
 }
 
 static bool divides_as(const ml_config *c, const float *divisor)
@@ -269,6 +284,11 @@ static ml_status read_experts(const reader *r, ml_error *err)
     ML_TRY(get_int_or(r, "expert_group_count", 1, &c->n_group, err));
     ML_TRY(get_int_or(r, "expert_group_used_count", 1, &c->topk_group, err));
     if (c->n_group == 0) c->n_group = c->topk_group = 1;
+    if (ml_gguf_find_key(r->g, ML_GGUF_GROUP_KEY)) {
+        bool by_best;
+        ML_TRY(ml_gguf_get_bool(r->g, ML_GGUF_GROUP_KEY, &by_best, err));
+        c->group_by_best = by_best;
+    }
     if (c->routed_scaling_factor == 0) c->routed_scaling_factor = 1; // both mean none there
     ML_TRY(get_int_or(r, "interleave_moe_layer_step", 1, &every, err));
     if (every != 1) {

@@ -133,7 +133,8 @@ static ml_status put_rope_scaling(const writer *w)
     if (c->yarn_factor == 1) return ML_OK;
     bool mla = c->attention == ML_ATTENTION_MLA;
     if (c->yarn_mscale_all_dim != 0 && (!mla || c->yarn_mscale != c->yarn_mscale_all_dim)) {
-        return refuse("YaRN's mscale and mscale_all_dim differ", w->err);
+        const float own[2] = { (float)c->yarn_mscale, (float)c->yarn_mscale_all_dim };
+        ML_TRY(ml_gguf_writer_set_array(w->w, ML_GGUF_YARN_KEY, ML_GGUF_F32, own, 2, w->err));
     }
     ML_TRY(ml_gguf_writer_set_text(w->w, key_of(w, "rope.scaling.type").text, "yarn", w->err));
     ML_TRY(put_real(w, "rope.scaling.factor", c->yarn_factor));
@@ -153,7 +154,10 @@ static ml_status put_experts(const writer *w)
     ML_TRY(put_keys(w, ml_gguf_expert_keys));
     ML_TRY(put_int(w, "expert_gating_func", function));
     /* All groups chosen is no choice; llama.cpp wants fewer, or no groups. */
-    if (c->topk_group < c->n_group) ML_TRY(put_keys(w, group_keys));
+    if (c->topk_group < c->n_group) {
+        ML_TRY(put_keys(w, group_keys));
+        if (c->group_by_best) ML_TRY(ml_gguf_writer_set_bool(w->w, ML_GGUF_GROUP_KEY, true, w->err));
+    }
     if (strcmp(w->arch->name, "ernie4_5-moe") != 0) return ML_OK;
     ML_TRY(put_int(w, "interleave_moe_layer_step", 1));
     return put_int(w, "expert_shared_feed_forward_length", c->n_shared_experts * c->moe_intermediate_size);

@@ -72,6 +72,17 @@ static const char *after_number(const char *name, const char *prefix, int64_t *n
     return *end == '.' ? end + 1 : NULL;
 }
 
+bool ml_gguf_fused_place(const ml_gguf_place *place, char name[ML_GGUF_TENSOR_NAME_MAX], bool *second)
+{
+    if (place->stack != ML_GGUF_EXPERTS) return false;
+    const char *gate = strstr(place->name, ".ffn_gate_exps."), *up = strstr(place->name, ".ffn_up_exps.");
+    const char *end = gate ? gate : up;
+    if (!end) return false;
+    snprintf(name, ML_GGUF_TENSOR_NAME_MAX, "%.*s.ffn_gate_up_exps.weight", (int)(end - place->name), place->name);
+    *second = !gate;
+    return true;
+}
+
 /* llama.cpp names the norm before the experts of this architecture after what it follows. */
 static const char *norm_after_attention(const char *architecture, const char *theirs)
 {

@@ -19,6 +19,9 @@ typedef struct {
     int64_t expert; /* of ML_GGUF_EXPERTS */
 } ml_gguf_place;
 
+/* Newer files may have an expert's gate and up projections as one: [n_expert][gate rows; up rows].  The name of that
+ * tensor for the place of either, with *second for up; false for other places. */
+bool ml_gguf_fused_place(const ml_gguf_place *place, char name[ML_GGUF_TENSOR_NAME_MAX], bool *second);
 /* `name` as in model/model.h; false when files of `architecture` have no place for it. */
 bool ml_gguf_place_of(const char *architecture, const char *name, ml_gguf_place *out);
 

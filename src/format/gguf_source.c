@@ -42,6 +42,17 @@ static bool has(const ml_weight_source *source, const char *name)
     return ml_gguf_place_of(s->architecture, name, &place) && ml_gguf_find(s->file, place.name);
 }
 
+/* Where the file has gate and up as one tensor, that becomes the place. */
+static bool use_fused(const gguf_source *s, ml_gguf_place *place, bool *second)
+{
+    char name[ML_GGUF_TENSOR_NAME_MAX];
+    bool fused =
+        ml_gguf_fused_place(place, name, second) && !ml_gguf_find(s->file, place->name) && ml_gguf_find(s->file, name);
+    if (fused) memcpy(place->name, name, sizeof name);
+    if (!fused) *second = false;
+    return fused;
+}
+
 static bool is_readable(const void *data, ml_dtype dtype)
 {
     return ml_dtype_is_block(dtype) || (uintptr_t)data % ml_dtype_size(dtype) == 0;
@@ -58,6 +69,8 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
                        s->base.where, name, s->architecture);
     }
     stored_shape shape = shape_of(s, &place, n_dim, dim);
+    bool second = false, fused = use_fused(s, &place, &second);
+    if (fused) shape.dim[1] *= 2;
     ML_TRY(ml_gguf_get(s->file, place.name, shape.n_dim, shape.dim, &t, err));
     *out = (ml_stored_weight){ .dtype = t->dtype, .n_dim = n_dim, .entry = t };
     memcpy(out->dim, dim, (size_t)n_dim * sizeof *dim);
@@ -66,7 +79,7 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
             return ml_fail(err, ML_EFORMAT, "%.300s: tensor %.160s: has %lld experts, not one of number %lld", t->file,
                            place.name, (long long)s->n_expert, (long long)place.expert);
         }
-        out->first = place.expert * dim[0];
+        out->first = place.expert * shape.dim[1] + (second ? dim[0] : 0);
     }
     if (t->dtype == ML_I32) {
         out->dtype = ML_F32;

@@ -13,8 +13,9 @@ typedef struct {
     ml_dtype dtype;
     int n_dim;
     int64_t shape[ML_GGUF_MAX_DIM];
-    uint64_t offset;
+    uint64_t offset; /* in its file's data */
     size_t n_bytes;
+    size_t part; /* of a split set */
 } declared;
 
 /* Bytes, growing. */
@@ -32,10 +33,11 @@ struct ml_gguf_writer {
     ml_name_table key_names, names;
     declared *tensors;
     size_t n_tensor, capacity;
-    uint64_t total_bytes;
+    uint64_t total_bytes, split_bytes;
     bool started;
     size_t current, current_bytes;
-    ml_file_writer file;
+    ml_file_writer *file; /* [n_part], once writing began */
+    size_t n_part;
 };
 
 static ml_status put(buffer *b, const void *data, size_t n, ml_error *err)
@@ -85,7 +87,8 @@ ml_status ml_gguf_writer_begin(ml_gguf_writer **out, const char *path, ml_error 
 void ml_gguf_writer_free(ml_gguf_writer *w)
 {
     if (!w) return;
-    ml_file_abandon(&w->file);
+    for (size_t i = 0; w->file && i < w->n_part; i++) ml_file_abandon(&w->file[i]);
+    ml_free(w->file);
     for (size_t i = 0; i < w->n_tensor; i++) ml_free(w->tensors[i].name);
     for (size_t i = 0; i < w->n_key; i++) ml_free(w->keys[i]);
     ml_free(w->metadata.data);
@@ -236,46 +239,131 @@ static ml_status put_description(buffer *b, const declared *t, ml_error *err)
     return put_u64(b, t->offset, err);
 }
 
-static ml_status write_padding(ml_gguf_writer *w, uint64_t n, ml_error *err)
+static ml_status write_padding(ml_file_writer *file, uint64_t n, ml_error *err)
 {
     static const uint8_t zeros[ML_GGUF_ALIGNMENT];
-    return ml_file_write(&w->file, zeros, (size_t)padding(n), err);
+    return ml_file_write(file, zeros, (size_t)padding(n), err);
 }
 
 /* Finish tensors that have all their data, empty ones among them. */
 static ml_status advance(ml_gguf_writer *w, ml_error *err)
 {
     while (w->current < w->n_tensor && w->current_bytes == w->tensors[w->current].n_bytes) {
-        ML_TRY(write_padding(w, w->current_bytes, err));
+        ML_TRY(write_padding(&w->file[w->tensors[w->current].part], w->current_bytes, err));
         w->current++;
         w->current_bytes = 0;
     }
     return ML_OK;
 }
 
-static ml_status write_front(ml_gguf_writer *w, buffer *front, ml_error *err)
+void ml_gguf_writer_split(ml_gguf_writer *w, uint64_t n_bytes)
 {
+    assert(!w->started);
+    w->split_bytes = n_bytes;
+}
+
+size_t ml_gguf_writer_file_count(const ml_gguf_writer *w)
+{
+    return w->n_part;
+}
+
+/* Which file each tensor goes to, and where: files are filled in order, each with one tensor at least. */
+static void place(ml_gguf_writer *w)
+{
+    uint64_t used = 0;
+    size_t part = 0;
+    for (size_t i = 0; i < w->n_tensor; i++) {
+        declared *t = &w->tensors[i];
+        if (w->split_bytes && used && (used > w->split_bytes || t->n_bytes > w->split_bytes - used)) {
+            part++;
+            used = 0;
+        }
+        t->part = part;
+        t->offset = used;
+        used += t->n_bytes + padding(t->n_bytes);
+    }
+    w->n_part = part + 1;
+}
+
+/* The keys that a file of a set has, with the types that llama.cpp wants: u16, u16, i32. */
+static ml_status put_split_keys(const ml_gguf_writer *w, size_t part, buffer *b, ml_error *err)
+{
+    const struct {
+        const char *key;
+        uint32_t type, n_bytes, value;
+    } keys[] = { { "split.no", ML_GGUF_U16, 2, (uint32_t)part },
+                 { "split.count", ML_GGUF_U16, 2, (uint32_t)w->n_part },
+                 { "split.tensors.count", ML_GGUF_I32, 4, (uint32_t)w->n_tensor } };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        uint8_t value[4];
+        ml_store_u32(value, keys[i].value);
+        ML_TRY(put_text(b, keys[i].key, strlen(keys[i].key), err));
+        ML_TRY(put_u32(b, keys[i].type, err));
+        ML_TRY(put(b, value, keys[i].n_bytes, err));
+    }
+    return ML_OK;
+}
+
+/* All metadata are in the first file. */
+static ml_status make_front(const ml_gguf_writer *w, size_t part, buffer *front, ml_error *err)
+{
+    enum { N_SPLIT_KEY = 3 };
+    size_t n_tensor = 0, n_key = (part == 0 ? w->n_key : 0) + (w->n_part > 1 ? N_SPLIT_KEY : 0);
+    for (size_t i = 0; i < w->n_tensor; i++) n_tensor += w->tensors[i].part == part;
     ML_TRY(put(front, ML_GGUF_MAGIC, 4, err));
     ML_TRY(put_u32(front, ML_GGUF_VERSION, err));
-    ML_TRY(put_u64(front, w->n_tensor, err));
-    ML_TRY(put_u64(front, w->n_key, err));
-    ML_TRY(put(front, w->metadata.data, w->metadata.n, err));
-    for (size_t i = 0; i < w->n_tensor; i++) ML_TRY(put_description(front, &w->tensors[i], err));
-    ML_TRY(ml_file_begin(&w->file, w->path, err));
-    ML_TRY(ml_file_write(&w->file, front->data, front->n, err));
-    if (w->n_tensor) ML_TRY(write_padding(w, front->n, err));
-    return advance(w, err);
+    ML_TRY(put_u64(front, n_tensor, err));
+    ML_TRY(put_u64(front, n_key, err));
+    if (part == 0) ML_TRY(put(front, w->metadata.data, w->metadata.n, err));
+    if (w->n_part > 1) ML_TRY(put_split_keys(w, part, front, err));
+    for (size_t i = 0; i < w->n_tensor; i++) {
+        if (w->tensors[i].part == part) ML_TRY(put_description(front, &w->tensors[i], err));
+    }
+    return ML_OK;
+}
+
+/* "name-00002-of-00005.gguf" of "name.gguf"; the name itself when it is not split. */
+static ml_status name_part(const ml_gguf_writer *w, size_t part, char path[ML_PATH_MAX], ml_error *err)
+{
+    size_t n = strlen(w->path);
+    if (n > 5 && !strcmp(w->path + n - 5, ".gguf")) n -= 5;
+    int length = w->n_part == 1
+                     ? snprintf(path, ML_PATH_MAX, "%s", w->path)
+                     : snprintf(path, ML_PATH_MAX, "%.*s-%05zu-of-%05zu.gguf", (int)n, w->path, part + 1, w->n_part);
+    if (length < 0 || length >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", w->path);
+    if (w->n_part == 1 || !ml_path_exists(path)) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove the set", path);
+}
+
+static ml_status begin_part(ml_gguf_writer *w, size_t part, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    buffer front = { 0 };
+    ML_TRY(name_part(w, part, path, err));
+    ml_status status = make_front(w, part, &front, err);
+    if (status == ML_OK) status = ml_file_begin(&w->file[part], path, err);
+    if (status == ML_OK) status = ml_file_write(&w->file[part], front.data, front.n, err);
+    if (status == ML_OK && w->n_tensor) status = write_padding(&w->file[part], front.n, err);
+    ml_free(front.data);
+    return status;
 }
 
 ml_status ml_gguf_writer_start(ml_gguf_writer *w, ml_error *err)
 {
+    enum { MOST_PARTS = 500 }; /* all are open at once */
     assert(!w->started);
     if (w->n_text_due) return ml_fail(err, ML_EINVAL, "%.300s: an array of texts lacks %zu", w->path, w->n_text_due);
     w->started = true;
-    buffer front = { 0 };
-    ml_status status = write_front(w, &front, err);
-    ml_free(front.data);
-    return status;
+    place(w);
+    if (w->n_part > MOST_PARTS) {
+        return ml_fail(err, ML_EINVAL,
+                       "%.300s: would be %zu files of %llu bytes: expected at most %d; let them be larger", w->path,
+                       w->n_part, (unsigned long long)w->split_bytes, MOST_PARTS);
+    }
+    w->file = ml_calloc(w->n_part, sizeof *w->file);
+    if (!w->file) return ml_fail_memory(err, w->n_part * sizeof *w->file, w->path);
+    for (size_t i = 0; i < w->n_part; i++) ML_TRY(begin_part(w, i, err));
+    return advance(w, err);
 }
 
 ml_status ml_gguf_writer_put(ml_gguf_writer *w, const void *data, size_t n_bytes, ml_error *err)
@@ -287,7 +375,7 @@ ml_status ml_gguf_writer_put(ml_gguf_writer *w, const void *data, size_t n_bytes
     if (n_bytes > t->n_bytes - w->current_bytes) {
         return fail_name(w, "tensor", t->name, "more data is given than its shape has", err);
     }
-    ML_TRY(ml_file_write(&w->file, data, n_bytes, err));
+    ML_TRY(ml_file_write(&w->file[t->part], data, n_bytes, err));
     w->current_bytes += n_bytes;
     return advance(w, err);
 }
@@ -298,5 +386,7 @@ ml_status ml_gguf_writer_end(ml_gguf_writer *w, ml_error *err)
     if (w->current < w->n_tensor) {
         return fail_name(w, "tensor", w->tensors[w->current].name, "did not get all its data", err);
     }
-    return ml_file_commit(&w->file, err);
+    /* The first file, which is the one that people name, appears when the others are there. */
+    for (size_t i = w->n_part; i-- > 0;) ML_TRY(ml_file_commit(&w->file[i], err));
+    return ML_OK;
 }

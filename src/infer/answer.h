@@ -19,11 +19,17 @@ typedef struct {
     int64_t n_stop;
     int64_t n_valid;       /* ids from here on are never chosen */
     int64_t parallel;      /* answers at once */
+    ml_dtype kv_dtype;     /* of the cache */
     ml_progress *progress; /* in answers; may be NULL */
+    const char *note;      /* shown with it: a text that on_answer may change; may be NULL */
+    /* Told of each answer as it is complete, by its place; it may free answer and prompt.  A failure ends the work.
+     * May be NULL. */
+    ml_status (*on_answer)(void *arg, size_t i, ml_error *err);
+    void *arg;
 } ml_answer_config;
 
 /* Fill the answers of n prompts.  An answer depends on its prompt and seed alone.  ML_EINVAL for a prompt that leaves
- * no room, ML_ECANCEL when stopped. */
+ * no room, naming its place from 1; ML_ECANCEL when stopped. */
 ml_status ml_answer_all(ml_model *model, const ml_answer_config *config, ml_answer *item, size_t n, ml_error *err);
 
 #endif

@@ -3,6 +3,8 @@
 #include "format/peft.h"
 #include "format/run.h"
 #include "format/source.h"
+#include "infer/fit.h"
+#include "infer/session.h"
 
 #include <string.h>
 
@@ -28,7 +30,7 @@ ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err
                    path);
 }
 
-ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
+ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err)
 {
     char found[ML_PATH_MAX];
     ml_config config;
@@ -36,9 +38,16 @@ ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
     *out = NULL;
     ML_TRY(ml_model_find(path, found, err));
     ML_TRY(ml_weight_source_open(found, &config, &source, err));
-    ml_status status = ml_model_bind(&config, source, out, err);
+    ml_status status = ml_fit_check(found, &config, source, budget, err);
+    if (status == ML_OK) status = ml_model_bind(&config, source, out, err);
     if (status != ML_OK) source->free(source);
     return status;
+}
+
+ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
+{
+    const ml_memory_budget usual = { .kv_dtype = ML_SESSION_KV };
+    return ml_model_open_within(path, &usual, out, err);
 }
 
 ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err)

@@ -10,6 +10,20 @@
  * checkpoint. */
 ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
 
+/* Memory that a model may take. */
+typedef struct {
+    int64_t available;   /* bytes; 0: what the system has left (base/memory.h) */
+    int64_t cache_token; /* tokens that the cache will hold; 0: the model's positions, up to 8192 */
+    ml_dtype kv_dtype;
+    /* Run it even when its mapped weights do not fit: the system then drops them and reads them from the disk again,
+     * once for each pass over the layers.  What is not mapped must fit all the same. */
+    bool stream;
+} ml_memory_budget;
+
+/* ml_model_open, which has a budget of zeros with the usual cache, within another.  ML_ENOMEM, before anything is
+ * allocated, for a model that does not fit: what it needs, what there is, and the quantisation that would fit. */
+ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err);
+
 /* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
 ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
 

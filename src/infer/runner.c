@@ -12,7 +12,8 @@ struct ml_runner {
     ml_ctx ctx;
     ml_pages pages;
     ml_kv_cache *cache;
-    ml_tensor *hidden;          /* [n, d] of the last pass */
+    ml_tensor *hidden; /* [n, d] of the last pass */
+    const ml_routing_observer *observer;
     const ml_adapter **adapter; /* [n_seq] */
 };
 
@@ -84,6 +85,11 @@ void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter)
 int64_t ml_runner_cache_bytes(const ml_runner *r)
 {
     return r->pages.n_page * r->pages.page_size * ml_kv_cache_token_bytes(&r->model->config, r->config.kv_dtype);
+}
+
+void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer)
+{
+    r->observer = observer;
 }
 
 ml_pages *ml_runner_pages(ml_runner *r)
@@ -158,10 +164,16 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
                           .seq = wrap(ctx, seq, n),
                           .cache = r->cache,
                           .n_decode = n_decode,
+                          .observer = r->observer,
                           .adapters = make_use(r, n, seq) };
     ML_TRY(ml_ctx_status(ctx, err));
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);
+}
+
+const float *ml_runner_hidden(const ml_runner *r, int64_t row)
+{
+    return ml_f32(r->hidden) + row * r->hidden->stride;
 }
 
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)

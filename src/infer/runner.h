@@ -26,6 +26,9 @@ int64_t ml_runner_cache_bytes(const ml_runner *r);
 /* The sequences' pages, to be reserved before their tokens are run. */
 ml_pages *ml_runner_pages(ml_runner *r);
 
+/* Tell the observer (NULL: nobody) what the routers choose in the passes that follow; it must outlive them. */
+void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer);
+
 /* The adapter (of this model; it must outlive the runner) of a sequence, from its first token on; NULL: what the model
  * has (ml_model.adapter), ml_adapter_none: none.  Sequences of one pass may have different ones. */
 void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter);
@@ -35,6 +38,8 @@ void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter)
  * ML_EINVAL for an id outside the vocabulary. */
 ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
                             const int32_t *seq, ml_error *err);
+/* The final hidden state of a token of the last pass, [hidden_size]. */
+const float *ml_runner_hidden(const ml_runner *r, int64_t row);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
 /* The log-probability of a target behind each token (-1: none, 0 then): target, logprob [n]. */

@@ -102,11 +102,10 @@ static void penalise(ml_sampler *s, const float *logits, const int32_t *recent, 
     }
 }
 
-/* log softmax(logits)[id] over the valid ids */
-static double log_probability(const ml_sampler *s, const float *logits, int32_t id)
+double ml_logits_logprob(const float *logits, int64_t n_valid, int32_t id)
 {
     float largest, sum;
-    ml_row_ops_get()->max_sum_exp((float *)(uintptr_t)logits, NULL, s->n_valid, &largest, &sum); /* writes nothing */
+    ml_row_ops_get()->max_sum_exp((float *)(uintptr_t)logits, NULL, n_valid, &largest, &sum); /* writes nothing */
     return (double)logits[id] - (double)largest - log((double)sum);
 }
 
@@ -237,6 +236,6 @@ int32_t ml_sampler_choose(ml_sampler *s, const float *logits, const int32_t *rec
     memcpy(s->adjusted, logits, (size_t)s->n_valid * sizeof *s->adjusted);
     penalise(s, logits, recent, n_recent);
     int32_t id = s->sampling.temperature == 0 ? greedy(s) : draw(s);
-    if (logprob) *logprob = log_probability(s, logits, id);
+    if (logprob) *logprob = ml_logits_logprob(logits, s->n_valid, id);
     return id;
 }

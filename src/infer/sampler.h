@@ -19,4 +19,7 @@ void ml_sampler_reset(ml_sampler *s);
  * the log-probability of the choice under the unmodified logits. */
 int32_t ml_sampler_choose(ml_sampler *s, const float *logits, const int32_t *recent, int64_t n_recent, double *logprob);
 
+/* log softmax(logits)[id] over the ids below n_valid. */
+double ml_logits_logprob(const float *logits, int64_t n_valid, int32_t id);
+
 #endif

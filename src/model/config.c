@@ -80,6 +80,7 @@ const ml_config_field ml_config_fields[] = {
     REAL(routed_scaling_factor),
     INT(n_group),
     INT(topk_group),
+    BOOL(group_by_best),
     BOOL(correction_bias),
     BOOL(expert_relu),
     { "balance", offsetof(ml_config, balance), ML_FIELD_CHOICE, balance_words, false },

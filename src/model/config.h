@@ -46,6 +46,7 @@ typedef struct {
     int64_t norm_topk_prob;
     double routed_scaling_factor;
     int64_t n_group, topk_group;
+    int64_t group_by_best;   /* groups are ranked by their best expert, not by the sum of the two best */
     int64_t correction_bias; /* the router has e_score_correction_bias */
     int64_t expert_relu;     /* experts are down(relu(up x)) rather than SwiGLU */
 

@@ -302,7 +302,22 @@ static void deepseek_v2_implied(ml_config *c)
     c->rope_interleaved = 1;
 }
 
-/* The larger models choose groups by their best expert ("group_limited_greedy"), which the router here does not. */
+/* The larger models choose groups first, by their best expert ("group_limited_greedy"); with "greedy" the keys of
+ * groups are there, too, and mean nothing. */
+static ml_status deepseek_v2_read_groups(const json_t *j, const char *where, ml_config *c, ml_error *err)
+{
+    const char *method;
+    ML_TRY(ml_json_text_or(j, "topk_method", where, "greedy", &method, err));
+    if (!strcmp(method, "greedy")) return ML_OK;
+    c->group_by_best = 1;
+    ML_TRY(ml_json_int(j, "n_group", where, &c->n_group, err));
+    ML_TRY(ml_json_int(j, "topk_group", where, &c->topk_group, err));
+    if (!strcmp(method, "group_limited_greedy")) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s: key \"topk_method\": expected \"greedy\" or \"group_limited_greedy\", found \"%s\"", where,
+                   method);
+}
+
 static ml_status deepseek_v2_read(const json_t *j, const char *where, ml_config *c, ml_error *err)
 {
     ML_TRY(expect_silu(j, where, err));
@@ -311,7 +326,7 @@ static ml_status deepseek_v2_read(const json_t *j, const char *where, ml_config 
     ML_TRY(expect_bool(j, "norm_topk_prob", false, where, err));
     ML_TRY(expect_int(j, "moe_layer_freq", 1, where, err));
     ML_TRY(expect_text(j, "scoring_func", "softmax", where, err));
-    ML_TRY(expect_text(j, "topk_method", "greedy", where, err));
+    ML_TRY(deepseek_v2_read_groups(j, where, c, err));
     c->rotary_dim = c->qk_rope_head_dim;
     return read_rope(j, where, c, err);
 }
@@ -326,9 +341,10 @@ static void deepseek_v2_write(const ml_config *c, json_t *j)
     json_object_set_new(j, "norm_topk_prob", json_false());
     json_object_set_new(j, "moe_layer_freq", json_integer(1));
     json_object_set_new(j, "scoring_func", json_string("softmax"));
-    json_object_set_new(j, "topk_method", json_string("greedy"));
-    json_object_set_new(j, "n_group", json_integer(1));
-    json_object_set_new(j, "topk_group", json_integer(1));
+    bool groups = c->n_group > 1;
+    json_object_set_new(j, "topk_method", json_string(groups ? "group_limited_greedy" : "greedy"));
+    json_object_set_new(j, "n_group", json_integer(c->n_group));
+    json_object_set_new(j, "topk_group", json_integer(c->topk_group));
 }
 
 /* ---- Ernie4_5_MoeForCausalLM: softmax router, shared experts, interleaved RoPE ---- */
@@ -515,9 +531,11 @@ static void forget_unused(ml_config *c)
         c->n_routed_experts = c->num_experts_per_tok = c->moe_intermediate_size = c->n_shared_experts = 0;
         c->scoring = c->norm_topk_prob = 0;
         c->n_group = c->topk_group = 1;
+        c->group_by_best = 0;
         c->routed_scaling_factor = c->shared_scale = 1;
         c->first_k_dense_replace = c->num_hidden_layers;
     }
+    if (c->n_group == 1) c->group_by_best = 0;
     if (c->n_shared_experts <= 1 && c->shared_scale == 1) c->shared_scale = 1;
     if (c->yarn_factor == 1) {
         c->yarn_original_positions = 0;
@@ -613,7 +631,8 @@ static ml_status read_own(const json_t *j, const char *where, ml_config *c, ml_e
         const ml_config_field *f = &ml_config_fields[i];
         if (!f->architecture) continue;
         const json_t *value = json_object_get(j, f->name);
-        if (!value && !strncmp(f->name, "llama3_", 7)) continue; /* younger than the class: absent is none */
+        bool younger = !strncmp(f->name, "llama3_", 7) || !strcmp(f->name, "group_by_best");
+        if (!value && younger) continue; /* than the class: absent is none */
         if (!value)
             return ml_fail(err, ML_EFORMAT, "%s: key \"%s\" is missing; %s needs it", where, f->name, own_class);
         ML_TRY(field_from_json(value, f, f->name, where, c, err));

@@ -96,11 +96,13 @@ static ml_tensor *moe(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
                                .scale = (float)c->routed_scaling_factor,
                                .n_group = c->n_group,
                                .topk_group = c->topk_group,
+                               .group_by_best = c->group_by_best != 0,
                                .capacity_factor = in->training ? (float)c->capacity_factor : 0.0f };
     ml_routing routing;
     if (!ml_router(ctx, x, maybe(&y->router), maybe(&y->router_bias), &router, &routing)) return NULL;
     ml_tensor *loss = router_loss(ctx, m, &routing, in);
     if (in->stats && !ctx->recomputing) count_routing(ctx, in->stats, layer_id, &routing, loss);
+    if (in->observer && !ctx->recomputing) in->observer->routing(in->observer->arg, layer_id, &routing);
 
     ml_experts_param experts = { c->expert_relu ? ML_ACT_RELU : ML_ACT_SILU };
     ml_tensor *routed = ml_adapter_experts(ctx, m, layer_id, x, routing.id, routing.prob, &experts,

@@ -95,9 +95,12 @@ static void *bind(ml_model_layout *l, const char *name, int n_dim, const int64_t
     if (l->status == ML_OK) l->status = source->find(source, name, n_dim, dim, &s, l->err);
     if (l->status != ML_OK) return NULL;
     if (in_place) *dtype = s.dtype;
-    if (in_place && s.data) return (void *)(uintptr_t)s.data;
     int64_t n = 1;
     for (int i = 0; i < n_dim; i++) n *= dim[i];
+    if (in_place && s.data) {
+        l->stored_bytes += (size_t)(n / dim[n_dim - 1]) * ml_dtype_row_bytes(s.dtype, dim[n_dim - 1]);
+        return (void *)(uintptr_t)s.data;
+    }
     void *data = take(l, *dtype, n);
     if (l->placing) copy_stored(l, &s, *dtype, data);
     return data;

@@ -8,7 +8,8 @@
 typedef struct {
     ml_model *m;
     bool placing;
-    size_t n_bytes;
+    size_t n_bytes;      /* of the model's own memory */
+    size_t stored_bytes; /* that stay where the source has them */
     size_t n_weight, n_param, name_bytes, n_part;
     char *names;      /* of the parameters */
     ml_status status; /* first failure of the source */

@@ -70,6 +70,17 @@ ml_status ml_model_bind(const ml_config *config, ml_weight_source *source, ml_mo
     return make(config, ML_F32, false, source, out, err);
 }
 
+ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *source, size_t *stored, size_t *copied,
+                                ml_error *err)
+{
+    ml_model m = { .config = *config, .source = source };
+    ml_model_layout counted = { .m = &m, .err = err };
+    ml_model_walk(&counted);
+    *stored = counted.stored_bytes;
+    *copied = counted.n_bytes;
+    return counted.status;
+}
+
 ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err)
 {
     assert(!m->source && m->dtype == ML_F32);

@@ -72,6 +72,9 @@ ml_status ml_model_make(const ml_config *config, ml_dtype dtype, bool trainable,
 /* A model for inference whose matrices stay where `source` has them, in the types they have there; norms, biases and
  * the router are copied as fp32.  On success the model owns the source. */
 ml_status ml_model_bind(const ml_config *config, ml_weight_source *source, ml_model **out, ml_error *err);
+/* What binding will take: bytes that stay in the source's (mapped) memory, and bytes of copies, which are allocated. */
+ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *source, size_t *stored, size_t *copied,
+                                ml_error *err);
 /* Bytes that ml_model_repack (moonlight.h) will take. */
 size_t ml_model_repack_bytes(const ml_model *m);
 /* Read every weight of an fp32 model of its own memory from `source`. */
@@ -99,19 +102,27 @@ ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, 
 void ml_router_stats_clear(ml_router_stats *stats);
 void ml_router_stats_free(ml_router_stats *stats);
 
+/* Hears what each expert layer's router chose for the tokens of a pass, layer by layer; the tensors live until the call
+ * returns. */
+typedef struct {
+    void *arg;
+    void (*routing)(void *arg, int64_t layer_id, const ml_routing *routing);
+} ml_routing_observer;
+
 struct ml_kv_cache;
 
 typedef struct {
     ml_tensor *id;  /* [tokens] i32 */
     ml_tensor *pos; /* [tokens] i32 */
     ml_tensor *seq; /* [n_seq + 1] i32 offsets (training); with a cache: [tokens] i32, the sequence of each token */
-    struct ml_kv_cache *cache;      /* NULL: attend within the batch only */
-    int64_t n_decode;               /* with a cache: the first n_decode tokens are being generated, the others prompt */
-    bool training;                  /* capacity and auxiliary losses are in force */
-    bool recompute;                 /* keep only layer inputs; run layers again going backward */
-    float aux_scale;                /* multiplies the auxiliary coefficients: 1 / micro-steps */
-    ml_router_stats *stats;         /* NULL: not wanted */
-    const ml_adapter_use *adapters; /* NULL: none (model/adapter.h) */
+    struct ml_kv_cache *cache; /* NULL: attend within the batch only */
+    int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others prompt */
+    bool training;             /* capacity and auxiliary losses are in force */
+    bool recompute;            /* keep only layer inputs; run layers again going backward */
+    float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
+    ml_router_stats *stats;    /* NULL: not wanted */
+    const ml_routing_observer *observer; /* NULL: nobody */
+    const ml_adapter_use *adapters;      /* NULL: none (model/adapter.h) */
 } ml_model_input;
 
 /* -> [tokens, hidden_size], after the final norm; the head is a matter of the caller (logits of some rows, or

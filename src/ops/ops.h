@@ -91,6 +91,7 @@ typedef struct {
                                     two best biased scores are eligible; 1, 1 is off */
     float capacity_factor;       /* 0: dropless; else an expert takes at most ceil(tokens * top_k * factor / n_expert)
                                     tokens, those with the highest prob (ties: the earlier token) */
+    bool group_by_best;          /* groups are ranked by their largest score alone (DeepSeek-V2) */
 } ml_router_param;
 typedef struct {
     ml_tensor *prob;  /* [tokens, top_k] weight of each chosen expert; 0 where dropped */
@@ -179,5 +180,13 @@ typedef enum {
 } ml_op_id;
 
 extern const ml_op ml_ops_cpu[ML_N_OP];
+/* Of another backend; NULL for an operator it does not have. */
+typedef struct {
+    ml_forward_fn forward;
+    ml_backward_fn backward;
+} ml_kernels;
+#ifdef MOONLIGHT_CUDA
+extern const ml_kernels ml_ops_cuda[ML_N_OP];
+#endif
 
 #endif

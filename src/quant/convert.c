@@ -265,6 +265,8 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .tokenizer = j->tokenizer,
                          .errors = &j->report->errors,
                          .file_type = stored_file_type(j),
+                         .split_bytes = j->x->split_bytes,
+                         .n_file = &j->report->n_file,
                          .fill = fill,
                          .type_of = type_of,
                          .bytes_of = bytes_of,
@@ -278,6 +280,7 @@ static ml_status write_gguf(job *j, ml_error *err)
     ml_status status = note_unused(j, err);
     if (status == ML_OK) status = find_importance(j, &layout, err);
     if (j->importance.n) x.importance = &j->importance;
+    if (status == ML_OK) status = ml_importance_measure_coverage(&j->importance, &j->report->coverage, err);
     if (status == ML_OK) status = ml_gguf_export_write(&x, j->x->to, err);
     ml_gguf_layout_free(&layout);
     return status;

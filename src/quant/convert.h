@@ -18,6 +18,7 @@ typedef struct {
     const char *adapter;      /* NULL, or what is merged into the weights (infer/open.h) */
     bool gguf;                /* write a GGUF file; else a folder */
     ml_quant_plan plan;       /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
+    uint64_t split_bytes;     /* a larger GGUF file becomes a set of such files; 0: never */
     const char *importance;   /* NULL, or a file of it (quant/importance.h); written when `calibrate` is given too */
     const char *calibrate;    /* NULL, or a text to gather importance from */
     int64_t calibrate_tokens; /* of it at most; 0: all */
@@ -31,12 +32,14 @@ typedef struct {
 typedef struct {
     uint64_t n_bytes; /* written, of tensors */
     int64_t n_params;
+    size_t n_file;    /* of a GGUF set */
     const char *kind; /* class or architecture that was written */
     size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
     char unused[112]; /* the first of them */
     bool has_tokenizer;
-    ml_error no_tokenizer;  /* why not; an empty message: the source has none */
-    ml_quant_errors errors; /* of what was quantised */
+    ml_error no_tokenizer;           /* why not; an empty message: the source has none */
+    ml_quant_errors errors;          /* of what was quantised */
+    ml_importance_coverage coverage; /* of the importance that was used; zeros without */
     bool epsilon_assumed; /* a GGUF file's latent norms got the epsilon of the Hugging Face class (see gguf_config.h) */
 } ml_convert_report;
 

@@ -269,7 +269,9 @@ static ml_status write_all(job *j, ml_gguf_writer *w, ml_error *err)
     ML_TRY(put_metadata(j, w, err));
     ML_TRY(declare(j, w, err));
     ML_TRY(allocate(j, err));
+    ml_gguf_writer_split(w, j->x->split_bytes);
     ML_TRY(ml_gguf_writer_start(w, err));
+    if (j->x->n_file) *j->x->n_file = ml_gguf_writer_file_count(w);
     for (size_t i = 0; i < j->x->layout->n; i++) {
         const ml_gguf_entry *e = &j->x->layout->entry[i];
         ML_TRY(write_tensor(j, w, e, j->dtype[i], err));

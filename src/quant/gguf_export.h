@@ -29,6 +29,8 @@ typedef struct {
     ml_quant_errors *errors;         /* NULL: not wanted; else filled, for what is quantised here */
     const ml_tokenizer *tokenizer;   /* NULL: none is written, and llama.cpp takes ids only */
     const char *name;                /* general.name; NULL: none */
+    uint64_t split_bytes;            /* larger files become a set (ml_gguf_writer_split); 0: never */
+    size_t *n_file;                  /* NULL, or how many were written */
     int64_t file_type;               /* general.file_type of a plan without a mix; -1: that of most bytes */
     /* Without a mix: the type of a tensor, unless a rule says otherwise; rows that do not fit it are f16. */
     ml_status (*type_of)(void *arg, const ml_gguf_entry *e, ml_dtype *out, ml_error *err);

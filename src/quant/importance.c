@@ -1,10 +1,12 @@
 #include "quant/importance.h"
 
 #include "base/alloc.h"
+#include "base/file.h"
 #include "format/gguf.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SUMS ".in_sum2"
@@ -52,6 +54,16 @@ void ml_importance_free(ml_importance *im)
     *im = (ml_importance){ 0 };
 }
 
+/* Of an entry with the columns of all matrices end to end; a matrix of zeros saw nothing. */
+static const float *find_in_row(const ml_importance_entry *x, int64_t n_col, int64_t part)
+{
+    const float *mean = x->mean + part * n_col;
+    for (int64_t j = 0; j < n_col; j++) {
+        if (mean[j] > 0) return mean;
+    }
+    return NULL;
+}
+
 ml_status ml_importance_find(const ml_importance *im, const ml_gguf_entry *e, int64_t part, const float **out,
                              ml_error *err)
 {
@@ -59,6 +71,10 @@ ml_status ml_importance_find(const ml_importance *im, const ml_gguf_entry *e, in
     for (size_t i = 0; i < im->n; i++) {
         const ml_importance_entry *x = &im->entry[i];
         if (strcmp(x->name, e->name)) continue;
+        if (x->n_matrix == 1 && e->n_part > 1 && x->n_col / e->n_part == e->cols && x->n_col % e->n_part == 0) {
+            *out = find_in_row(x, e->cols, part);
+            return ML_OK;
+        }
         if (x->n_col != e->cols || (x->n_matrix != 1 && x->n_matrix != e->n_part)) {
             return ml_fail(err, ML_EINVAL,
                            "importance of %s: expected %lld columns of 1 or %lld matrices, found %lld of %lld: it was "
@@ -70,6 +86,44 @@ ml_status ml_importance_find(const ml_importance *im, const ml_gguf_entry *e, in
         if (x->count[matrix] > 0) *out = x->mean + matrix * x->n_col;
         return ML_OK;
     }
+    return ML_OK;
+}
+
+/* ---- coverage ---- */
+
+static int compare_counts(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static bool is_of_experts(const ml_importance_entry *x)
+{
+    return x->n_matrix > 1 && strstr(x->name, "ffn_down_exps");
+}
+
+ml_status ml_importance_measure_coverage(const ml_importance *im, ml_importance_coverage *out, ml_error *err)
+{
+    size_t n = 0;
+    *out = (ml_importance_coverage){ 0 };
+    for (size_t i = 0; i < im->n; i++) n += is_of_experts(&im->entry[i]) ? (size_t)im->entry[i].n_matrix : 0;
+    if (n == 0) return ML_OK;
+    float *count = ml_calloc(n, sizeof *count);
+    if (!count) return ml_fail_memory(err, n * sizeof *count, "counts of experts");
+    n = 0;
+    for (size_t i = 0; i < im->n; i++) {
+        const ml_importance_entry *x = &im->entry[i];
+        if (!is_of_experts(x)) continue;
+        memcpy(count + n, x->count, (size_t)x->n_matrix * sizeof *count);
+        n += (size_t)x->n_matrix;
+    }
+    qsort(count, n, sizeof *count, compare_counts);
+    while (out->n_unseen < (int64_t)n && count[out->n_unseen] == 0) out->n_unseen++;
+    out->n_expert = (int64_t)n;
+    out->fewest = (double)count[0];
+    out->median = (double)count[n / 2];
+    out->most = (double)count[n - 1];
+    ml_free(count);
     return ML_OK;
 }
 
@@ -124,10 +178,22 @@ static ml_status load(const ml_gguf *g, ml_importance *out, ml_error *err)
                    ml_gguf_path(g));
 }
 
+static ml_status is_gguf(const char *path, bool *out, ml_error *err)
+{
+    ml_map map;
+    ML_TRY(ml_map_open(path, &map, err));
+    *out = ml_gguf_is(map.data, map.size);
+    ml_map_close(&map);
+    return ML_OK;
+}
+
 ml_status ml_importance_load(const char *path, ml_importance *out, ml_error *err)
 {
     ml_gguf *g;
+    bool gguf;
     *out = (ml_importance){ 0 };
+    ML_TRY(is_gguf(path, &gguf, err));
+    if (!gguf) return ml_importance_load_dat(path, out, err);
     ML_TRY(ml_gguf_open(&g, path, err));
     ml_status status = load(g, out, err);
     ml_gguf_close(g);

@@ -31,7 +31,19 @@ void ml_importance_free(ml_importance *im);
 /* Of one part of a tensor: [n_col], or *out NULL where nothing was seen.  ML_EINVAL when it is of another model. */
 ml_status ml_importance_find(const ml_importance *im, const ml_gguf_entry *e, int64_t part, const float **out,
                              ml_error *err);
+/* Either form of file; ML_EFORMAT for what is none, or damaged. */
 ml_status ml_importance_load(const char *path, ml_importance *out, ml_error *err);
+/* The older form (importance_dat.c): entries of experts are one matrix with the columns of all, which
+ * ml_importance_find takes apart. */
+ml_status ml_importance_load_dat(const char *path, ml_importance *out, ml_error *err);
+/* How much the experts saw: rows of each expert's down projection. */
+typedef struct {
+    int64_t n_expert, n_unseen;  /* of all layers; without any row */
+    double fewest, median, most; /* rows of one */
+} ml_importance_coverage;
+
+/* n_expert is 0 where there are none, or the file does not say. */
+ml_status ml_importance_measure_coverage(const ml_importance *im, ml_importance_coverage *out, ml_error *err);
 ml_status ml_importance_save(const ml_importance *im, const char *path, ml_error *err);
 
 #endif

@@ -1,10 +1,12 @@
 #include "recipe/data.h"
 
 #include "base/alloc.h"
-#include "data/build.h"
+#include "base/json.h"
+#include "data/mix.h"
 #include "data/count_words.h"
 #include "data/synth.h"
 #include "recipe/data_record.h"
+#include "recipe/sources.h"
 
 #include <string.h>
 
@@ -15,6 +17,8 @@ typedef struct {
     const char *generated;    /* the one input when text is generated */
     const char *const *input; /* [n_input] */
     size_t n_input;
+    ml_source_list sources;   /* a mixture; none: empty */
+    const char **source_file; /* the input of a mixture */
 } building;
 
 static ml_build_config build_config(const building *b)
@@ -39,12 +43,15 @@ static ml_status generate_text(const building *b, ml_error *err)
     const ml_options *o = b->d->o;
     if (ml_path_exists(b->generated)) return ML_OK;
     const char *kind = ml_options_text(o, "data.builtin");
-    ml_synth_config config = { .kind = strcmp(kind, "stories") ? ML_SYNTH_ARITHMETIC : ML_SYNTH_STORIES,
+    ml_synth_config config = { .kind = !strcmp(kind, "stories") ? ML_SYNTH_STORIES
+                                       : !strcmp(kind, "notes") ? ML_SYNTH_NOTES
+                                                                : ML_SYNTH_ARITHMETIC,
                                .out = b->generated,
                                .n_bytes = (uint64_t)ml_options_int(o, "data.bytes"),
                                .seed = (uint64_t)ml_options_int(o, "data.seed") };
     double megabytes = (double)config.n_bytes / 1e6;
-    ml_listener_say(b->listener, "no data in %s: writing %.0f MB of built-in %s first", b->d->dir, megabytes, kind);
+    ml_listener_say(b->listener, "no data in %s: writing %.0f MB of built-in %s first", b->d->dir, megabytes,
+                    strcmp(kind, "notes") ? kind : "stories and notes");
     ML_TRY(ml_progress_begin_for(b->listener, "text", "MB", megabytes, &config.progress, err));
     uint64_t n_document, n_bytes;
     ml_status status = ml_data_synth(&config, &n_document, &n_bytes, err);
@@ -54,13 +61,12 @@ static ml_status generate_text(const building *b, ml_error *err)
 
 /* ---- the tokenizer ---- */
 
-enum { MAX_SPECIAL = 32 };
-
 /* Split at spaces, in place. */
-static size_t split_words(char *text, const char *words[MAX_SPECIAL])
+static size_t split_words(char *text, const char **words)
 {
     size_t n = 0;
-    for (char *word = strtok(text, " "); word && n < MAX_SPECIAL; word = strtok(NULL, " ")) words[n++] = word;
+    char *rest;
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) words[n++] = word;
     return n;
 }
 
@@ -92,16 +98,14 @@ done:
     return status;
 }
 
-static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error *err)
+static ml_status train_with(const building *b, const char *const *special, size_t n_special, ml_tokenizer **out,
+                            ml_error *err)
 {
     const ml_options *o = b->d->o;
-    char special_text[1024];
-    const char *special[MAX_SPECIAL];
-    snprintf(special_text, sizeof special_text, "%s", ml_options_text(o, "data.special"));
     ml_bpe_train_config config = { .vocab_size = (int32_t)ml_options_int(o, "data.vocab_size"),
                                    .pattern = ml_options_text(o, "data.pattern"),
                                    .special = special,
-                                   .n_special = split_words(special_text, special),
+                                   .n_special = n_special,
                                    .allow_fewer = true };
     ml_progress *progress;
     ml_listener_say(b->listener, "training a tokenizer of %d tokens on up to %lld documents", config.vocab_size,
@@ -109,6 +113,19 @@ static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error
     ML_TRY(ml_progress_begin_for(b->listener, "tokenizer", "tokens", (double)config.vocab_size, &progress, err));
     ml_status status = learn(b, &config, progress, out, err);
     ml_progress_end(progress);
+    return status;
+}
+
+static ml_status train_tokenizer(const building *b, ml_tokenizer **out, ml_error *err)
+{
+    const char *given = ml_options_text(b->d->o, "data.special");
+    char *text = ml_strdup(given ? given : "");
+    size_t most = text ? strlen(text) / 2 + 1 : 0; /* words of one letter */
+    const char **special = ml_calloc(most, sizeof *special);
+    ml_status status = text && special ? train_with(b, special, split_words(text, special), out, err)
+                                       : ml_fail_memory(err, most * sizeof *special, "special tokens");
+    ml_free(special);
+    ml_free(text);
     return status;
 }
 
@@ -123,13 +140,28 @@ static ml_status make_tokenizer(const building *b, ml_error *err)
 
 /* ---- the tokens ---- */
 
+static ml_status mix(const building *b, const ml_build_config *config, ml_build_result *result, ml_error *err)
+{
+    json_t *sources;
+    ml_mix_config c = {
+        .sources = &b->sources, .tokens = ml_options_int(b->d->o, "data.tokens"), .allow_fewer = true, .build = *config
+    };
+    c.build.input = NULL;
+    c.build.n_input = 0;
+    ML_TRY(ml_data_mix(&c, b->d->tokenizer, result, &sources, err));
+    ml_recipe_sources_say(sources, b->listener);
+    json_decref(sources);
+    return ML_OK;
+}
+
 static ml_status encode(const building *b, ml_error *err)
 {
     ml_build_config config = build_config(b);
     ml_build_result result;
     ml_listener_say(b->listener, "encoding into %s", b->d->tokens);
     ML_TRY(ml_progress_begin_for(b->listener, "data", "MB", 0, &config.progress, err));
-    ml_status status = ml_data_build(&config, b->d->tokenizer, &result, err);
+    ml_status status =
+        b->sources.n ? mix(b, &config, &result, err) : ml_data_build(&config, b->d->tokenizer, &result, err);
     ml_progress_end(config.progress);
     ML_TRY(status);
     ml_listener_say(b->listener, "%lld training tokens in %lld documents, %lld validation tokens in %lld",
@@ -138,20 +170,42 @@ static ml_status encode(const building *b, ml_error *err)
     return ML_OK;
 }
 
+/* Where the text comes from: files, a mixture, or ourselves. */
+static ml_status choose_inputs(building *b, ml_error *err)
+{
+    size_t n = 0;
+    b->n_input = ml_options_list(b->d->o, "data.text", &b->input);
+    ML_TRY(ml_recipe_sources_open(b->d->o, b->listener, &b->sources, err));
+    for (size_t i = 0; i < b->sources.n; i++) n += b->sources.source[i].n_file;
+    b->source_file = ml_calloc(n + 1, sizeof *b->source_file);
+    if (!b->source_file) return ml_fail_memory(err, n * sizeof *b->source_file, "the list of inputs");
+    n = 0;
+    for (size_t i = 0; i < b->sources.n; i++) {
+        for (size_t k = 0; k < b->sources.source[i].n_file; k++) b->source_file[n++] = b->sources.source[i].file[k];
+    }
+    if (b->n_input) return ML_OK;
+    b->input = n ? b->source_file : &b->generated;
+    b->n_input = n ? n : 1;
+    return ML_OK;
+}
+
+static ml_status build_parts(building *b, ml_error *err)
+{
+    ML_TRY(choose_inputs(b, err));
+    ML_TRY(ml_dir_make(b->d->tokens, err));
+    ML_TRY(ml_recipe_data_write_record(b->d, err));
+    if (b->input == &b->generated) ML_TRY(generate_text(b, err));
+    ML_TRY(make_tokenizer(b, err));
+    return encode(b, err);
+}
+
 static ml_status build(ml_recipe_data *d, const ml_listener *listener, ml_error *err)
 {
     building b = { .d = d, .listener = listener, .generated = d->text };
-    b.n_input = ml_options_list(d->o, "data.text", &b.input);
-    bool generate = b.n_input == 0;
-    if (generate) {
-        b.input = &b.generated;
-        b.n_input = 1;
-    }
-    ML_TRY(ml_dir_make(d->tokens, err));
-    ML_TRY(ml_recipe_data_write_record(d, err));
-    if (generate) ML_TRY(generate_text(&b, err));
-    ML_TRY(make_tokenizer(&b, err));
-    return encode(&b, err);
+    ml_status status = build_parts(&b, err);
+    ml_source_list_free(&b.sources);
+    ml_free(b.source_file);
+    return status;
 }
 
 ml_status ml_recipe_data_prepare(ml_recipe_data *d, const ml_listener *listener, ml_error *err)

@@ -1,7 +1,7 @@
 /* The data of a recipe: found where it exists, built where it does not.
  *
  *   <data.dir>/data.ini      section `data` as it was when the folder was begun
- *   <data.dir>/text.txt      generated, unless data.text names files
+ *   <data.dir>/text.txt      generated, unless data.text names files or data.source what is there
  *   <data.dir>/tokenizer/    trained on it, or a copy of data.tokenizer
  *   <data.dir>/tokens/       meta.json and the shards (data/dataset.h)
  *

@@ -179,8 +179,8 @@ static ml_status check_meta(const ml_recipe_data *d, ml_error *err)
 /* Options that only building here would look at. */
 static ml_status check_without_effect(const ml_recipe_data *d, ml_error *err)
 {
-    static const char *const building[] = { "text",    "builtin", "bytes",         "vocab_size",
-                                            "pattern", "special", "tokenizer_docs" };
+    static const char *const building[] = { "text",       "source",  "tokens",  "builtin",       "bytes",
+                                            "vocab_size", "pattern", "special", "tokenizer_docs" };
     for (size_t i = 0; i < sizeof building / sizeof building[0]; i++) {
         char path[64];
         snprintf(path, sizeof path, "data.%s", building[i]);

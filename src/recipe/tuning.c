@@ -1,11 +1,13 @@
 #include "recipe/tuning.h"
 
 #include "data/build_rows.h"
+#include "data/synth_chat.h"
 #include "data/synth_constraints.h"
 #include "format/gguf_tokenizer.h"
 #include "format/source.h"
 #include "infer/open.h"
 #include "recipe/setup.h"
+#include "recipe/sources.h"
 
 #include <math.h>
 #include <string.h>
@@ -130,7 +132,8 @@ static void note_difference(void *arg, const char *section, const char *name, co
 /* Options that building looks at have no say about a folder that is given as it is. */
 static ml_status check_foreign(const ml_recipe_tuning *t, ml_error *err)
 {
-    static const char *const building[] = { "text", "val_text", "examples", "val_fraction", "seed", "max_tokens" };
+    static const char *const building[] = { "text",     "val_text",     "source", "tokens",
+                                            "examples", "val_fraction", "seed",   "max_tokens" };
     for (size_t i = 0; i < sizeof building / sizeof building[0]; i++) {
         char path[64];
         snprintf(path, sizeof path, "data.%s", building[i]);
@@ -159,8 +162,6 @@ static ml_status find_rows(ml_recipe_tuning *t, ml_error *err)
 {
     char meta[ML_PATH_MAX];
     ML_TRY(ml_path_join(t->record, t->dir, "data.ini", err));
-    ML_TRY(ml_path_join(t->train, t->dir, "train.jsonl", err));
-    ML_TRY(ml_path_join(t->val, t->dir, "val.jsonl", err));
     ML_TRY(ml_path_join(meta, t->dir, "meta.json", err));
     t->is_foreign = ml_path_exists(meta);
     if (t->is_foreign) {
@@ -187,23 +188,56 @@ ml_status ml_recipe_tuning_find(const ml_options *o, ml_row_form form, ml_recipe
 
 /* ---- building ---- */
 
-static ml_status generate(const ml_recipe_tuning *t, ml_data_split split, const ml_listener *listener, ml_error *err)
+/* Built-in rows come from two generators: stories to order (of pairs for dpo), and for the chat kinds conversations. */
+typedef enum { ORDERS, CHATS, N_GENERATED } generated_kind;
+
+static bool is_generated(const ml_recipe_tuning *t, generated_kind kind)
 {
-    const char *path = split == ML_SPLIT_TRAIN ? t->train : t->val;
-    uint64_t n = (uint64_t)ml_options_int(t->o, "data.examples");
-    ml_synth_constraints_config c = { .out = path,
-                                      .pairs = t->form == ML_ROW_PREFERENCE,
-                                      .split = split,
-                                      .n_document = split == ML_SPLIT_TRAIN ? n : (n + 9) / 10,
-                                      .seed = (uint64_t)ml_options_int(t->o, "data.seed") };
+    return kind == CHATS ? t->form == ML_ROW_INSTRUCTION || t->form == ML_ROW_CHAT : t->form != ML_ROW_CHAT;
+}
+
+static ml_status generated_path(const ml_recipe_tuning *t, generated_kind kind, ml_data_split split,
+                                char path[ML_PATH_MAX], ml_error *err)
+{
+    char name[32];
+    snprintf(name, sizeof name, "%s%s.jsonl", kind == CHATS ? "chats_" : "", ml_dataset_split_name(split));
+    return ml_path_join(path, t->dir, name, err);
+}
+
+static ml_status write_generated(const ml_recipe_tuning *t, generated_kind kind, ml_data_split split, const char *path,
+                                 ml_progress *progress, ml_error *err)
+{
+    uint64_t n = (uint64_t)ml_options_int(t->o, "data.examples"), n_bytes;
+    uint64_t seed = (uint64_t)ml_options_int(t->o, "data.seed");
     ml_synth_constraints_result result;
+    if (split == ML_SPLIT_VAL) n = (n + 9) / 10;
+    const ml_synth_chat_config chat = { .out = path,
+                                        .split = split,
+                                        .single = t->form == ML_ROW_INSTRUCTION,
+                                        .n_document = n,
+                                        .seed = seed,
+                                        .progress = progress };
+    const ml_synth_constraints_config order = { .out = path,
+                                                .pairs = t->form == ML_ROW_PREFERENCE,
+                                                .split = split,
+                                                .n_document = n,
+                                                .seed = seed,
+                                                .progress = progress };
+    return kind == CHATS ? ml_data_synth_chat(&chat, &n_bytes, err) : ml_data_synth_constraints(&order, &result, err);
+}
+
+static ml_status generate(const ml_recipe_tuning *t, generated_kind kind, ml_data_split split,
+                          const ml_listener *listener, char path[ML_PATH_MAX], ml_error *err)
+{
+    ml_progress *progress;
+    ML_TRY(generated_path(t, kind, split, path, err));
     if (ml_path_exists(path)) return ML_OK;
-    ml_listener_say(listener, "no data in %s: writing %llu built-in %s for %s", t->dir,
-                    (unsigned long long)c.n_document, c.pairs ? "pairs" : "prompts and stories",
+    const char *what = kind == CHATS ? "conversations" : t->form == ML_ROW_PREFERENCE ? "pairs" : "prompts and stories";
+    ml_listener_say(listener, "no data in %s: writing built-in %s for %s", t->dir, what,
                     split == ML_SPLIT_TRAIN ? "training" : "validation");
-    ML_TRY(ml_progress_begin_for(listener, "text", "documents", (double)c.n_document, &c.progress, err));
-    ml_status status = ml_data_synth_constraints(&c, &result, err);
-    ml_progress_end(c.progress);
+    ML_TRY(ml_progress_begin_for(listener, "text", "documents", 0, &progress, err));
+    ml_status status = write_generated(t, kind, split, path, progress, err);
+    ml_progress_end(progress);
     return status;
 }
 
@@ -214,7 +248,10 @@ static ml_status encode(const ml_recipe_tuning *t, ml_build_rows_config *c, cons
     ml_status status = ml_build_rows(c, t->tokenizer, &result, err);
     ml_progress_end(c->progress);
     ML_TRY(status);
-    for (int i = 1; i < ML_N_REJECT; i++) {
+    ml_recipe_sources_say(result.sources, listener);
+    bool mixed = result.sources != NULL;
+    json_decref(result.sources);
+    for (int i = 1; i < ML_N_REJECT && !mixed; i++) {
         if (!result.n_reject[i]) continue;
         ml_listener_warn(listener, "%lld of %lld records left out: %s", (long long)result.n_reject[i],
                          (long long)result.n_record, ml_row_reject_name((ml_row_reject)i));
@@ -225,9 +262,29 @@ static ml_status encode(const ml_recipe_tuning *t, ml_build_rows_config *c, cons
     return ML_OK;
 }
 
+/* Rows of our own, which come as one file or two for each split. */
+static ml_status build_generated(const ml_recipe_tuning *t, ml_build_rows_config *c, const ml_listener *listener,
+                                 ml_error *err)
+{
+    char path[ML_N_SPLIT][N_GENERATED][ML_PATH_MAX];
+    const char *input[ML_N_SPLIT][N_GENERATED];
+    size_t n = 0;
+    for (int kind = 0; kind < N_GENERATED; kind++) {
+        if (!is_generated(t, (generated_kind)kind)) continue;
+        for (int split = 0; split < ML_N_SPLIT; split++) {
+            input[split][n] = path[split][n];
+            ML_TRY(generate(t, (generated_kind)kind, (ml_data_split)split, listener, path[split][n], err));
+        }
+        n++;
+    }
+    c->input = input[ML_SPLIT_TRAIN];
+    c->val_input = input[ML_SPLIT_VAL];
+    c->n_input = c->n_val_input = n;
+    return encode(t, c, listener, err);
+}
+
 static ml_status build(const ml_recipe_tuning *t, const ml_listener *listener, ml_error *err)
 {
-    const char *generated[2] = { t->train, t->val };
     int64_t max_tokens = ml_options_int(t->o, "data.max_tokens");
     ml_build_rows_config c = { .out = t->rows_path,
                                .name = t->dir,
@@ -235,28 +292,23 @@ static ml_status build(const ml_recipe_tuning *t, const ml_listener *listener, m
                                .chat_format = ml_options_text(t->o, "data.chat_format"),
                                .max_tokens = max_tokens ? max_tokens : ml_options_int(t->o, "train.seq") + 1,
                                .val_fraction = ml_options_real(t->o, "data.val_fraction"),
+                               .tokens = ml_options_int(t->o, "data.tokens"),
+                               .allow_fewer = true,
+                               .seed = (uint64_t)ml_options_int(t->o, "data.seed"),
                                .max_bad = 0.01 };
+    ml_source_list sources;
     c.n_input = ml_options_list(t->o, "data.text", &c.input);
     c.n_val_input = ml_options_list(t->o, "data.val_text", &c.val_input);
-    bool own = c.n_input == 0;
-    if (own && t->form != ML_ROW_PREFERENCE && t->form != ML_ROW_PROMPT) {
-        return ml_fail(
-            err, ML_EINVAL,
-            "data.text is not set: there are no built-in conversations of kind %s; name JSON lines, or build "
-            "data.dir with `moonlight data build --kind %s`",
-            ml_row_form_name(t->form), ml_row_form_name(t->form));
-    }
-    ML_TRY(ml_dir_make(t->dir, err));
-    ML_TRY(ml_options_write_section(t->o, "data", "What this folder is built from, and how.", t->record, err));
-    if (own) {
-        ML_TRY(generate(t, ML_SPLIT_TRAIN, listener, err));
-        ML_TRY(generate(t, ML_SPLIT_VAL, listener, err));
-        c.input = generated;
-        c.val_input = generated + 1;
-        c.n_input = c.n_val_input = 1;
-    }
-    ml_listener_say(listener, "encoding into %s", t->rows_path);
-    return encode(t, &c, listener, err);
+    ML_TRY(ml_recipe_sources_open(t->o, listener, &sources, err));
+    ml_status status = ml_dir_make(t->dir, err);
+    if (status == ML_OK)
+        status = ml_options_write_section(t->o, "data", "What this folder is built from, and how.", t->record, err);
+    if (sources.n) c.sources = &sources;
+    if (status == ML_OK) ml_listener_say(listener, "encoding into %s", t->rows_path);
+    if (status == ML_OK)
+        status = sources.n || c.n_input ? encode(t, &c, listener, err) : build_generated(t, &c, listener, err);
+    ml_source_list_free(&sources);
+    return status;
 }
 
 ml_status ml_recipe_tuning_prepare(ml_recipe_tuning *t, const ml_listener *listener, ml_error *err)

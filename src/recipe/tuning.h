@@ -1,7 +1,8 @@
 /* What the stages that tune a model share: the model they begin with, its tokenizer, and rows.
  *
  *   <data.dir>/data.ini                section `data` as it was when the folder was begun
- *   <data.dir>/train.jsonl val.jsonl   generated, unless data.text names files
+ *   <data.dir>/train.jsonl val.jsonl chats_train.jsonl chats_val.jsonl
+ *                                      generated, unless data.text names files or data.source what is there
  *   <data.dir>/rows/                   data/rows.h
  *   <data.dir>/reference_*.json        what frozen references said of the pairs (train/dpo.h)
  *
@@ -16,7 +17,7 @@ typedef struct {
     const ml_options *o;
     ml_row_form form; /* of rows that are built */
     const char *dir;
-    char record[ML_PATH_MAX], train[ML_PATH_MAX], val[ML_PATH_MAX], rows_path[ML_PATH_MAX];
+    char record[ML_PATH_MAX], rows_path[ML_PATH_MAX];
     char model[ML_PATH_MAX]; /* that init.from means */
     bool is_built, is_foreign;
     ml_config config; /* of the model, with what section `model` changes about training */

@@ -17,22 +17,6 @@ static const struct {
     { "vocab.json", "merges.txt" },
 };
 
-static ml_status parent_of(const char *path, char folder[ML_PATH_MAX], ml_error *err)
-{
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 0;
-    if (n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
-    if (!slash) {
-        memcpy(folder, ".", 2);
-    } else if (n == 0) {
-        memcpy(folder, "/", 2);
-    } else {
-        memcpy(folder, path, n);
-        folder[n] = 0;
-    }
-    return ML_OK;
-}
-
 /* The step folder that the file `name` of a run folder names; false when there is no such file or folder. */
 static bool read_step(const char *run, const char *name, char step[ML_PATH_MAX])
 {
@@ -78,7 +62,7 @@ static ml_status find_file(const char *path, char file[ML_PATH_MAX], char other[
             path);
     }
     char folder[ML_PATH_MAX];
-    ML_TRY(parent_of(path, folder, err));
+    ML_TRY(ml_path_parent(folder, path, err));
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     for (size_t i = 0; i < sizeof known_files / sizeof known_files[0]; i++) {
         if (!known_files[i].other) continue;
@@ -233,7 +217,7 @@ ml_status ml_tokenizer_open_with(const char *path, const ml_tokenizer_extra *ext
 {
     char file[ML_PATH_MAX], other[ML_PATH_MAX], folder[ML_PATH_MAX], config_path[ML_PATH_MAX];
     ML_TRY(find_file(path, file, other, err));
-    ML_TRY(parent_of(file, folder, err));
+    ML_TRY(ml_path_parent(folder, file, err));
     ML_TRY(ml_path_join(config_path, folder, "tokenizer_config.json", err));
     json_t *config = NULL;
     if (ml_path_exists(config_path)) ML_TRY(ml_read_config(config_path, &config, err));

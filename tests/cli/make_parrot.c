@@ -31,7 +31,7 @@ static ml_status make_config(const ml_tokenizer *t, const char *format, ml_confi
     c->num_hidden_layers = c->first_k_dense_replace = c->num_attention_heads = c->num_key_value_heads = 1;
     c->n_routed_experts = c->num_experts_per_tok = c->n_shared_experts = 0;
     c->intermediate_size = 16;
-    c->max_position_embeddings = 1024;
+    c->max_position_embeddings = 4096;
     c->tie_word_embeddings = 0;
     c->bos_token_id = c->eos_token_id = c->pad_token_id = -1;
     c->balance = ML_BALANCE_NONE;

@@ -89,20 +89,24 @@ class Optimizer:
     def __init__(self, name, params, lr=1e-3, wd=0.1):
         self.name, self.params, self.lr, self.wd, self.t = name, params, lr, wd, 0
         self.m = {k: torch.zeros_like(get(p)) for k, p in params.items()}
-        self.v = {k: torch.zeros_like(get(p)) for k, p in params.items()}
+        self.v = {k: torch.zeros_like(get(p)) for k, p in params.items() if not self.uses_muon(k)}
+
+    def uses_muon(self, name):
+        return self.name == "muon" and kind_of(name) == "matrix"
 
     @torch.no_grad()
     def step(self):
         self.t += 1
         for name, p in self.params.items():
             w, g = get(p), get_grad(p)
-            m, v = self.m[name], self.v[name]
+            m = self.m[name]
             w.mul_(1 - self.lr * self.wd)
-            if self.name == "muon" and kind_of(name) == "matrix":
+            if self.uses_muon(name):
                 m.mul_(0.95).add_(g)
                 u = (g + 0.95 * m).float()  # fp32 also in fp64 models: its error is 1e-6 of an update of size lr
                 w.sub_(self.lr * 0.2 * math.sqrt(max(w.shape)) * newton_schulz(u).to(w.dtype))
             else:
+                v = self.v[name]
                 m.mul_(0.9).add_(0.1 * g)
                 v.mul_(0.95).add_(0.05 * g * g)
                 update = (m / (1 - 0.9**self.t)) / ((v / (1 - 0.95**self.t)).sqrt() + 1e-8)

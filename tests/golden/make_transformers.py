@@ -38,6 +38,13 @@ CONFIGS = {
         rope_theta=10000.0, routed_scaling_factor=1.0, norm_topk_prob=False, topk_method="greedy",
         rope_scaling=dict(type="yarn", rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
                           beta_fast=4.0, beta_slow=1.0, mscale=0.707, mscale_all_dim=0.707)),
+    "deepseek_v2_groups": MOONLIGHT | dict(
+        model_type="deepseek_v2", num_hidden_layers=3, hidden_size=32, n_routed_experts=16, num_experts_per_tok=3,
+        moe_intermediate_size=8, num_attention_heads=4, num_key_value_heads=4, qk_rope_head_dim=8, rms_norm_eps=1e-6,
+        rope_theta=10000.0, routed_scaling_factor=16.0, norm_topk_prob=False, topk_method="group_limited_greedy",
+        n_group=4, topk_group=2, q_lora_rank=8,
+        rope_scaling=dict(type="yarn", rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
+                          beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=0.707)),
     "llama3": dict(
         model_type="llama", vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5,
@@ -115,7 +122,8 @@ def watch_margins(model, config):
             choice = choice + bias.view(-1)
         if config.get("n_group", 1) > 1:
             groups = choice.view(choice.size(0), config["n_group"], -1)
-            best = groups.topk(2, dim=-1)[0].sum(-1)
+            by_best = config.get("topk_method") == "group_limited_greedy"
+            best = groups.max(-1)[0] if by_best else groups.topk(2, dim=-1)[0].sum(-1)
             top = best.sort(-1, descending=True)
             k = config["topk_group"]
             margins.append((top[0][:, k - 1] - top[0][:, k]).min().item())

@@ -70,20 +70,31 @@ def attention(w, c, p, x, lengths):
     return torch.cat(out) @ w[f"{p}o_proj.weight"].T
 
 
-def mlp(w, c, p, x):
+def come_near(stats, key, token, distance):
+    stats[key][token] = torch.minimum(stats[key][token], distance.detach().to(torch.float64))
+
+
+def mlp(w, c, p, x, token, stats):
     up = x @ w[p + "up_proj.weight"].T
-    hidden = F.relu(up) if c["expert_relu"] else F.silu(x @ w[p + "gate_proj.weight"].T) * up
+    if c["expert_relu"]:
+        stats["active"].append(up.detach() > 0)
+        come_near(stats, "kink", token, up.abs().amin(-1))
+        hidden = F.relu(up)
+    else:
+        hidden = F.silu(x @ w[p + "gate_proj.weight"].T) * up
     return hidden @ w[p + "down_proj.weight"].T
 
 
-def keep_within_capacity(index, prob, c):
+def keep_within_capacity(index, prob, c, stats):
     """bool [tokens, top_k]: each expert keeps its highest gates, the earlier token where they are equal."""
     tokens, top_k = index.shape
     capacity = math.ceil(tokens * top_k * c["capacity_factor"] / c["n_routed_experts"])
     keep = torch.zeros_like(index, dtype=torch.bool)
     for e in range(c["n_routed_experts"]):
         token, slot = torch.where(index == e)
-        order = prob[token, slot].sort(descending=True, stable=True)[1][:capacity]
+        gate, order = prob[token, slot].sort(descending=True, stable=True)
+        come_near(stats, "margin", token[order[capacity:]], gate[capacity - 1 : capacity] - gate[capacity:])
+        order = order[:capacity]
         keep[token[order], slot[order]] = True
     return keep
 
@@ -94,20 +105,22 @@ def moe(w, c, p, x, training, stats):
     score = logits.softmax(-1)
     prob, index = score.topk(top_k, dim=-1)
     top = score.detach().sort(-1, descending=True)[0]
-    stats["margin"].append((top[:, top_k - 1] - top[:, top_k]).min().item())
+    come_near(stats, "margin", torch.arange(len(x)), top[:, top_k - 1] - top[:, top_k])
+    stats["score"].append(score.detach())
     if c["norm_topk_prob"]:
         prob = prob / prob.sum(-1, keepdim=True)
     keep = torch.ones_like(index, dtype=torch.bool)
     if training and c["capacity_factor"]:
-        keep = keep_within_capacity(index, prob.detach(), c)
+        keep = keep_within_capacity(index, prob.detach(), c, stats)
     y = torch.zeros_like(x)
+    stats["choice"].append(torch.where(keep, index, -1))
     accepted = []
     for e in range(n_expert):
         token, slot = torch.where((index == e) & keep)
         accepted.append(len(token))
-        y = y.index_add(0, token, mlp(w, c, f"{p}experts.{e}.", x[token]) * prob[token, slot, None])
+        y = y.index_add(0, token, mlp(w, c, f"{p}experts.{e}.", x[token], token, stats) * prob[token, slot, None])
     if c["n_shared_experts"]:
-        y = y + mlp(w, c, p + "shared_experts.", x) / c["n_shared_experts"]
+        y = y + mlp(w, c, p + "shared_experts.", x, torch.arange(len(x)), stats) / c["n_shared_experts"]
     share = torch.tensor(accepted, dtype=x.dtype) / (len(x) * top_k)
     stats["balance"].append(n_expert * (share * score.mean(0)).sum())
     stats["z"].append(logits.logsumexp(-1).pow(2).mean())
@@ -116,8 +129,14 @@ def moe(w, c, p, x, training, stats):
 
 
 def forward(w, c, ids, lengths, training):
-    """ids [tokens], sequences end to end -> logits [tokens, vocab], statistics with one entry per layer."""
-    stats = {"margin": [], "balance": [], "z": [], "dropped": []}
+    """ids [tokens], sequences end to end -> logits [tokens, vocab], statistics.
+
+    Of every layer: balance, z, dropped, score [tokens, n_expert], choice [tokens, top_k] (-1: dropped), and of each
+    expert network which ReLUs are active.  Of all layers together, how near each token comes to where the function is
+    discontinuous: margin [tokens], the smallest distance between a score that won (a place among the top k, or within
+    an expert's capacity) and the best that lost; kink [tokens], the smallest |x| of any relu(x)."""
+    stats = {k: [] for k in ["balance", "z", "dropped", "score", "choice", "active"]}
+    stats |= {k: torch.ones(len(ids), dtype=torch.float64) for k in ["margin", "kink"]}
     x = w["model.embed_tokens.weight"][ids]
     for i in range(c["num_hidden_layers"]):
         p, eps = f"model.layers.{i}.", c["rms_norm_eps"]

@@ -21,27 +21,30 @@ typedef struct {
 
 static const variant variants[] = {
     /* softmax, raw weights */
-    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0 }, false },
+    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0, false }, false },
     /* softmax, weights that sum to 1 */
-    { 33, 9, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 0 }, false },
+    { 33, 9, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 0, false }, false },
     /* sigmoid with correction bias, groups */
-    { 30, 10, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 4, 2, 0 }, false },
-    { 20, 10, true, RANDOM, { 4, 2, ML_SCORE_SIGMOID, true, 2.446f, 4, 3, 0 }, false },
+    { 30, 10, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 4, 2, 0, false }, false },
+    { 20, 10, true, RANDOM, { 4, 2, ML_SCORE_SIGMOID, true, 2.446f, 4, 3, 0, false }, false },
+    /* softmax, groups by their best expert */
+    { 30, 10, false, RANDOM, { 12, 3, ML_SCORE_SOFTMAX, false, 16, 4, 2, 0, true }, false },
+    { 24, 10, true, RANDOM, { 12, 2, ML_SCORE_SIGMOID, true, 1, 3, 1, 0, true }, false },
     /* sigmoid, 6 of 64 */
-    { 50, 64, true, RANDOM, { 64, 6, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 }, false },
+    { 50, 64, true, RANDOM, { 64, 6, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0, false }, false },
     /* capacity */
-    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 1.0f }, false },
-    { 24, 12, true, RANDOM, { 5, 2, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0.75f }, false },
-    { 24, 12, true, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f }, false },
+    { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 1.0f, false }, false },
+    { 24, 12, true, RANDOM, { 5, 2, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0.75f, false }, false },
+    { 24, 12, true, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f, false }, false },
     /* every expert; one expert; no token */
-    { 9, 5, false, RANDOM, { 3, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 }, false },
-    { 5, 4, false, RANDOM, { 1, 1, ML_SCORE_SOFTMAX, false, 0.5f, 1, 1, 0 }, false },
-    { 0, 4, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f }, false },
+    { 9, 5, false, RANDOM, { 3, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0, false }, false },
+    { 5, 4, false, RANDOM, { 1, 1, ML_SCORE_SOFTMAX, false, 0.5f, 1, 1, 0, false }, false },
+    { 0, 4, false, RANDOM, { 4, 2, ML_SCORE_SOFTMAX, true, 1, 1, 1, 1.25f, false }, false },
     /* ties: experts with equal weights; equal tokens competing for places */
-    { 20, 6, false, TIED_EXPERTS, { 8, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0 }, false },
-    { 20, 6, false, TIED_EXPERTS, { 8, 4, ML_SCORE_SOFTMAX, false, 1, 4, 2, 1.0f }, false },
-    { 21, 6, false, TIED_TOKENS, { 4, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0.5f }, false },
-    { 15, 40, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 }, .fast = true },
+    { 20, 6, false, TIED_EXPERTS, { 8, 3, ML_SCORE_SIGMOID, true, 1, 1, 1, 0, false }, false },
+    { 20, 6, false, TIED_EXPERTS, { 8, 4, ML_SCORE_SOFTMAX, false, 1, 4, 2, 1.0f, false }, false },
+    { 21, 6, false, TIED_TOKENS, { 4, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0.5f, false }, false },
+    { 15, 40, true, RANDOM, { 12, 3, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0, false }, .fast = true },
 };
 
 enum { MAX_EXPERT = 64 };
@@ -102,7 +105,7 @@ static scores score_token(const test_case *c, int64_t token)
     for (int64_t g = 0; g < p->n_group; g++) {
         group[g] = 0;
         for (int64_t e = 0; e < size; e++) {
-            if (rank_of(s.biased + g * size, size, e) < 2) group[g] += s.biased[g * size + e];
+            if (rank_of(s.biased + g * size, size, e) < (p->group_by_best ? 1 : 2)) group[g] += s.biased[g * size + e];
         }
     }
     s.gap = p->topk_group < p->n_group ? smallest_gap(group, p->n_group, p->topk_group) : INFINITY;

@@ -133,19 +133,20 @@ void test_tunnel(test_connection *c, int port)
 
 /* ---- requests ---- */
 
-static void read_header(test_request *q, const char *line)
+static void read_header(test_request *q, const char *line, size_t *n_body)
 {
     long long begin;
     if (strncasecmp(line, "Host: ", 6) == 0) snprintf(q->host, sizeof q->host, "%.255s", line + 6);
     if (strncasecmp(line, "Authorization: ", 15) == 0)
         snprintf(q->authorization, sizeof q->authorization, "%.255s", line + 15);
+    if (strncasecmp(line, "Content-Length: ", 16) == 0) *n_body = (size_t)strtoul(line + 16, NULL, 10);
     if (strncasecmp(line, "Range: ", 7) == 0 && sscanf(line + 7, "bytes=%lld-", &begin) == 1) q->range_begin = begin;
 }
 
 static bool read_request(test_connection *c, test_request *q)
 {
     char text[16384];
-    size_t n = 0;
+    size_t n = 0, n_body = 0, have;
     *q = (test_request){ .range_begin = -1 };
     do {
         ptrdiff_t k = receive(c, text + n, sizeof text - 1 - n);
@@ -153,9 +154,20 @@ static bool read_request(test_connection *c, test_request *q)
         n += (size_t)k;
         text[n] = 0;
     } while (!strstr(text, "\r\n\r\n"));
+    char *body = strstr(text, "\r\n\r\n") + 4;
+    body[-1] = 0;
+    have = n - (size_t)(body - text);
     char *rest, *line = strtok_r(text, "\r\n", &rest);
     if (!line || sscanf(line, "%15s %4095s", q->method, q->target) != 2) return false;
-    while ((line = strtok_r(NULL, "\r\n", &rest))) read_header(q, line);
+    while ((line = strtok_r(NULL, "\r\n", &rest))) read_header(q, line, &n_body);
+    if (n_body >= sizeof q->body || have > n_body) return n_body == 0;
+    memcpy(q->body, body, have);
+    while (have < n_body) {
+        ptrdiff_t k = receive(c, q->body + have, n_body - have);
+        if (k <= 0) return false;
+        have += (size_t)k;
+    }
+    q->body[have] = 0;
     return true;
 }
 

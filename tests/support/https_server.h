@@ -13,6 +13,7 @@ typedef struct {
     char host[256];      /* of the header */
     int64_t range_begin; /* of "Range: bytes=N-", -1 without */
     char authorization[256];
+    char body[8192]; /* of a POST, 0-terminated */
 } test_request;
 
 typedef struct test_connection test_connection;

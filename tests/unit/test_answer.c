@@ -41,7 +41,8 @@ static void test_answers_do_not_depend_on_the_crowd(void **state)
                            .stop_id = &stop,
                            .n_stop = 1,
                            .n_valid = TEST_VOCAB,
-                           .parallel = 3 };
+                           .parallel = 3,
+                           .kv_dtype = ML_F16 };
     c.sampling.temperature = 1;
     c.sampling.seed = 5;
     assert_ok(ml_model_make(&config, ML_F32, false, &m, &err));

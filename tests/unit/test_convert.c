@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "format/gguf.h"
+#include "format/gguf_config.h"
 #include "format/hf.h"
 #include "format/source.h"
 #include "infer/session.h"
@@ -36,6 +37,10 @@ static const variant variants[] = {
     { "moonlight-tiny", MLA_SMALL, "deepseek2" },
     { "moonlight-tiny", MLA_SMALL "q_lora_rank=10 tie_word_embeddings=1 n_group=4 topk_group=2", "deepseek2" },
     { "moonlight-tiny", MLA_SMALL "yarn_factor=4 yarn_original_positions=16 yarn_mscale=0.7 yarn_mscale_all_dim=0.7",
+      "deepseek2" },
+    { "moonlight-tiny",
+      MLA_SMALL "scoring=softmax norm_topk_prob=0 correction_bias=0 n_group=4 topk_group=2 group_by_best=1 "
+                "latent_norm_eps=1e-6 yarn_factor=4 yarn_original_positions=16 yarn_mscale=1 yarn_mscale_all_dim=0.707",
       "deepseek2" },
     { "nano-moe", MOE_SMALL, "ernie4_5-moe" },
     { "nano-moe", MOE_SMALL "first_k_dense_replace=1 n_shared_experts=2 tie_word_embeddings=0", "ernie4_5-moe" },
@@ -395,6 +400,62 @@ static void test_stopping_leaves_nothing(void **state)
 }
 
 /* Importance of a MoE model from a text: from its file the same file again; what counts is lost less. */
+static void put_u32(uint8_t *bytes, size_t *n, uint32_t value)
+{
+    for (int i = 0; i < 4; i++) bytes[(*n)++] = (uint8_t)(value >> 8 * i);
+}
+
+/* The older form by hand, from what the newer says: of every tensor the means, times calls; experts end to end. */
+static size_t make_dat(const ml_importance *im, uint8_t *bytes)
+{
+    size_t n = 0;
+    put_u32(bytes, &n, (uint32_t)im->n);
+    for (size_t i = 0; i < im->n; i++) {
+        const ml_importance_entry *e = &im->entry[i];
+        size_t n_name = strlen(e->name);
+        put_u32(bytes, &n, (uint32_t)n_name);
+        memcpy(bytes + n, e->name, n_name);
+        n += n_name;
+        put_u32(bytes, &n, 4); /* a power of two, so that nothing is rounded */
+        put_u32(bytes, &n, (uint32_t)(e->n_matrix * e->n_col));
+        for (int64_t k = 0; k < e->n_matrix * e->n_col; k++) {
+            float value = 4 * e->mean[k];
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            put_u32(bytes, &n, bits);
+        }
+    }
+    put_u32(bytes, &n, 1);
+    put_u32(bytes, &n, 4);
+    memcpy(bytes + n, "text", 4);
+    return n + 4;
+}
+
+static void check_dat(const ml_importance *im, const char *folder, const char *wanted, const char *dat, const char *to)
+{
+    static uint8_t bytes[1 << 20];
+    ml_convert_report report;
+    ml_importance read;
+    size_t n = make_dat(im, bytes);
+    assert_true(n < sizeof bytes);
+    assert_ok(ml_file_replace(dat, bytes, n, &err));
+    ml_convert x = { .from = folder, .to = to, .gguf = true, .importance = dat };
+    assert_ok(ml_quant_mix_find("q4_0", &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_same_file(wanted, to);
+    assert_int_equal(report.coverage.n_expert, 0); /* it does not say */
+    /* Cut anywhere within the entries: refused. */
+    for (size_t cut = 0; cut < n - 12; cut += cut < 400 ? 1 : 997) {
+        assert_ok(ml_file_replace(dat, bytes, cut, &err));
+        assert_fails(ml_importance_load(dat, &read, &err), ML_EFORMAT, "im.dat");
+        assert_int_equal(read.n, 0);
+    }
+    uint8_t name_bytes[4] = { 0xff, 0xff, 0xff, 0x7f };
+    memcpy(bytes + 4, name_bytes, 4);
+    assert_ok(ml_file_replace(dat, bytes, n, &err));
+    assert_fails(ml_importance_load(dat, &read, &err), ML_EFORMAT, "offset 4: expected a tensor's name");
+}
+
 static void test_calibration(void **state)
 {
     (void)state;
@@ -455,12 +516,153 @@ static void test_calibration(void **state)
     assert_true(n_seen ==
                 2.0 * (double)(strlen(words) + 2)); /* two experts a token, and a BOS before each window of 64 */
     assert_true(weighted_error < 0.9 * plain_error);
+    /* What the experts saw, counted again here. */
+    double fewest = 1e9, most = 0;
+    int64_t n_expert = 0, n_unseen = 0;
+    for (size_t k = 0; k < im.n; k++) {
+        if (!strstr(im.entry[k].name, "ffn_down_exps")) continue;
+        for (int64_t i = 0; i < im.entry[k].n_matrix; i++, n_expert++) {
+            fewest = fmin(fewest, (double)im.entry[k].count[i]);
+            most = fmax(most, (double)im.entry[k].count[i]);
+            n_unseen += im.entry[k].count[i] == 0;
+        }
+    }
+    assert_int_equal(report.coverage.n_expert, n_expert);
+    assert_int_equal(report.coverage.n_expert, 3 * 4);
+    assert_int_equal(report.coverage.n_unseen, n_unseen);
+    assert_true(report.coverage.fewest == fewest && report.coverage.most == most);
+    assert_in_range((int64_t)report.coverage.median, (int64_t)fewest, (int64_t)most);
+    check_dat(&im, folder, weighted, join(work, "im.dat"), join(work, "dat.gguf"));
     up.cols = 32;
     assert_fails(ml_importance_find(&im, &up, 0, &mean, &err), ML_EINVAL, "another model");
     exact->free(exact);
     a->free(a);
     b->free(b);
     ml_importance_free(&im);
+    test_remove_folder(work);
+}
+
+/* ---- gate and up as one ---- */
+
+static bool is_part_of_fused(const char *name, bool *gate)
+{
+    *gate = strstr(name, "ffn_gate_exps") != NULL;
+    return *gate || strstr(name, "ffn_up_exps");
+}
+
+static void declare_fused(ml_gguf_writer *w, const ml_gguf *g)
+{
+    for (size_t i = 0; i < ml_gguf_count(g); i++) {
+        const ml_gguf_tensor *t = ml_gguf_at(g, i);
+        int64_t shape[3] = { t->shape[0], 2 * t->shape[1], t->shape[2] };
+        char name[ML_GGUF_TENSOR_NAME_MAX];
+        bool gate, fused = is_part_of_fused(t->name, &gate);
+        if (!fused) assert_ok(ml_gguf_writer_declare(w, t->name, t->dtype, t->n_dim, t->shape, &err));
+        if (!fused || !gate) continue;
+        snprintf(name, sizeof name, "%.*s.ffn_gate_up_exps.weight", (int)(strstr(t->name, ".ffn") - t->name), t->name);
+        assert_ok(ml_gguf_writer_declare(w, name, t->dtype, 3, shape, &err));
+    }
+}
+
+static void put_fused(ml_gguf_writer *w, const ml_gguf *g)
+{
+    for (size_t i = 0; i < ml_gguf_count(g); i++) {
+        const ml_gguf_tensor *t = ml_gguf_at(g, i), *up;
+        char name[ML_GGUF_TENSOR_NAME_MAX];
+        bool gate, fused = is_part_of_fused(t->name, &gate);
+        if (!fused) assert_ok(ml_gguf_writer_put(w, t->data, t->n_bytes, &err));
+        if (!fused || !gate) continue;
+        snprintf(name, sizeof name, "%.*s.ffn_up_exps.weight", (int)(strstr(t->name, ".ffn") - t->name), t->name);
+        up = ml_gguf_find(g, name);
+        assert_non_null(up);
+        size_t one = t->n_bytes / (size_t)t->shape[0];
+        for (int64_t e = 0; e < t->shape[0]; e++) {
+            assert_ok(ml_gguf_writer_put(w, (const char *)t->data + (size_t)e * one, one, &err));
+            assert_ok(ml_gguf_writer_put(w, (const char *)up->data + (size_t)e * one, one, &err));
+        }
+    }
+}
+
+/* Files whose experts have gate and up in one tensor mean the same, and are written with two. */
+static void test_fused_experts(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder(), *const mixes[] = { "f32", "q8_0" };
+    char *folder = join(work, "f"), *plain = join(work, "plain.gguf"), *fused = join(work, "fused.gguf");
+    char *again = join(work, "again.gguf");
+    ml_config config;
+    const variant v = { "moonlight-tiny", MLA_SMALL "hidden_size=64 moe_intermediate_size=32", NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    for (int k = 0; k < 2; k++) {
+        const ml_gguf_arch *arch;
+        ml_gguf *g;
+        ml_gguf_writer *w;
+        bool pair_rows;
+        float wanted[96], found[96];
+        convert(folder, plain, mixes[k], true);
+        assert_ok(ml_gguf_open(&g, plain, &err));
+        assert_ok(ml_gguf_config(g, &config, &err));
+        assert_ok(ml_gguf_arch_for(&config, &arch, &pair_rows, &err));
+        assert_ok(ml_gguf_writer_begin(&w, fused, &err));
+        assert_ok(ml_gguf_put_config(w, &config, arch, &err));
+        declare_fused(w, g);
+        assert_ok(ml_gguf_writer_start(w, &err));
+        put_fused(w, g);
+        assert_ok(ml_gguf_writer_end(w, &err));
+        ml_gguf_writer_free(w);
+        get_logits(plain, wanted);
+        get_logits(fused, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        convert(fused, again, NULL, true);
+        get_logits(again, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        ml_gguf_close(g);
+        assert_ok(ml_gguf_open(&g, again, &err));
+        assert_non_null(ml_gguf_find(g, "blk.1.ffn_up_exps.weight"));
+        assert_null(ml_gguf_find(g, "blk.1.ffn_gate_up_exps.weight"));
+        ml_gguf_close(g);
+        for (int i = 0; i < 3; i++) remove((const char *[]){ plain, fused, again }[i]);
+    }
+    test_remove_folder(work);
+}
+
+/* A set of files is the file that it would have been, whichever of them is named. */
+static void test_split_set(void **state)
+{
+    (void)state;
+    const char *work = test_make_folder();
+    char *folder = join(work, "f"), *whole = join(work, "whole.gguf"), *set = join(work, "set.gguf");
+    ml_config config;
+    ml_convert_report report;
+    float wanted[96], found[96];
+    const variant v = { "moonlight-tiny", MLA_SMALL, NULL };
+    write_folder(&v, ML_F32, folder, &config);
+    convert(folder, whole, NULL, true);
+    ml_convert x = { .from = folder, .to = set, .gguf = true, .split_bytes = 40000 };
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 3, 20);
+    assert_false(ml_path_exists(set));
+    get_logits(whole, wanted);
+    for (size_t i = 1; i <= report.n_file; i++) {
+        char part[ML_PATH_MAX];
+        ml_map map;
+        snprintf(part, sizeof part, "%.4000s/set-%05zu-of-%05zu.gguf", work, i, report.n_file);
+        get_logits(part, found);
+        assert_memory_equal(wanted, found, sizeof wanted);
+        assert_ok(ml_map_open(part, &map, &err));
+        assert_true(map.size < 40000 + 12000); /* a set's file, and its metadata */
+        ml_map_close(&map);
+    }
+    /* Written again as one file, it is that file. */
+    char first[64], *again = join(work, "again.gguf");
+    snprintf(first, sizeof first, "set-00001-of-%05zu.gguf", report.n_file);
+    convert(join(work, first), again, NULL, true);
+    assert_same_file(whole, again);
+    assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "exists already");
+    x.to = join(work, "crumbs.gguf");
+    x.split_bytes = 1; /* every tensor by itself */
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_in_range(report.n_file, 30, 100);
     test_remove_folder(work);
 }
 
@@ -490,6 +692,8 @@ int main(void)
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_stopping_leaves_nothing),
         cmocka_unit_test(test_calibration),
+        cmocka_unit_test(test_fused_experts),
+        cmocka_unit_test(test_split_set),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,7 +68,7 @@ static void run(int first, int n, result *r)
     ml_tensor target = ml_tensor_describe(ML_I32, 1, (int64_t[]){ n }, d.target + first);
     up.data = d.gate_up + F * D;
     gate.stride = up.stride = 2 * F * D;
-    ml_router_param param = { EXPERTS, TOP_K, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0 };
+    ml_router_param param = { EXPERTS, TOP_K, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0, false };
     ml_routing routing;
     ml_router(&ctx, &x, &router, &bias, &param, &routing);
     ml_experts_param silu = { ML_ACT_SILU };
@@ -134,7 +134,7 @@ static void test_impossible_groups(void **state)
     assert_ok(ml_ctx_init(&ctx, (size_t)64 << 20, 0, &err));
     ml_tensor x = ml_tensor_describe(ML_F32, 2, (int64_t[]){ TOKENS, D }, d.x);
     ml_tensor router = ml_tensor_describe(ML_F32, 2, (int64_t[]){ EXPERTS, D }, d.router);
-    ml_router_param param = { EXPERTS, TOP_K, ML_SCORE_SIGMOID, true, 1, 4, 1, 0 };
+    ml_router_param param = { EXPERTS, TOP_K, ML_SCORE_SIGMOID, true, 1, 4, 1, 0, false };
     ml_routing routing;
     assert_false(ml_router(&ctx, &x, &router, NULL, &param, &routing));
     assert_fails(ml_ctx_status(&ctx, &err), ML_EINVAL, "the best 1 groups hold 2 experts, fewer than the 3");

@@ -1,6 +1,7 @@
 /* Masks by hand: which tokens of a row are learned, for every form; what gives no row; which split. */
 #include "base/alloc.h"
 #include "data/build_rows.h"
+#include "data/split_rule.h"
 #include "support/byte_tokenizer.h"
 #include "support/support.h"
 
@@ -315,9 +316,9 @@ static void test_the_split_is_a_hash_of_the_key(void **state)
 {
     (void)state;
     bool is_val;
-    assert_ok(ml_build_rows_is_val("abc", 3, 0.2322, &is_val, &err));
+    assert_ok(ml_split_rule_is_val("abc", 3, 0.2322, &is_val, &err));
     assert_true(is_val);
-    assert_ok(ml_build_rows_is_val("abc", 3, 0.2312, &is_val, &err));
+    assert_ok(ml_split_rule_is_val("abc", 3, 0.2312, &is_val, &err));
     assert_false(is_val);
     /* One question is on one side, whatever its answer. */
     char text[20000] = "", *p = text;
@@ -343,7 +344,7 @@ static void test_the_split_is_a_hash_of_the_key(void **state)
         char question[16];
         size_t n = 0;
         for (int32_t k = 1; k < row.span[0].begin; k++) question[n++] = (char)(row.ids.id[k] - 2);
-        assert_ok(ml_build_rows_is_val(question, n, 0.25, &is_val, &err));
+        assert_ok(ml_split_rule_is_val(question, n, 0.25, &is_val, &err));
         assert_true(is_val);
     }
     ml_row_free(&row);

@@ -14,10 +14,11 @@ enum {
     CHUNK_BYTES = 92160,         /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
     SMALL_CHUNK_BYTES = 11520,   /* for few: 256 elements of 32 rows, part of L1 */
     MIN_PARALLEL = 200000,       /* multiply-adds below which starting the threads costs more than it saves */
-    TASK_BYTES = 512 * 1024,     /* of stored weights, for few tokens */
+    TASK_BYTES = 64 * 1024,      /* of stored weights: the shortest task for few tokens */
     QUANTIZE_PER_TASK = 32768,   /* elements of x */
     MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
     AHEAD = 4096,
+    DIRECT_AHEAD = 8192,
     CACHE_LINE = 64,
 };
 
@@ -29,6 +30,16 @@ static const ml_q_kernel *choose_kernel(void)
     if (isa >= ML_ISA_AVX2) return &ml_q_kernel_avx2;
     return &ml_q_kernel_scalar;
 }
+
+static const uint8_t place_as_stored[ML_Q_MAX_WORD] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
+    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
+};
+/* Stored: 2 x 16 words of low bits, 2 x 8 of high bits, 4 of scales (tensor/blocks.h). */
+static const uint8_t place_q6_k[ML_Q_MAX_WORD] = {
+    4,  7,  10, 13, 16, 19, 22, 25, 5,  8,  11, 14, 17, 20, 23, 26, 28, 31, 34, 37, 40, 43, 46, 49, 29, 32,
+    35, 38, 41, 44, 47, 50, 6,  9,  12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 51, 0,  1,  2,  3,
+};
 
 static ml_q_format format_of(ml_dtype dtype)
 {
@@ -51,7 +62,11 @@ static ml_q_format format_of(ml_dtype dtype)
                           .code_bits = type[dtype].code_bits,
                           .zero = type[dtype].zero,
                           .n_word = (int)(n_bytes / 4),
+                          .place = dtype == ML_Q6_K ? place_q6_k : place_as_stored,
                           .word_at = has_half && !super ? 2 : 0,
+                          .fifth_at = dtype == ML_Q5_0   ? 0
+                                      : dtype == ML_Q5_1 ? 1
+                                                         : -1,
                           .half_at = !has_half ? -1
                                      : super   ? (int)n_bytes - 2
                                                : 0,
@@ -66,7 +81,8 @@ static size_t align_up(size_t n)
 size_t ml_qx_bytes(ml_dtype w_dtype, int64_t n_row, int64_t k)
 {
     size_t n = (size_t)(n_row * k), unit = (size_t)ml_dtype_block_length(w_dtype);
-    return align_up(n) + align_up(n / 16 * sizeof(int16_t)) + align_up(n / unit * sizeof(float));
+    return align_up(n) + align_up(n / 16 * sizeof(int16_t)) + align_up(n / 64 * sizeof(int32_t)) +
+           align_up(n / unit * sizeof(float));
 }
 
 typedef struct {
@@ -74,6 +90,17 @@ typedef struct {
     const float *x;
     int64_t x_stride;
 } quantize_work;
+
+/* See ml_qx: sum [k / 16] -> pair [k / 64]. */
+static void pair_sums(int64_t k, const int16_t *sum, int32_t *pair)
+{
+    for (int64_t i = 0; i < k / 64; i += 2, sum += 8) {
+        for (int odd = 0; odd < 2; odd++) {
+            int first = sum[2 * odd] + sum[2 * odd + 1], third = sum[2 * odd + 4] + sum[2 * odd + 5];
+            pair[i + odd] = (int32_t)(((uint32_t)first & 0xffffu) | (uint32_t)third << 16);
+        }
+    }
+}
 
 static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -83,6 +110,7 @@ static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         choose_kernel()->quantize(qx->unit, qx->k, w->x + i * w->x_stride, (int8_t *)qx->q + i * qx->k,
                                   (int16_t *)qx->sum + i * (qx->k / 16), (float *)qx->d + i * (qx->k / qx->unit));
+        if (qx->unit == 256) pair_sums(qx->k, qx->sum + i * (qx->k / 16), (int32_t *)qx->pair + i * (qx->k / 64));
     }
 }
 
@@ -94,7 +122,8 @@ ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_r
     quantize_work work = { { .n_row = n_row, .k = k, .unit = (int)ml_dtype_block_length(w_dtype) }, x, x_stride };
     work.qx.q = (const int8_t *)at;
     work.qx.sum = (const int16_t *)(void *)(at + align_up(n));
-    work.qx.d = (const float *)(void *)(at + align_up(n) + align_up(n / 16 * sizeof(int16_t)));
+    work.qx.pair = (const int32_t *)(void *)(at + align_up(n) + align_up(n / 16 * sizeof(int16_t)));
+    work.qx.d = (const float *)(const void *)((const char *)work.qx.pair + align_up(n / 64 * sizeof(int32_t)));
     if (k > 0) ml_parallel_for(n_row, QUANTIZE_PER_TASK / k + 1, quantize_rows, &work);
     return work.qx;
 }
@@ -127,9 +156,9 @@ static product prepare(const ml_qmatmul *p)
 }
 
 /* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
- * last row that one is read again and dropped at the end.  Memory is asked for a tile of rows ahead: the panels of a
- * tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for what is near.)
- * Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
+ * last row that one is read again and dropped at the end.  Of panels, memory is asked for a tile of rows ahead: the
+ * panels of a tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for
+ * what is near.)  Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
 static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
                              int64_t *ahead)
 {
@@ -174,6 +203,7 @@ static void place_tile(const product *q, int64_t token, int64_t first_unit, tile
         int64_t from = p->x_row ? p->x_row[token + i] : token + i;
         t->x.q[i] = x->q + from * x->k + first_unit * x->unit;
         t->x.sum[i] = x->sum + (from * x->k + first_unit * x->unit) / 16;
+        t->x.pair[i] = x->pair + (from * x->k + first_unit * x->unit) / 64;
         t->x.d[i] = x->d + from * q->n_unit + first_unit;
     }
 }
@@ -184,6 +214,7 @@ static void advance_tile(const product *q, int64_t n_unit, tile *t)
     for (int i = 0; i < q->kernel->n_token[t->size]; i++) {
         t->x.q[i] += n;
         t->x.sum[i] += n / 16;
+        t->x.pair[i] += n / 64;
         t->x.d[i] += n_unit;
     }
 }
@@ -275,25 +306,27 @@ static void run_few(const product *q, int64_t row)
     }
 }
 
-/* One tile of tokens, straight from the stored words: of panels all units at once, of rows one after the other. */
+/* One or two tokens and one panel, straight from the stored words: of panels all units at once, of rows one after the
+ * other.  A task's panels are one stream, and what lies DIRECT_AHEAD in it is asked for. */
 static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
 {
-    gathered g[ML_Q_MAX_PANEL];
+    gathered g;
     tile t;
     place_tile(q, 0, 0, &t);
-    load_sums(q, 0, row, true, &t);
+    memset(t.acc, 0, sizeof t.acc);
     int64_t step = q->p->w_layout == ML_LAYOUT_PANELS ? q->n_unit : 1;
     for (int64_t u = 0; u < q->n_unit; u += step) {
-        ml_q_words word[ML_Q_MAX_PANEL];
-        const uint16_t *half[ML_Q_MAX_PANEL];
-        int64_t ahead = 0;
-        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-            word[panel] = find_words(q, panel_row(q, row, panel), u, &g[panel], &half[panel], &ahead);
-        }
-        direct(word, half, step, ML_Q_ROWS * q->block_bytes, ahead, &t.x, t.acc);
+        const uint16_t *half;
+        int64_t ahead;
+        ml_q_words word = find_words(q, row, u, &g, &half, &ahead);
+        direct(word, half, step, ML_Q_ROWS * q->block_bytes, q->p->w_layout == ML_LAYOUT_PANELS ? DIRECT_AHEAD : 0,
+               &t.x, t.acc);
         advance_tile(q, step, &t);
     }
-    store_sums(q, 0, row, &t);
+    int64_t n = q->p->n - row < ML_Q_ROWS ? q->p->n - row : ML_Q_ROWS;
+    for (int64_t i = 0; i < q->p->n_token; i++) {
+        memcpy(q->p->y + i * q->p->y_stride + row, t.acc + i * ML_Q_ROWS, (size_t)n * sizeof *t.acc);
+    }
 }
 
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
@@ -303,12 +336,12 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
     q->end = end;
     int64_t n_token = q->p->n_token;
     ml_q_direct_fn direct = n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
+    if (direct) {
+        for (int64_t row = begin; row < end; row += ML_Q_ROWS) run_direct(q, direct, row);
+        return;
+    }
     for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
-        if (direct) {
-            run_direct(q, direct, row);
-        } else {
-            (n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
-        }
+        (n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
     }
 }
 
@@ -325,10 +358,12 @@ void ml_qmatmul_run(const ml_qmatmul *p)
     }
     product q = prepare(p);
     int64_t width = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
-    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : width, share = p->n / (4 * ml_thread_count());
-    if (grain > share) grain = share;
-    grain = (grain + width - 1) / width * width;
-    ml_parallel_for(p->n, grain, run_tasks, &q);
+    if (p->n_token <= FEW_TOKENS) {
+        int64_t grain = TASK_BYTES / row_bytes / width * width;
+        ml_parallel_for_guided(p->n, grain > width ? grain : width, run_tasks, &q);
+        return;
+    }
+    ml_parallel_for(p->n, width, run_tasks, &q);
 }
 
 void ml_qmatmul_run_serial(const ml_qmatmul *p)

@@ -16,7 +16,9 @@
  *
  * Weights lie as rows (as in a file) or in panels.  A panel is 16 rows (the last is filled up with zero rows), block
  * after block: the four-byte words of the 16 blocks side by side (word 0 of 16 rows, word 1 of 16 rows, ...), then,
- * for types whose block is a half longer than whole words, the 16 halves.  Panels take ceil(n / 16) * 16 rows'
+ * for types whose block is a half longer than whole words, the 16 halves.  The word of fifth bits of q5_0 and q5_1
+ * has that of element 4 i + j at bit 8 j + i: one shift brings those of four consecutive elements to their codes.
+ * Panels take ceil(n / 16) * 16 rows'
  * bytes.  Kernels read either; panels spare them the transposition and make the weights one stream. */
 #ifndef ML_OPS_CPU_QMATMUL_H
 #define ML_OPS_CPU_QMATMUL_H
@@ -31,7 +33,10 @@ typedef struct {
     int unit;           /* elements that share d: 256 or 32 */
     const int8_t *q;    /* [n_row, k] */
     const int16_t *sum; /* [n_row, k / 16]: of 16 q each */
-    const float *d;     /* [n_row, k / unit] */
+    /* [n_row, k / 64], for units of 256: of every four sums of 32 q the first and third as one word of two int16, then
+     * the second and fourth: what a kernel that splits four minima into even and odd bytes multiplies them with */
+    const int32_t *pair;
+    const float *d; /* [n_row, k / unit] */
 } ml_qx;
 
 /* Bytes that ml_qx_make needs for n_row rows of k elements (whole blocks of w_dtype). */

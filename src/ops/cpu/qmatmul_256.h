@@ -53,7 +53,7 @@ V_INLINE vf vf_fma(vf a, vf b, vf c)
 }
 
 /* Four words of eight rows, transposed: rows 4 b + i stand in 128-bit block b of register i. */
-V_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[16], int first_row)
+V_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *place, uint32_t (*word)[16], int first_row)
 {
     __m256i a[4];
     for (int i = 0; i < 4; i++) {
@@ -63,10 +63,10 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[16
     }
     __m256i low01 = _mm256_unpacklo_epi32(a[0], a[1]), low23 = _mm256_unpacklo_epi32(a[2], a[3]);
     __m256i high01 = _mm256_unpackhi_epi32(a[0], a[1]), high23 = _mm256_unpackhi_epi32(a[2], a[3]);
-    _mm256_storeu_si256((void *)(word[0] + first_row), _mm256_unpacklo_epi64(low01, low23));
-    _mm256_storeu_si256((void *)(word[1] + first_row), _mm256_unpackhi_epi64(low01, low23));
-    _mm256_storeu_si256((void *)(word[2] + first_row), _mm256_unpacklo_epi64(high01, high23));
-    _mm256_storeu_si256((void *)(word[3] + first_row), _mm256_unpackhi_epi64(high01, high23));
+    _mm256_storeu_si256((void *)(word[place[0]] + first_row), _mm256_unpacklo_epi64(low01, low23));
+    _mm256_storeu_si256((void *)(word[place[1]] + first_row), _mm256_unpackhi_epi64(low01, low23));
+    _mm256_storeu_si256((void *)(word[place[2]] + first_row), _mm256_unpacklo_epi64(high01, high23));
+    _mm256_storeu_si256((void *)(word[place[3]] + first_row), _mm256_unpackhi_epi64(high01, high23));
 }
 
 #define GATHER_256                                                                                                     \
@@ -76,8 +76,9 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[16
         for (int i = 0; i < f->n_word; i += 4) {                                                                       \
             int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */                    \
             for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));                          \
-            transpose_4(row, f->word_at + 4 * first, word + first, 0);                                                 \
-            transpose_4(row, f->word_at + 4 * first, word + first, 8);                                                 \
+            transpose_4(row, f->word_at + 4 * first, f->place + first, word, 0);                                       \
+            transpose_4(row, f->word_at + 4 * first, f->place + first, word, 8);                                       \
         }                                                                                                              \
         if (f->half_at >= 0) gather_halves(row, f->half_at, half);                                                     \
+        if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);                                                     \
     }

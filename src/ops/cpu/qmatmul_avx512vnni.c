@@ -61,6 +61,10 @@ V_INLINE vi v_mul(vi a, vi b)
 {
     return _mm512_mullo_epi32(a, b);
 }
+V_INLINE vf v_halves(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
 
 V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code, size_t stride, const int8_t *const *q,
                         int at, const vi *scale, vi (*tot)[2])
@@ -92,6 +96,13 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
     }
 }
 
+#include "ops/cpu/qmatmul_unpack.h"
+
+Q_INLINE vf v_low_halves(q_vu words)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((vi)words));
+}
+
 #include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)
@@ -100,7 +111,7 @@ DOT_FUNCTIONS(1)
 
 /* Four words of sixteen rows, transposed: rows 4 b + i stand in 128-bit block b of register i, so that transposing
  * four by four within the blocks brings the rows into order. */
-Q_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[ML_Q_ROWS])
+Q_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *place, uint32_t (*word)[ML_Q_ROWS])
 {
     __m512i a[4];
     for (int i = 0; i < 4; i++) {
@@ -111,10 +122,10 @@ Q_INLINE void transpose_4(const uint8_t *const *row, int at, uint32_t (*word)[ML
     }
     __m512i low01 = _mm512_unpacklo_epi32(a[0], a[1]), low23 = _mm512_unpacklo_epi32(a[2], a[3]);
     __m512i high01 = _mm512_unpackhi_epi32(a[0], a[1]), high23 = _mm512_unpackhi_epi32(a[2], a[3]);
-    _mm512_storeu_si512(word[0], _mm512_unpacklo_epi64(low01, low23));
-    _mm512_storeu_si512(word[1], _mm512_unpackhi_epi64(low01, low23));
-    _mm512_storeu_si512(word[2], _mm512_unpacklo_epi64(high01, high23));
-    _mm512_storeu_si512(word[3], _mm512_unpackhi_epi64(high01, high23));
+    _mm512_storeu_si512(word[place[0]], _mm512_unpacklo_epi64(low01, low23));
+    _mm512_storeu_si512(word[place[1]], _mm512_unpackhi_epi64(low01, low23));
+    _mm512_storeu_si512(word[place[2]], _mm512_unpacklo_epi64(high01, high23));
+    _mm512_storeu_si512(word[place[3]], _mm512_unpackhi_epi64(high01, high23));
 }
 
 static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
@@ -123,9 +134,10 @@ static void gather(const ml_q_format *f, const uint8_t *const *row, const char *
     for (int i = 0; i < f->n_word; i += 4) {
         int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */
         for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
-        transpose_4(row, f->word_at + 4 * first, word + first);
+        transpose_4(row, f->word_at + 4 * first, f->place + first, word);
     }
     if (f->half_at >= 0) gather_halves(row, f->half_at, half);
+    if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);
 }
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,

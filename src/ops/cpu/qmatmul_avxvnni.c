@@ -11,6 +11,10 @@ V_INLINE vi v_mul(vi a, vi b)
 {
     return _mm256_mullo_epi32(a, b);
 }
+V_INLINE vf v_halves(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
 
 V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code, size_t stride, const int8_t *const *q,
                         int at, const vi *scale, vi (*tot)[2])
@@ -41,6 +45,13 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
             tot[t][v] = scale ? v_add(tot[t][v], v_mul(sum[t][v], scale[v])) : sum[t][v];
         }
     }
+}
+
+#include "ops/cpu/qmatmul_unpack.h"
+
+Q_INLINE vf v_low_halves(q_vu words)
+{
+    return (vf)widen_low_halves(words);
 }
 
 #include "ops/cpu/qmatmul_direct.h"

@@ -26,24 +26,32 @@ typedef struct {
     float m[ML_Q_ROWS]; /* of types with minima */
 } ml_q_block;
 
+/* Tokens of a tile, panels that a tile spans, words of a block, tokens of the kernels that do not unpack first. */
+enum { ML_Q_MAX_TOKEN = 4, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52, ML_Q_MAX_DIRECT = 2 };
+
 /* What is the same for all blocks of a type. */
 typedef struct {
-    bool super;       /* ml_q_super, else ml_q_block */
-    bool has_min;     /* m is used */
-    int sub_words;    /* words per sub-block: 4 or 8 */
-    int code_bits;    /* codes are below 2^code_bits */
-    int zero;         /* ml_q_block without m: the code that stands for 0; ml_q_super has it in offset */
-    int n_word;       /* stored words per block and row */
-    int word_at;      /* byte of a block where they begin */
+    bool super;    /* ml_q_super, else ml_q_block */
+    bool has_min;  /* m is used */
+    int sub_words; /* words per sub-block: 4 or 8 */
+    int code_bits; /* codes are below 2^code_bits */
+    int zero;      /* ml_q_block without m: the code that stands for 0; ml_q_super has it in offset */
+    int n_word;    /* stored words per block and row */
+    int word_at;   /* byte of a block where they begin */
+    /* Where each of them stands in a panel: in the order in which kernels read them, so that the hardware's
+     * prefetchers see one ascending stream.  q6_k: scales, then, for four elements after four, the word of the first
+     * two quarters' low bits, of the second two, and of the high bits; the others: as stored. */
+    const uint8_t *place;
     int half_at;      /* byte of the half that lies outside of the words; -1 if none */
+    int fifth_at;     /* word of a block with the fifth bits of its codes; -1 if none */
     size_t unit_size; /* of ml_q_super or ml_q_block */
 } ml_q_format;
 
 /* Tokens of a tile, at the first unit of the product's chunk. */
-enum { ML_Q_MAX_TOKEN = 4, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52, ML_Q_MAX_DIRECT = 2 };
 typedef struct {
     const int8_t *q[ML_Q_MAX_TOKEN];
     const int16_t *sum[ML_Q_MAX_TOKEN];
+    const int32_t *pair[ML_Q_MAX_TOKEN]; /* of super-blocks */
     const float *d[ML_Q_MAX_TOKEN];
 } ml_q_tile;
 
@@ -52,9 +60,10 @@ typedef void (*ml_q_dot_fn)(const ml_q_format *f, const void *w, int64_t n_unit,
 
 /* The stored words of a block of 16 rows. */
 typedef const uint32_t (*ml_q_words)[ML_Q_ROWS];
-/* n_unit units of n_panel panels, from the words of the first; those of the next lie unit_bytes further on. */
-typedef void (*ml_q_direct_fn)(const ml_q_words *word, const uint16_t *const *half, int64_t n_unit, size_t unit_bytes,
-                               int64_t ahead, const ml_q_tile *x, float *acc);
+/* acc[t * 16 + row] goes on over n_unit units of one panel, from the words and halves of the first; those of the next
+ * lie unit_bytes further on.  Memory is asked for `ahead` bytes before it is read. */
+typedef void (*ml_q_direct_fn)(ml_q_words word, const uint16_t *half, int64_t n_unit, size_t unit_bytes, int64_t ahead,
+                               const ml_q_tile *x, float *acc);
 
 typedef struct {
     int n_panel;    /* panels that a tile spans, <= ML_Q_MAX_PANEL */
@@ -63,8 +72,8 @@ typedef struct {
     ml_q_dot_fn dot[2][3];
     /* Without unpacking first, for one and two tokens; NULL where there is none. */
     ml_q_direct_fn direct[ML_N_DTYPE][ML_Q_MAX_DIRECT];
-    /* Sixteen rows' blocks at `row` -> words side by side, and halves; asks for 16 bytes of the memory at `ahead` for
-     * every 16 that it reads. */
+    /* Sixteen rows' blocks at `row` -> words side by side, fifth bits in the order of panels, and halves; asks for 16
+     * bytes of the memory at `ahead` for every 16 that it reads. */
     void (*gather)(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
                    uint16_t *half);
     /* Words and halves -> ml_q_super or ml_q_block; asks for the memory `ahead` bytes after the words it reads. */

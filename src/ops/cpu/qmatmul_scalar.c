@@ -65,10 +65,11 @@ static void gather(const ml_q_format *f, const uint8_t *const *row, const char *
     {
         const uint8_t *b = row[r] + f->word_at;
         for (int i = 0; i < f->n_word; i++, b += 4) {
-            word[i][r] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+            word[f->place[i]][r] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
         }
         if (f->half_at >= 0) half[r] = (uint16_t)(row[r][f->half_at] | row[r][f->half_at + 1] << 8);
     }
+    if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);
 }
 
 const ml_q_kernel ml_q_kernel_scalar = { .n_panel = 1,

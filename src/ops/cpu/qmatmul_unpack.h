@@ -70,6 +70,17 @@ Q_INLINE void gather_halves(const uint8_t *const *row, int at, uint16_t *half)
     memcpy(half, &v, sizeof v);
 }
 
+/* Fifth bits as stored, that of element 4 i + j at bit 4 i + j, to bit 8 j + i. */
+Q_INLINE void order_fifth_bits(uint32_t *word)
+{
+    FOR_VECTORS(r)
+    {
+        q_vu stored = get(word + r), ordered = stored ^ stored;
+        for (int i = 0; i < 8; i++) ordered |= bytes_of((stored >> 4 * i & 15) * 0x00204081u, 1) << i;
+        put(word + r, ordered);
+    }
+}
+
 /* d in the low half, m in the high half; m with its sign changed if `negate`. */
 Q_INLINE void widen_pair(const uint32_t *word, bool negate, float *d, float *m)
 {
@@ -178,7 +189,7 @@ Q_INLINE void offset_by_scales(int zero, ml_q_super *u)
 Q_INLINE void unpack_q6_k_scales(q_words w, ml_q_super *u)
 {
     for (int s = 0; s < 16; s++) {
-        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[48 + s / 4] + r) << (24 - s % 4 * 8)) >> 24));
+        FOR_VECTORS(r) put(u->scale[s] + r, (q_vu)((q_vi)(get(w[s / 4] + r) << (24 - s % 4 * 8)) >> 24));
     }
     offset_by_scales(32, u);
 }
@@ -186,15 +197,16 @@ Q_INLINE void unpack_q6_k_scales(q_words w, ml_q_super *u)
 static void unpack_q6_k(q_words w, const uint16_t *half, int64_t ahead, ml_q_super *u)
 {
     widen_halves(half, u->d);
-    ask_for(w + 32, 21, ahead); /* the halves too */
-    for (int h = 0; h < 2; h++) {
-        split_nibbles(w + 16 * h, 16, 16, ahead, u->code + 32 * h);
-        for (int i = 0; i < 8; i++) {
-            FOR_VECTORS(r)
-            {
-                q_vu high = get(w[32 + 8 * h + i] + r);
-                for (int j = 0; j < 4; j++) add_high_bits(u->code[32 * h + 8 * j + i] + r, high >> 2 * j, 3);
-            }
+    ask_for(w, 53, ahead); /* the halves too */
+    for (int i = 0; i < 16; i++) {
+        uint32_t(*code)[ML_Q_ROWS] = u->code + i / 8 * 32 + i % 8;
+        FOR_VECTORS(r)
+        {
+            q_vu a = get(w[4 + 3 * i] + r), b = get(w[5 + 3 * i] + r), high = get(w[6 + 3 * i] + r);
+            put(code[0] + r, bytes_of(a, 15) | bytes_of(high, 3) << 4);
+            put(code[8] + r, bytes_of(b, 15) | bytes_of(high >> 2, 3) << 4);
+            put(code[16] + r, bytes_of(a >> 4, 15) | bytes_of(high >> 4, 3) << 4);
+            put(code[24] + r, bytes_of(b >> 4, 15) | bytes_of(high >> 6, 3) << 4);
         }
     }
     unpack_q6_k_scales(w, u);
@@ -317,11 +329,11 @@ static void unpack_q4_1(q_words w, const uint16_t *half, int64_t ahead, ml_q_blo
     split_nibbles(w + 1, 4, 4, ahead, u->code);
 }
 
-/* Bits 4 i .. 4 i + 3 of `high` become the fifth bits of word i's four codes. */
+/* Bits i, 8 + i, 16 + i and 24 + i of `high` become the fifth bits of word i's four codes. */
 Q_INLINE void add_fifth_bits(const uint32_t *high, uint32_t (*code)[ML_Q_ROWS])
 {
     for (int i = 0; i < 8; i++) {
-        FOR_VECTORS(r) add_high_bits(code[i] + r, (get(high + r) >> 4 * i & 15) * 0x00204081u, 1);
+        FOR_VECTORS(r) add_high_bits(code[i] + r, get(high + r) >> i, 1);
     }
 }
 

@@ -1,7 +1,8 @@
 /* The router: logits, scores, choice of experts, weights, capacity.
  *
  *   score = softmax(logit) or sigmoid(logit)
- *   chosen = the top_k of score + bias, among the topk_group groups whose two best biased scores sum highest
+ *   chosen = the top_k of score + bias, among the topk_group groups whose two best biased scores sum highest, or
+ *            (group_by_best) whose best is highest
  *   prob_k = scale * score_k                               raw
  *          = scale * score_k / (sum of chosen + 1e-20)     renormalised, before any is dropped for capacity
  *
@@ -83,7 +84,7 @@ static void exclude_groups(const ml_router_param *param, float *biased, float *g
                 second = v;
             }
         }
-        group[g] = comparable(size > 1 ? best + second : best);
+        group[g] = comparable(size > 1 && !param->group_by_best ? best + second : best);
     }
     for (int64_t i = 0; i < param->topk_group; i++) group[find_largest(group, param->n_group)] = -INFINITY;
     for (int64_t g = 0; g < param->n_group; g++) {

@@ -1,0 +1,55 @@
+/* Conversations that say something and come back to it: JSON lines for sft without a download.
+ *
+ *   {"id", "messages": [{"role", "content"}, ...], "facts": [{"message": 3, "value": "Lily", "among": 64, "held_out":
+ * false}, ...], "provenance"}
+ *
+ * The user says two things about himself (a name, a friend, a pet, a color, a place, an animal), the assistant takes
+ * note without repeating them, and the user asks for one, perhaps for the other too, perhaps after a word of thanks.  A
+ * fact is a message of the assistant, the value it must have and how many values there are of its kind.  As single
+ * questions all is said and asked in one message.
+ *
+ * For validation some ways to say and ask and some values, every fifth of each kind, are kept out of training; of its
+ * values every second is one of those. */
+#ifndef ML_DATA_SYNTH_CHAT_H
+#define ML_DATA_SYNTH_CHAT_H
+
+#include "base/log.h"
+#include "data/dataset.h"
+
+enum { ML_CHAT_MESSAGES = 10, ML_CHAT_TEXT = 256, ML_CHAT_FACTS = 2 };
+
+typedef struct {
+    size_t message; /* the one that must say it */
+    char value[64];
+    size_t among;
+    bool held_out; /* the value is none of training's */
+} ml_chat_fact;
+
+/* One conversation; who speaks takes turns, the user first, behind the system's message if there is one. */
+typedef struct {
+    bool has_system;
+    char text[ML_CHAT_MESSAGES][ML_CHAT_TEXT];
+    size_t n_message;
+    ml_chat_fact fact[ML_CHAT_FACTS];
+    size_t n_fact;
+} ml_chat_example;
+
+/* "system", "user", "assistant" */
+const char *ml_chat_example_role(const ml_chat_example *x, size_t message);
+
+/* Conversation `index` of `seed`: always the same. */
+void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool single, ml_chat_example *out);
+
+typedef struct {
+    const char *out;
+    ml_data_split split;
+    bool single;         /* questions with one answer */
+    uint64_t n_document; /* so many lines */
+    uint64_t seed;
+    ml_progress *progress; /* in documents; may be NULL */
+} ml_synth_chat_config;
+
+/* The file appears complete or, after a stop (ML_ECANCEL) or failure, not at all. */
+ml_status ml_data_synth_chat(const ml_synth_chat_config *config, uint64_t *n_bytes, ml_error *err);
+
+#endif

@@ -1,0 +1,222 @@
+/* What a pass of the engine computes. */
+#include "infer/engine_internal.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+enum { FEWEST_PROMPT_TOKENS = 16 };
+
+/* Whether its prompt is in the cache. */
+static bool is_read(const ml_job *j)
+{
+    return j->n_cached >= j->request.n_prompt;
+}
+
+static void push_token(ml_engine *e, int64_t slot, int64_t pos)
+{
+    e->id[e->n] = e->slot[slot]->token[pos];
+    e->pos[e->n] = (int32_t)pos;
+    e->seq[e->n++] = (int32_t)slot;
+}
+
+/* The next token is wanted when the last one that there is has been run. */
+static void want_last(ml_engine *e, int64_t slot)
+{
+    const ml_job *j = e->slot[slot];
+    if (j->n_cached < j->n_token || (j->limit == j->request.n_prompt && j->request.max_tokens == 0)) return;
+    e->want[e->n_want] = (int32_t)e->n - 1;
+    e->want_slot[e->n_want++] = slot;
+}
+
+/* Tokens being generated: one of each answer, or with no_cache those so far, of which `extra` may be beyond the first.
+ */
+static void gather_generated(ml_engine *e, int64_t *extra)
+{
+    for (int64_t i = 0; i < e->n_order; i++) {
+        int64_t slot = e->order[i];
+        ml_job *j = e->slot[slot];
+        if (!is_read(j) || j->n_cached == j->n_token) continue;
+        push_token(e, slot, j->n_cached++);
+        for (; j->n_cached<j->n_token && * extra> 0; --*extra) push_token(e, slot, j->n_cached++);
+        want_last(e, slot);
+    }
+}
+
+/* How many prompt tokens the pass may take, `left` at most. */
+static int64_t prompt_budget(const ml_engine *e, int64_t left)
+{
+    if (e->n == 0 || e->config.pass_seconds <= 0 || e->prompt_rate <= 0) return left;
+    int64_t n = (int64_t)(e->prompt_rate * e->config.pass_seconds);
+    if (n < FEWEST_PROMPT_TOKENS) n = FEWEST_PROMPT_TOKENS;
+    return n < left ? n : left;
+}
+
+/* Prompts in equal shares; what one does not need goes to those behind it. */
+static void gather_prompts(ml_engine *e, int64_t left)
+{
+    int64_t n_reader = 0;
+    for (int64_t i = 0; i < e->n_order; i++) {
+        int64_t slot = e->order[i];
+        if (is_read(e->slot[slot])) continue;
+        ml_engine_take_shared(e, slot);
+        e->slot[slot]->waits = ml_engine_must_wait(e, i);
+        n_reader += !e->slot[slot]->waits;
+    }
+    for (int64_t i = 0; i < e->n_order && left > 0; i++) {
+        int64_t slot = e->order[i];
+        ml_job *j = e->slot[slot];
+        if (is_read(j) || j->waits) continue;
+        int64_t share = n_reader > 1 ? left / n_reader : left, n = 0;
+        if (share < 1) share = 1;
+        for (; n < share && j->n_cached < j->request.n_prompt; n++) push_token(e, slot, j->n_cached++);
+        left -= n;
+        n_reader--;
+        if (is_read(j)) want_last(e, slot);
+    }
+}
+
+/* Tokens of the pass: generated ones, then prompts.  How many are generated. */
+static int64_t gather(ml_engine *e)
+{
+    e->n = e->n_want = 0;
+    int64_t left = e->config.chunk;
+    gather_generated(e, &left);
+    int64_t n_decode = e->n;
+    gather_prompts(e, prompt_budget(e, left));
+    return n_decode;
+}
+
+/* ---- what comes out ---- */
+
+static void take_routing(void *arg, int64_t layer, const ml_routing *routing)
+{
+    ml_engine *e = arg;
+    for (int64_t i = 0; i < e->n; i++) {
+        ml_routing_trace *t = e->slot[e->seq[i]]->request.trace;
+        if (t) ml_routing_trace_put(t, e->pos[i], layer, routing, i);
+    }
+}
+
+/* Tell of the routing only where somebody in the pass wants it. */
+static void observe_routing(ml_engine *e)
+{
+    bool wanted = false;
+    for (int64_t i = 0; i < e->n_order; i++) wanted = wanted || e->slot[e->order[i]]->request.trace;
+    e->observer = (ml_routing_observer){ e, take_routing };
+    ml_runner_observe(e->runner, wanted ? &e->observer : NULL);
+}
+
+/* Logits of prompt tokens from row `from` on, n_slot at most, for those who listen; *next: where to go on. */
+static ml_status tell_logits(ml_engine *e, int64_t from, int64_t *next, ml_error *err)
+{
+    int64_t n_vocab = e->model->config.vocab_size, n = 0, i = from;
+    for (; i < e->n && n < e->config.n_slot; i++) {
+        if (e->slot[e->seq[i]]->request.on_prompt_logits) e->row[n++] = (int32_t)i;
+    }
+    *next = i;
+    ML_TRY(ml_runner_logits(e->runner, n, e->row, e->logits, err));
+    for (int64_t r = 0; r < n; r++) {
+        const ml_request *q = &e->slot[e->seq[e->row[r]]]->request;
+        q->on_prompt_logits(q->arg, e->pos[e->row[r]], e->logits + r * n_vocab);
+    }
+    return ML_OK;
+}
+
+/* What this pass found about prompt tokens, for those who listen. */
+static ml_status tell_prompts(ml_engine *e, int64_t n_decode, ml_error *err)
+{
+    for (int64_t i = n_decode; i < e->n; i++) {
+        const ml_request *q = &e->slot[e->seq[i]]->request;
+        if (q->on_prompt_hidden) q->on_prompt_hidden(q->arg, e->pos[i], ml_runner_hidden(e->runner, i));
+    }
+    for (int64_t i = n_decode; i < e->n;) ML_TRY(tell_logits(e, i, &i, err));
+    return ML_OK;
+}
+
+static bool is_stop(const ml_job *j, int32_t id)
+{
+    for (int64_t i = 0; i < j->request.n_stop; i++) {
+        if (j->stop_id[i] == id) return true;
+    }
+    return false;
+}
+
+/* The next token of a sequence whose logits are there; false: the answer has ended without one. */
+static bool choose_id(ml_engine *e, ml_job *j, const float *logits, int32_t *id, double *logprob)
+{
+    const ml_request *q = &j->request;
+    if (!q->adjust) {
+        *id = ml_sampler_choose(j->sampler, logits, j->token, j->n_token, logprob);
+        return true;
+    }
+    memcpy(e->adjusted, logits, (size_t)e->model->config.vocab_size * sizeof *logits);
+    if (!q->adjust(q->arg, j->token + q->n_prompt, j->n_token - q->n_prompt, e->adjusted)) return false;
+    *id = ml_sampler_choose(j->sampler, e->adjusted, j->token, j->n_token, NULL);
+    *logprob = ml_logits_logprob(logits, e->config.n_valid, *id);
+    return true;
+}
+
+static void choose(ml_engine *e, int64_t slot, const float *logits)
+{
+    ml_job *j = e->slot[slot];
+    const ml_request *q = &j->request;
+    int32_t id;
+    double logprob;
+    if (j->read <= 0) j->read = ml_clock_seconds();
+    if (!choose_id(e, j, logits, &id, &logprob)) {
+        ml_engine_leave_slot(e, slot, ML_FINISH_STOP);
+        return;
+    }
+    j->token[j->n_token++] = id;
+    if (q->on_logits) q->on_logits(q->arg, logits, id);
+    bool go_on = !q->on_token || q->on_token(q->arg, id, logprob);
+    if (!go_on) {
+        ml_engine_leave_slot(e, slot, ML_FINISH_CANCEL);
+    } else if (is_stop(j, id)) {
+        ml_engine_leave_slot(e, slot, ML_FINISH_STOP);
+    } else if (j->n_token == j->limit) {
+        ml_engine_leave_slot(e, slot, ML_FINISH_LENGTH);
+    } else if (q->no_cache) {
+        j->n_cached = 0;
+    }
+}
+
+/* After a pass: pages for the store, and the end of those who only wanted their prompt read. */
+static void finish_prompts(ml_engine *e)
+{
+    for (int64_t i = e->n_order; i-- > 0;) {
+        int64_t slot = e->order[i];
+        ml_job *j = e->slot[slot];
+        ml_engine_give_shared(e, slot);
+        if (j->request.max_tokens == 0 && is_read(j)) ml_engine_leave_slot(e, slot, ML_FINISH_LENGTH);
+    }
+}
+
+static void count(ml_engine *e, int64_t n_decode, double seconds)
+{
+    int64_t n_prompt = e->n - n_decode;
+    e->stats.n_pass++;
+    e->stats.n_decode_token += n_decode;
+    e->stats.n_prompt_token += n_prompt;
+    if (n_prompt < FEWEST_PROMPT_TOKENS || seconds <= 0) return;
+    double rate = (double)n_prompt / seconds;
+    e->prompt_rate = e->prompt_rate > 0 ? 0.5 * (e->prompt_rate + rate) : rate;
+}
+
+ml_status ml_engine_step(ml_engine *e, ml_error *err)
+{
+    ml_engine_end_cancelled(e);
+    ML_TRY(ml_engine_fill_slots(e, err));
+    if (e->n_order == 0) return ML_OK;
+    int64_t n_decode = gather(e), n_vocab = e->model->config.vocab_size;
+    double start = ml_clock_seconds();
+    observe_routing(e);
+    ML_TRY(ml_runner_forward(e->runner, e->n, n_decode, e->id, e->pos, e->seq, err));
+    ML_TRY(tell_prompts(e, n_decode, err));
+    ML_TRY(ml_runner_logits(e->runner, e->n_want, e->want, e->logits, err));
+    count(e, n_decode, ml_clock_seconds() - start);
+    finish_prompts(e);
+    for (int64_t i = 0; i < e->n_want; i++) choose(e, e->want_slot[i], e->logits + i * n_vocab);
+    return ML_OK;
+}

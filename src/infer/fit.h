@@ -1,0 +1,31 @@
+/* Whether a model fits in memory for inference, and which quantisation of it would. */
+#ifndef ML_INFER_FIT_H
+#define ML_INFER_FIT_H
+
+#include "infer/open.h"
+
+/* What running a model takes, in bytes. */
+typedef struct {
+    int64_t stored; /* weights that stay in mapped files */
+    int64_t copied; /* weights that are converted into memory: FP8, norms, what is not aligned */
+    int64_t cache;  /* keys and values */
+    int64_t work;   /* activations and logits, at most */
+    int64_t total;
+} ml_fit_plan;
+
+/* Of a model whose weights take so much, with a cache of n_token tokens (0: its positions, up to 8192). */
+ml_fit_plan ml_fit_make_plan(const ml_config *config, int64_t stored, int64_t copied, int64_t n_token,
+                             ml_dtype kv_dtype);
+/* The mix (quant/choose.h) that keeps most bits of those whose GGUF file fits into `available` bytes with cache and
+ * work, and the bytes of its tensors; NULL when none does, or no GGUF file can hold the model. */
+const char *ml_fit_find_mix(const ml_config *config, int64_t available, int64_t n_token, ml_dtype kv_dtype,
+                            int64_t *mix_bytes);
+/* ML_OK when the weights of the source fit into the budget; `path` is for messages. */
+ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source,
+                       const ml_memory_budget *budget, ml_error *err);
+/* ML_OK when the keys and values of n_token tokens fit beside an open model; `remedy` says what would make them fewer,
+ * e.g. "fewer --max-tokens". */
+ml_status ml_fit_check_cache(const ml_model *m, int64_t n_token, const ml_memory_budget *budget, const char *remedy,
+                             ml_error *err);
+
+#endif

@@ -1,0 +1,29 @@
+/* What a path to a model names, ready for inference: weights, tokenizer, and the ids that end a text. */
+#ifndef ML_INFER_LOADED_H
+#define ML_INFER_LOADED_H
+
+#include "infer/open.h"
+#include "model/adapter.h"
+#include "model/model.h"
+#include "token/tokenizer.h"
+
+/* Start zeroed. */
+typedef struct {
+    ml_model *model;
+    ml_tokenizer *tokenizer;
+    ml_ids ends;          /* ids that end a text */
+    ml_adapter **adapter; /* [n_adapter] side by side */
+    char **adapter_name;  /* [n_adapter] */
+    size_t n_adapter;
+} ml_loaded;
+
+/* Open the weights of a model folder, a file, or a run folder (its best checkpoint) within a budget of memory.
+ * repack: "on", "off", or "auto": when there is room for the weights a second time. */
+ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
+                                 ml_error *err);
+/* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
+ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
+                         ml_error *err);
+void ml_loaded_free(ml_loaded *m);
+
+#endif

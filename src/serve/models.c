@@ -1,0 +1,282 @@
+#include "serve/models_internal.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "format/run.h"
+#include "infer/ends.h"
+#include "infer/open.h"
+#include "model/kv_cache.h"
+#include "serve/limits.h"
+#include "serve/server_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Prompt pieces are cut so that those who wait for their next token wait about so long. */
+static const double PASS_SECONDS = 0.15;
+
+ml_status ml_models_make(const ml_models_config *config, ml_models **out, ml_error *err)
+{
+    ml_models *m = ml_calloc(1, sizeof *m);
+    *out = m;
+    if (!m) return ml_fail_memory(err, sizeof *m, "models");
+    m->config = *config;
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->work, NULL);
+    pthread_cond_init(&m->quiet, NULL);
+    return ML_OK;
+}
+
+/* Give back what a loaded model has. */
+static void unload(ml_served *s)
+{
+    ml_engine_free(s->engine);
+    ml_vocabulary_free(s->vocabulary);
+    s->vocabulary = NULL;
+    ml_ids_free(&s->stop);
+    ml_loaded_free(&s->m);
+    s->engine = NULL;
+}
+
+void ml_models_free(ml_models *m)
+{
+    if (!m) return;
+    for (size_t i = 0; i < m->n; i++) {
+        unload(m->served[i]);
+        ml_free(m->served[i]);
+    }
+    ml_free(m->served);
+    pthread_mutex_destroy(&m->lock);
+    pthread_cond_destroy(&m->work);
+    pthread_cond_destroy(&m->quiet);
+    ml_free(m);
+}
+
+ml_served *ml_models_find(ml_models *m, const char *id)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        if (!strcmp(m->served[i]->id, id)) return m->served[i];
+    }
+    return NULL;
+}
+
+static ml_status add(ml_models *m, const char *id, const char *path, bool argument, ml_served **out, ml_error *err)
+{
+    ML_TRY(ml_grow((void **)&m->served, &m->capacity, m->n + 1, sizeof(ml_served *), err));
+    ml_served *s = ml_calloc(1, sizeof *s);
+    if (!s) return ml_fail_memory(err, sizeof *s, "a model");
+    snprintf(s->id, sizeof s->id, "%s", id);
+    snprintf(s->path, sizeof s->path, "%s", path);
+    s->argument = argument;
+    m->served[m->n++] = s;
+    *out = s;
+    return ML_OK;
+}
+
+static void remove_served(ml_models *m, ml_served *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < m->n; i++) {
+        if (m->served[i] != s) m->served[n++] = m->served[i];
+    }
+    m->n = n;
+    ml_free(s);
+}
+
+ml_status ml_models_add(ml_models *m, const char *path, ml_error *err)
+{
+    char id[ML_MODEL_ID_BYTES], found[ML_PATH_MAX];
+    ML_TRY(ml_model_find(path, found, err)); /* a wrong path is said before anything is loaded */
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t begin = n;
+    while (begin && path[begin - 1] != '/') begin--;
+    int size = n - begin > 400 ? 400 : (int)(n - begin);
+    snprintf(id, sizeof id, "%.*s", size, path + begin);
+    for (int i = 2; ml_models_find(m, id); i++) snprintf(id, sizeof id, "%.*s#%d", size, path + begin, i);
+    ml_served *s;
+    return add(m, id, path, true, &s, err);
+}
+
+/* ---- loading ---- */
+
+/* Tokens that the cache has room for: all slots, as far as a quarter of what is available goes, one at least. */
+static int64_t cache_tokens(const ml_models_config *c, const ml_config *model, int64_t context)
+{
+    if (c->cache_token > 0) return c->cache_token > context ? c->cache_token : context;
+    int64_t all = c->n_slot * context, bytes = ml_kv_cache_token_bytes(model, c->budget.kv_dtype);
+    int64_t room = ml_memory_available() / 4 / (bytes > 0 ? bytes : 1);
+    if (room < context) room = context;
+    return all < room ? all : room;
+}
+
+static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
+{
+    const ml_models_config *c = &m->config;
+    ML_TRY(ml_loaded_open(s->path, c->repack, &c->budget, &s->m, err));
+    const ml_config *model = &s->m.model->config;
+    const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
+    ml_status status = ml_chat_choose(s->m.tokenizer, given, ml_chat_words[model->chat_format], &s->format, err);
+    if (status != ML_OK) return ml_fail_prefix(err, "%s", s->path);
+    for (size_t i = 0; i < s->m.ends.n; i++) ML_TRY(ml_ends_add(&s->stop, s->m.ends.id[i], err));
+    for (size_t i = 0; i < s->format.n_end; i++) ML_TRY(ml_ends_add(&s->stop, s->format.end[i], err));
+    int64_t context = model->max_position_embeddings;
+    if (c->context > 0 && c->context < context) context = c->context;
+    s->config = (ml_engine_config){ .n_slot = c->n_slot,
+                                    .capacity = context,
+                                    .cache_token = cache_tokens(c, model, context),
+                                    .chunk = c->chunk,
+                                    .pass_seconds = PASS_SECONDS,
+                                    .n_valid = ml_tokenizer_vocab_size(s->m.tokenizer),
+                                    .kv_dtype = c->budget.kv_dtype,
+                                    .reuse = true };
+    ML_TRY(ml_vocabulary_make(s->m.tokenizer, &s->vocabulary, err));
+    return ml_engine_make(s->m.model, &s->config, &s->engine, err);
+}
+
+/* Load a model whose state is `loading`, and say how it went. */
+static ml_status load_now(ml_models *m, ml_served *s, ml_error *err)
+{
+    pthread_mutex_lock(&m->lock);
+    while (s->n_user > 0) pthread_cond_wait(&m->quiet, &m->lock); /* of one whose engine failed */
+    pthread_mutex_unlock(&m->lock);
+    unload(s);
+    ml_status status = load(m, s, err);
+    if (status != ML_OK) unload(s);
+    pthread_mutex_lock(&m->lock);
+    s->state = status == ML_OK ? ML_STATE_LOADED : ML_STATE_FAILED;
+    s->loaded_at = ml_clock_unix_seconds();
+    if (status != ML_OK) s->failure = *err;
+    if (status == ML_OK) s->stats = ml_engine_get_stats(s->engine);
+    pthread_cond_broadcast(&m->quiet);
+    pthread_mutex_unlock(&m->lock);
+    return status;
+}
+
+ml_status ml_models_load_added(ml_models *m, ml_error *err)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        m->served[i]->state = ML_STATE_LOADING;
+        ML_TRY(load_now(m, m->served[i], err));
+    }
+    return ML_OK;
+}
+
+static size_t count_loaded(const ml_models *m)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < m->n; i++) {
+        n += m->served[i]->state == ML_STATE_LOADED || m->served[i]->state == ML_STATE_LOADING;
+    }
+    return n;
+}
+
+/* The model of that id, with the lock held: one that is known, or else a checkpoint of a run. */
+static ml_status find_or_add(ml_models *m, const char *id, ml_web *h, ml_served **out, ml_error *err)
+{
+    char path[ML_PATH_MAX], config[ML_PATH_MAX];
+    *out = ml_models_find(m, id);
+    if (*out) return ML_OK;
+    bool plain = m->config.runs && id[0] != '/' && id[0] != '.' && !strstr(id, "..") && strstr(id, "/step_");
+    if (plain && ml_path_join(path, m->config.runs, id, err) == ML_OK &&
+        ml_path_join(config, path, "config.json", err) == ML_OK && ml_path_exists(config)) {
+        return add(m, id, path, false, out, err);
+    }
+    return ml_web_refuse(h, err, 404, "id", "there is no model %.200s: GET /api/models lists them", id);
+}
+
+ml_status ml_models_load(ml_models *m, const char *id, ml_web *h, ml_error *err)
+{
+    ml_served *s = NULL;
+    pthread_mutex_lock(&m->lock);
+    ml_status status = find_or_add(m, id, h, &s, err);
+    bool loaded = s && s->state == ML_STATE_LOADED;
+    if (s && !loaded) {
+        if (s->state == ML_STATE_LOADING || s->state == ML_STATE_CLOSING) {
+            status = ml_web_refuse(h, err, 409, "id", "%s is being %s", id,
+                                   s->state == ML_STATE_LOADING ? "loaded" : "unloaded");
+        } else if (count_loaded(m) >= ML_LIMIT_LOADED) {
+            status = ml_web_refuse(h, err, 409, "id", "%d models are loaded already: unload one", ML_LIMIT_LOADED);
+        } else {
+            s->state = ML_STATE_LOADING;
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+    return status == ML_OK && !loaded ? load_now(m, s, err) : status;
+}
+
+ml_status ml_models_unload(ml_models *m, const char *id, ml_web *h, ml_error *err)
+{
+    pthread_mutex_lock(&m->lock);
+    ml_served *s = ml_models_find(m, id);
+    if (!s || s->state != ML_STATE_LOADED) {
+        pthread_mutex_unlock(&m->lock);
+        return ml_web_refuse(h, err, s ? 409 : 404, "id", "%.200s is not loaded", id);
+    }
+    s->state = ML_STATE_CLOSING;
+    pthread_cond_broadcast(&m->work);
+    while (s->n_user > 0 || s->tasks || s->stepping) pthread_cond_wait(&m->quiet, &m->lock);
+    unload(s);
+    s->state = ML_STATE_AVAILABLE;
+    if (!s->argument) remove_served(m, s);
+    pthread_cond_broadcast(&m->quiet);
+    pthread_mutex_unlock(&m->lock);
+    return ML_OK;
+}
+
+/* ---- using ---- */
+
+ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error *err)
+{
+    ml_models *m = h->server->models;
+    ml_served *found = NULL;
+    bool any = false;
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->n && !found; i++) {
+        if (m->served[i]->state != ML_STATE_LOADED) continue;
+        any = true;
+        if (!id || !strcmp(id, m->served[i]->id)) found = m->served[i];
+    }
+    if (found) found->n_user++;
+    pthread_mutex_unlock(&m->lock);
+    *out = found;
+    if (found) return ML_OK;
+    if (!any) return ml_web_refuse(h, err, 503, NULL, "no model is loaded: POST /api/models/load loads one");
+    return ml_web_refuse(h, err, 404, "model", "there is no loaded model %.200s: GET /v1/models lists them", id);
+}
+
+void ml_models_release(ml_models *m, ml_served *served)
+{
+    if (!served) return;
+    pthread_mutex_lock(&m->lock);
+    served->n_user--;
+    pthread_cond_broadcast(&m->quiet);
+    pthread_mutex_unlock(&m->lock);
+}
+
+bool ml_models_any_loaded(ml_models *m)
+{
+    bool any = false;
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->n; i++) any = any || m->served[i]->state == ML_STATE_LOADED;
+    pthread_mutex_unlock(&m->lock);
+    return any;
+}
+
+bool ml_models_is_closing(ml_models *m, const ml_served *served)
+{
+    pthread_mutex_lock(&m->lock);
+    bool closing = served->state != ML_STATE_LOADED;
+    pthread_mutex_unlock(&m->lock);
+    return closing;
+}
+
+int64_t ml_models_passes(ml_models *m)
+{
+    int64_t n = 0;
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->n; i++) n += m->served[i]->stats.n_pass + m->served[i]->gone.n_pass;
+    pthread_mutex_unlock(&m->lock);
+    return n;
+}
