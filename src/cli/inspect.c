@@ -26,6 +26,10 @@ static ml_status inspect_folder(ml_inspection *x, const char *folder, const char
 {
     char path[ML_PATH_MAX];
     ml_config config;
+    if (holds(folder, "adapter_config.json")) { /* what there is to say lies in its tensors */
+        ML_TRY(ml_path_join(path, folder, "adapter_model.safetensors", err));
+        return ml_cli_inspect_tensors(x, path, err);
+    }
     ML_TRY(ml_path_join(path, folder, "config.json", err));
     ML_TRY(ml_config_load(path, &config, err));
     if (x->json && kind) json_object_set_new(x->object, "kind", json_string(kind));
@@ -163,7 +167,7 @@ static ml_status inspect_path(ml_inspection *x, const char *path, ml_error *err)
     if (!ml_path_exists(path)) return ml_fail(err, ML_EIO, "%s: there is no such file or folder", path);
     if (x->json) json_object_set_new(x->object, "path", json_string(path));
     if (!ml_path_is_dir(path)) return inspect_file(x, path, err);
-    if (holds(path, "config.json")) return inspect_folder(x, path, "model", err);
+    if (holds(path, "config.json") || holds(path, "adapter_config.json")) return inspect_folder(x, path, "model", err);
     if (holds(path, "latest") || holds(path, "options.ini")) return inspect_run(x, path, err);
     if (holds(path, "meta.json")) return inspect_data(x, path, err);
     if (holds(path, "tokens/meta.json")) { /* what a recipe's data.dir names */

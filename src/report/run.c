@@ -129,12 +129,25 @@ static ml_status choose_checkpoints(ml_report_run *r, const int64_t *step, size_
     return ML_OK;
 }
 
+/* Checkpoints of an adapter are no models: there is nothing to ask without the one beside which it was trained. */
+static ml_status holds_adapter(const ml_report_run *r, int64_t step, bool *found, ml_error *err)
+{
+    char folder[ML_PATH_MAX], path[ML_PATH_MAX];
+    ML_TRY(ml_run_step_path(r->folder, step, folder, err));
+    ML_TRY(ml_path_join(path, folder, "adapter_config.json", err));
+    *found = ml_path_exists(path);
+    return ML_OK;
+}
+
 static ml_status find_checkpoints(ml_report_run *r, size_t most, ml_error *err)
 {
     int64_t *step;
     size_t n;
+    bool is_adapter = false;
     ML_TRY(ml_run_list(r->folder, &step, &n, err));
-    ml_status status = n ? choose_checkpoints(r, step, n, most, err) : ML_OK;
+    ml_status status = n ? holds_adapter(r, step[0], &is_adapter, err) : ML_OK;
+    if (is_adapter) n = 0;
+    if (status == ML_OK) status = n ? choose_checkpoints(r, step, n, most, err) : ML_OK;
     ml_free(step);
     for (size_t i = 0; i < r->n_checkpoint && status == ML_OK; i++) {
         char path[ML_PATH_MAX];

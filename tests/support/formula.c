@@ -19,6 +19,17 @@ static uint64_t splitmix64(uint64_t x)
     return z ^ z >> 31;
 }
 
+void test_formula(const char *name, double base, double std, int64_t n, float *out)
+{
+    uint64_t seed = fnv1a64(name);
+    float scale = (float)(std * sqrt(3.0));
+    for (int64_t i = 0; i < n; i++) {
+        float r = (float)(splitmix64(seed + (uint64_t)i) >> 40) * 0x1p-24f;
+        float t = 2.0f * r - 1.0f;
+        out[i] = (float)base + scale * t;
+    }
+}
+
 static bool ends_with(const char *text, const char *end)
 {
     size_t n = strlen(text), m = strlen(end);
@@ -39,13 +50,7 @@ static void fill_weight(const ml_config *c, const char *prefix, ml_weight *w)
         std = 1;
     char name[2 * ML_WEIGHT_NAME_MAX];
     snprintf(name, sizeof name, "%s%s", prefix, w->name);
-    uint64_t seed = fnv1a64(name);
-    float scale = (float)(std * sqrt(3.0)), *x = w->data;
-    for (int64_t i = 0; i < ml_weight_count(w); i++) {
-        float r = (float)(splitmix64(seed + (uint64_t)i) >> 40) * 0x1p-24f;
-        float t = 2.0f * r - 1.0f;
-        x[i] = (float)base + scale * t;
-    }
+    test_formula(name, base, std, ml_weight_count(w), w->data);
 }
 
 void test_fill_by_formula(ml_model *m, const char *prefix)

@@ -7,4 +7,7 @@
 /* Fill every weight of an fp32 model; the formula's name of a tensor is `prefix` and its own. */
 void test_fill_by_formula(ml_model *m, const char *prefix);
 
+/* n values of the tensor of that name. */
+void test_formula(const char *name, double base, double std, int64_t n, float *out);
+
 #endif
