@@ -95,7 +95,7 @@ static __device__ void exclude_groups(const router *w, choice *c)
                 second = v;
             }
         }
-        c->group[g] = comparable(size > 1 ? best + second : best);
+        c->group[g] = comparable(size > 1 && !w->p.group_by_best ? best + second : best);
     }
     __syncwarp();
     for (int i = 0; i < (int)w->p.topk_group; i++) {
