@@ -13,6 +13,8 @@ if(MOONLIGHT_CUDA STREQUAL "EMULATED")
   set(CMAKE_CXX_STANDARD 17)
   set(CMAKE_CXX_STANDARD_REQUIRED ON)
   set(MOONLIGHT_CUDA_BUILT ON)
+elseif(MOONLIGHT_FUZZ AND NOT MOONLIGHT_CUDA STREQUAL "ON")
+  # Everything is instrumented there, which nvcc cannot.
 elseif(NOT MOONLIGHT_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
