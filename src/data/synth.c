@@ -53,16 +53,12 @@ static size_t put_pair(char *out, const char *before, const char *value)
     return n + put_text(out + n, "\"");
 }
 
-/* A story behind notes; false when none of those drawn keeps them. */
+/* A story behind notes; false when the one drawn does not keep them. */
 static bool tell_notes(uint64_t seed, uint64_t index, char text[ML_STORY_MAX + 512])
 {
-    enum { N_DRAW = 8 };
     ml_constraint_example x;
     uint64_t own = seed ^ 0x6e6f7465; /* not the stories that are asked for in tuning */
-    ml_synth_fault fault = ML_SYNTH_EMPTY;
-    for (uint64_t i = 0; i < N_DRAW && fault != ML_SYNTH_KEPT; i++)
-        fault = ml_constraint_draw(own, N_DRAW * index + i, ML_SPLIT_TRAIN, false, &x);
-    if (fault != ML_SYNTH_KEPT) return false;
+    if (ml_constraint_draw(own, index, ML_SPLIT_TRAIN, false, &x) != ML_SYNTH_KEPT) return false;
     const ml_constraints *c = &x.constraints;
     int n = snprintf(text, 512, "Notes: %s. %s.", c->protagonist, c->theme);
     for (size_t i = 0; i < c->n_required; i++) n += snprintf(text + n, 80, " %s.", c->required[i]);
@@ -75,7 +71,7 @@ static size_t make_story(const ml_synth_config *c, uint64_t index, char *out)
     ml_story_plan plan;
     char text[ML_STORY_MAX + 512];
     ml_story_plan_draw(c->seed, index, &plan);
-    if (c->kind != ML_SYNTH_NOTES || index % 4 == 0 || !tell_notes(c->seed, index, text)) ml_story_tell(&plan, text);
+    if (c->kind != ML_SYNTH_NOTES || index % 2 == 0 || !tell_notes(c->seed, index, text)) ml_story_tell(&plan, text);
     if (!c->jsonl) return put_text(out, text);
     size_t n = put_pair(out, "{\"text\": \"", text);
     n += put_pair(out + n, ", \"theme\": \"", ml_story_list_word(ML_STORY_THEME, plan.theme));
