@@ -6,6 +6,13 @@ include(CMakePackageConfigHelpers)
 # A static library hands its own needs on to whoever links it, so all of them are public in both files.
 list(JOIN MOONLIGHT_PACKAGES " " MOONLIGHT_PC_REQUIRES)
 set(MOONLIGHT_PC_LIBS "-lm -pthread")
+foreach(library IN LISTS MOONLIGHT_CUDA_LIBS)
+  if(library MATCHES "/")
+    string(APPEND MOONLIGHT_PC_LIBS " ${library}")
+  else()
+    string(APPEND MOONLIGHT_PC_LIBS " -l${library}")
+  endif()
+endforeach()
 # Both find the prefix from where they lie, so that an installed tree may be moved.
 file(RELATIVE_PATH MOONLIGHT_PC_PREFIX "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefix")
 configure_file(cmake/moonlight.pc.in moonlight.pc @ONLY)

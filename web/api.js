@@ -109,11 +109,18 @@ export function findModel(id) {
 
 // Load it if need be; the model's object.
 export async function ensureLoaded(id) {
-  const model = findModel(id);
-  if (model?.state === "loaded") return model;
-  const loaded = await post("/api/models/load", { id });
+  if (findModel(id)?.state === "loaded") return findModel(id);
+  for (;;) {
+    try {
+      await post("/api/models/load", { id });
+      break;
+    } catch (error) { // somebody else is loading it already
+      if (error.status !== 409) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  }
   await refreshModels();
-  return loaded;
+  return findModel(id);
 }
 
 // A <select> of models.  `none`: the text of a first choice that means no model.

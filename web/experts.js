@@ -15,7 +15,11 @@ export function hue(expert) {
   return (expert * 137.508) % 360;
 }
 
-const shownText = (text) => text.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥");
+// What would be invisible by itself is shown by a sign.
+function shownText(text) {
+  const shown = text.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥");
+  return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown || "∅";
+}
 
 function tokenNode(trace, token, index, explain) {
   const at = token.layers[layer], top = at?.experts[0];
@@ -23,7 +27,7 @@ function tokenNode(trace, token, index, explain) {
   const node = h("span", { class: "token" + (token.prompt ? " prompt" : "") + (at ? "" : " unread"), tabindex: index === 0 ? 0 : -1,
     "data-index": index, style: at ? { "--hue": hue(top).toFixed(0) } : {}, role: "button",
     "aria-label": `${token.text.trim() || "space"}${about}`, onmouseenter: () => explain(trace, token), onfocus: () => explain(trace, token),
-    onclick: () => explain(trace, token) }, shownText(token.text) || "∅");
+    onclick: () => explain(trace, token) }, shownText(token.text));
   return node;
 }
 
@@ -128,8 +132,8 @@ async function trace(model, form) {
   const value = (name) => form.elements[name].value;
   const body = { model, max_tokens: Number(value("max_tokens")), temperature: Number(value("temperature")), seed: Number(value("seed")) };
   const text = value("prompt");
-  const chat = findModel(model)?.chat_format;
-  if (chat && chat !== "none" && form.elements.chat.checked) body.messages = [{ role: "user", content: text }];
+  offerTurns(); // it may have been loaded just now
+  if (knowsTurns(model) && form.elements.chat.checked) body.messages = [{ role: "user", content: text }];
   else body.prompt = text;
   return post("/api/trace", body);
 }
@@ -157,10 +161,18 @@ async function openTrace(id) {
   }
 }
 
+const knowsTurns = (id) => { const format = findModel(id)?.chat_format; return Boolean(format) && format !== "none"; };
+
+// Only where a model knows turns.
+function offerTurns() {
+  parts.turns.hidden = !knowsTurns(parts.first.value) && !knowsTurns(parts.second.value);
+}
+
 function build(main) {
   const numeric = (name, value, min, max, step) => h("input", { type: "number", name, value, min, max, step, required: true });
-  parts.first = modelSelect("", () => {}, "Model");
-  parts.second = modelSelect("", () => {}, "Model to compare with", "none");
+  parts.first = modelSelect("", offerTurns, "Model");
+  parts.second = modelSelect("", offerTurns, "Model to compare with", "none");
+  parts.turns = h("label", { class: "tick" }, h("input", { type: "checkbox", name: "chat", checked: true }), "as a chat message");
   parts.first.name = "first";
   parts.second.name = "second";
   parts.run = h("button", { class: "primary" }, "Show experts");
@@ -172,7 +184,7 @@ function build(main) {
       h("div", { class: "row" }, field("Model", parts.first), field("Compare with", parts.second),
         field("Tokens to write", numeric("max_tokens", 40, 0, 4096, 1)), field("Temperature", numeric("temperature", 0, 0, 100, "any")),
         field("Seed", numeric("seed", 1, 0, 9007199254740991, 1)),
-        h("label", { class: "tick" }, h("input", { type: "checkbox", name: "chat", checked: true }), "as a chat message"), parts.run)),
+        parts.turns, parts.run)),
     parts.head, parts.body));
 }
 
@@ -182,6 +194,7 @@ export const experts = {
     await refreshModels();
     parts.first.refresh();
     parts.second.refresh();
+    offerTurns();
     if (argument) await openTrace(argument);
     else if (traces.length) draw();
     else if (!loadedModels().length) replace(parts.body, h("p", { class: "empty" }, "No model is loaded: choose one above."));

@@ -63,21 +63,56 @@ function loadMap({ run, lines }) {
 
 // ---- live ----
 
-// Whole logs are thinned by the server; what comes after is followed line by line.
+const lastStep = (lines) => lines.reduce((most, l) => Math.max(most, l.step), 0);
+const isSame = (a, b) => a.step === b.step && "val_loss" in a === "val_loss" in b;
+
+// Asked for from the last step on, since its evaluation may have come after it.
+function add(entry, line) {
+  if (entry.lines.slice(-4).some((l) => isSame(l, line))) return false;
+  entry.lines.push(line);
+  changed();
+  return true;
+}
+
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+// A whole log is thinned by the server; what comes after is followed line by line where a process is training, and
+// fetched now and then elsewhere.  A browser keeps few connections to a server: at most so many are streams.
+const MOST_STREAMS = 3;
+let streams = 0;
+
 async function follow(id) {
   const entry = chosen.get(id), { signal } = entry.abort;
-  const path = "/api/runs/" + encodeURIComponent(id);
   try {
-    entry.lines = (await get(`${path}/metrics?points=800`, signal)).lines;
+    if (!entry.lines.length) entry.lines = (await get(`/api/runs/${encodeURIComponent(id)}/metrics?points=800`, signal)).lines;
     changed();
-    const last = entry.lines.reduce((most, l) => Math.max(most, l.step), 0);
-    for await (const line of events("GET", `${path}/metrics/stream?after=${last}`, undefined, signal)) {
-      entry.lines.push(line);
-      changed();
-    }
   } catch (error) {
     if (!signal.aborted) notice(`${id}: ${error.message}`);
   }
+  while (!signal.aborted) {
+    if (entry.run.active && streams < MOST_STREAMS) await stream(id, entry, signal);
+    else await catchUp(id, entry, signal);
+    await pause(3);
+  }
+}
+
+async function stream(id, entry, signal) {
+  streams++;
+  try {
+    const path = `/api/runs/${encodeURIComponent(id)}/metrics/stream?after=${Math.max(0, lastStep(entry.lines) - 1)}`;
+    for await (const line of events("GET", path, undefined, signal)) add(entry, line);
+  } catch { /* a lost connection: it is made again, from the last step on */ }
+  streams--;
+}
+
+async function catchUp(id, entry, signal) {
+  const state = `${entry.run.step} ${entry.run.val_loss}`, last = lastStep(entry.lines);
+  if (state === entry.state) return;
+  try {
+    const { lines } = await get(`/api/runs/${encodeURIComponent(id)}/metrics?after=${Math.max(0, last - 1)}`, signal);
+    for (const line of lines) add(entry, line);
+    entry.state = state;
+  } catch { /* the next time */ }
 }
 
 function changed() {

@@ -15,5 +15,7 @@ typedef struct {
 extern const ml_embedded_file ml_report_files[];
 /* web/, and lib/ with scripts of the distribution */
 extern const ml_embedded_file ml_web_files[];
+/* docs/openapi.json */
+extern const ml_embedded_file ml_serve_files[];
 
 #endif

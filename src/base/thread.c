@@ -16,6 +16,7 @@ enum { MAX_THREAD = 1024, SPINS = 4000 /* of some 10 to 40 ns */ };
 
 typedef struct {
     int64_t n, grain, n_range;
+    int64_t share; /* 0, or: a thread takes 1 / share of the ranges that are left at once */
     ml_task_fn fn;
     void *arg;
     atomic_llong next; /* range that nobody has taken */
@@ -94,14 +95,31 @@ static void spin_pause(void)
 #endif
 }
 
+/* How many ranges from *i on are the caller's; 0 when there are none left. */
+static int64_t claim(job *j, long long *i)
+{
+    if (!j->share) {
+        *i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
+        return *i < j->n_range;
+    }
+    *i = atomic_load_explicit(&j->next, memory_order_relaxed);
+    for (;;) {
+        int64_t left = j->n_range - *i, n = left / j->share;
+        if (left <= 0) return 0;
+        if (n < 1) n = 1;
+        if (atomic_compare_exchange_weak_explicit(&j->next, i, *i + n, memory_order_relaxed, memory_order_relaxed)) {
+            return n;
+        }
+    }
+}
+
 static void take_ranges(job *j, int thread)
 {
     in_loop = true;
-    for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
-        if (i >= j->n_range) break;
-        int64_t begin = i * j->grain;
-        j->fn(j->arg, begin, begin + j->grain < j->n ? begin + j->grain : j->n, thread);
+    long long i;
+    for (int64_t n; (n = claim(j, &i)) > 0;) {
+        int64_t begin = i * j->grain, end = begin + n * j->grain;
+        j->fn(j->arg, begin, end < j->n ? end : j->n, thread);
     }
     in_loop = false;
 }
@@ -202,7 +220,7 @@ static void run_serially(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
     }
 }
 
-void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
+static void run(int64_t n, int64_t grain, bool guided, ml_task_fn fn, void *arg)
 {
     if (n <= 0) return;
     if (grain < 1) grain = 1;
@@ -210,7 +228,7 @@ void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
     int n_thread = ml_thread_count();
     if (n_thread > n_range) n_thread = (int)n_range;
     if (n_thread <= 1 || in_loop || pthread_mutex_trylock(&pool.busy) != 0) {
-        run_serially(n, grain, fn, arg);
+        run_serially(n, guided ? n : grain, fn, arg);
         return;
     }
     int n_worker = need_workers(n_thread - 1);
@@ -218,6 +236,7 @@ void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
     j->n = n;
     j->grain = grain;
     j->n_range = n_range;
+    j->share = guided ? 2 * n_thread : 0;
     j->fn = fn;
     j->arg = arg;
     atomic_store_explicit(&j->next, 0, memory_order_relaxed);
@@ -226,4 +245,14 @@ void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
     take_ranges(j, 0);
     wait_for_workers();
     pthread_mutex_unlock(&pool.busy);
+}
+
+void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
+{
+    run(n, grain, false, fn, arg);
+}
+
+void ml_parallel_for_guided(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
+{
+    run(n, grain, true, fn, arg);
 }

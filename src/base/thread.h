@@ -15,5 +15,8 @@ typedef void (*ml_task_fn)(void *arg, int64_t begin, int64_t end, int thread);
  * gets which range is not fixed, so fn's result for a range must not depend on it.  Range boundaries are
  * multiples of grain.  Returns when all are done.  Runs serially when called from inside another. */
 void ml_parallel_for(int64_t n, int64_t grain, ml_task_fn fn, void *arg);
+/* The same with ranges of one or more grains, long at first and one grain at the end: for work that likes long runs of
+ * memory and must still end on all threads together. */
+void ml_parallel_for_guided(int64_t n, int64_t grain, ml_task_fn fn, void *arg);
 
 #endif

@@ -386,6 +386,7 @@ static ml_status set_up(chat *c, ml_error *err)
     ML_TRY(ml_cli_require(c->o, "model", &path, err));
     ml_memory_budget budget = ml_cli_budget(c->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(c->o, "repack"), &budget, &c->m, err));
+    ML_TRY(ml_cli_load_adapters(c->o, &c->m, err));
     ML_TRY(ml_cli_conversation_make(c->o, &c->m, &c->talk, err));
     if (ml_chat_is_none(&c->talk.format) && ml_options_given(c->o, "system")) {
         return ml_fail(err, ML_EINVAL, "%s: --system needs a chat format, and there is none here", path);

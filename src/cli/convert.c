@@ -1,10 +1,10 @@
 /* moonlight convert SRC DST: a model from any format into another. */
-#include "quant/convert.h"
+#include "cli/convert.h"
 
 #include "base/file.h"
 #include "base/log.h"
-#include "cli/cli.h"
 #include "infer/open.h"
+#include "quant/convert.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -57,19 +57,23 @@ static void show_reading(void *arg, int64_t n_done, int64_t n_token)
     ml_progress_update(j->reading, (double)n_done, NULL);
 }
 
-static ml_status set_up(job *j, const ml_options *o, ml_error *err)
+static ml_status set_up(job *j, const ml_options *o, const char *from, const char *adapter, const char *to_path,
+                        ml_error *err)
 {
     const char *to = ml_options_text(o, "to");
     ml_convert *x = &j->convert;
-    ML_TRY(ml_model_find(ml_options_positional(o, 0), j->from, err));
+    ML_TRY(ml_model_find(from, j->from, err));
     x->from = j->from;
-    x->to = ml_options_positional(o, 1);
+    x->adapter = adapter;
+    x->to = to_path;
     x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
     x->tokenizer = ml_options_text(o, "tokenizer");
     x->split_bytes = (uint64_t)ml_options_int(o, "split-max-size");
-    x->importance = ml_options_text(o, "imatrix");
-    x->calibrate = ml_options_text(o, "calibrate");
-    x->calibrate_tokens = ml_options_int(o, "calibrate-tokens");
+    if (!adapter) { /* a text would be read by the model as it was */
+        x->importance = ml_options_text(o, "imatrix");
+        x->calibrate = ml_options_text(o, "calibrate");
+        x->calibrate_tokens = ml_options_int(o, "calibrate-tokens");
+    }
     x->progress = show;
     x->reading = show_reading;
     x->arg = j;
@@ -131,17 +135,24 @@ static void tell(const job *j)
                 (double)r->n_bytes / 1e9, files);
 }
 
-ml_status ml_cli_convert(int argc, char **argv, ml_error *err)
+ml_status ml_cli_convert_model(const ml_options *o, const char *from, const char *adapter, const char *to,
+                               ml_error *err)
 {
-    ml_options *o;
     job j = { 0 };
-    ML_TRY(ml_cli_parse("convert", NULL, argc, argv, 2, 2, "a model and a folder or GGUF file to write", &o, err));
-    ml_status status = set_up(&j, o, err);
+    ml_status status = set_up(&j, o, from, adapter, to, err);
     ml_stop_install();
     if (status == ML_OK) status = ml_convert_model(&j.convert, &j.report, err);
     ml_progress_end(j.reading);
     ml_progress_end(j.progress);
     if (status == ML_OK) tell(&j);
+    return status;
+}
+
+ml_status ml_cli_convert(int argc, char **argv, ml_error *err)
+{
+    ml_options *o;
+    ML_TRY(ml_cli_parse("convert", NULL, argc, argv, 2, 2, "a model and a folder or GGUF file to write", &o, err));
+    ml_status status = ml_cli_convert_model(o, ml_options_positional(o, 0), NULL, ml_options_positional(o, 1), err);
     ml_options_free(o);
     return status;
 }

@@ -241,9 +241,10 @@ static ml_status generate(job *j, ml_error *err)
     ML_TRY(check_input(j, err));
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
+    ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
     const ml_ids *ends = &j->m.ends;
-    return ml_cli_generate_many(j->o, j->m.model, j->m.tokenizer, encode_prompt, j, ends->id, (int64_t)ends->n, err);
+    return ml_cli_generate_many(j->o, &j->m, encode_prompt, j, ends->id, (int64_t)ends->n, err);
 }
 
 ml_status ml_cli_generate(int argc, char **argv, ml_error *err)

@@ -15,12 +15,14 @@
 /* One prompt and its answer. */
 typedef struct {
     char *text;
+    const ml_adapter *adapter; /* NULL: the model's */
     ml_ids prompt, answer;
     ml_finish finish;
 } item;
 
 typedef struct {
     const ml_options *o;
+    const ml_loaded *m;
     ml_model *model;
     ml_tokenizer *tokenizer;
     const int32_t *stop_id;
@@ -33,7 +35,7 @@ typedef struct {
     ml_error error; /* of a callback */
 } batch;
 
-static ml_status add_prompt(void *arg, const char *text, size_t n_bytes, ml_error *err)
+static ml_status add_prompt(void *arg, const char *text, size_t n_bytes, const char *adapter, ml_error *err)
 {
     batch *b = arg;
     ML_TRY(ml_grow((void **)&b->items, &b->capacity, b->n + 1, sizeof *b->items, err));
@@ -42,7 +44,7 @@ static ml_status add_prompt(void *arg, const char *text, size_t n_bytes, ml_erro
     memcpy(copy, text, n_bytes);
     copy[n_bytes] = 0;
     b->items[b->n++] = (item){ .text = copy };
-    return ML_OK;
+    return adapter ? ml_cli_find_adapter(b->m, adapter, &b->items[b->n - 1].adapter, err) : ML_OK;
 }
 
 /* ---- callbacks of the engine; a request's arg points to one of these ---- */
@@ -81,6 +83,7 @@ static ml_status submit_all(batch *b, ml_engine *e, listener *listeners, ml_erro
                                .max_tokens = ml_options_int(b->o, "max-tokens"),
                                .stop_id = b->stop_id,
                                .n_stop = b->n_stop,
+                               .adapter = b->items[i].adapter,
                                .on_token = take_token,
                                .on_end = take_end,
                                .arg = &listeners[i] };
@@ -175,10 +178,10 @@ static ml_status report(const batch *b, double seconds, ml_error *err)
     return status;
 }
 
-ml_status ml_cli_generate_many(const ml_options *o, ml_model *model, ml_tokenizer *tokenizer, ml_cli_encode_fn encode,
-                               void *arg, const int32_t *stop_id, int64_t n_stop, ml_error *err)
+ml_status ml_cli_generate_many(const ml_options *o, const ml_loaded *m, ml_cli_encode_fn encode, void *arg,
+                               const int32_t *stop_id, int64_t n_stop, ml_error *err)
 {
-    batch b = { .o = o, .model = model, .tokenizer = tokenizer, .stop_id = stop_id, .n_stop = n_stop };
+    batch b = { .o = o, .m = m, .model = m->model, .tokenizer = m->tokenizer, .stop_id = stop_id, .n_stop = n_stop };
     ml_stop_install();
     ml_status status = ml_cli_read_prompts(ml_options_text(o, "prompts"), add_prompt, &b, err);
     for (size_t i = 0; i < b.n && status == ML_OK; i++) {

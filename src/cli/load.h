@@ -1,4 +1,4 @@
-/* What the options of memory and cache say. */
+/* What the options of memory, cache and adapters say. */
 #ifndef ML_CLI_LOAD_H
 #define ML_CLI_LOAD_H
 
@@ -10,5 +10,10 @@ ml_memory_budget ml_cli_budget(const ml_options *o);
 
 /* --kv-cache-type */
 ml_dtype ml_cli_kv_dtype(const ml_options *o);
+
+/* --adapter [NAME=]PATH, loaded side by side, and --use: which of them the model has from now on. */
+ml_status ml_cli_load_adapters(const ml_options *o, ml_loaded *m, ml_error *err);
+/* The adapter of that name; "none": &ml_adapter_none.  ML_EINVAL lists the loaded ones. */
+ml_status ml_cli_find_adapter(const ml_loaded *m, const char *name, const ml_adapter **out, ml_error *err);
 
 #endif

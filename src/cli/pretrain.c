@@ -8,6 +8,7 @@
 #include "recipe/recipe.h"
 
 #include <math.h>
+#include <string.h>
 
 static void show_message(void *arg, bool is_warning, const char *text)
 {
@@ -66,6 +67,14 @@ ml_status ml_cli_pretrain_run(const ml_options *o, const char *run, bool resume,
     return ml_cli_train_run("pretrain", o, run, resume, best_loss, err);
 }
 
+static void say_done(const ml_options *o, const char *stage, const char *loss, const char *run)
+{
+    bool has_adapter = strcmp(stage, "pretrain") && strcmp(ml_options_text(o, "adapter.kind"), "none");
+    const char *from = has_adapter ? ml_options_text(o, "init.from") : run;
+    ml_log_info("done%s.  Try: moonlight generate --model %s%s%s --prompt \"Once upon a time\"", loss, from,
+                has_adapter ? " --adapter " : "", has_adapter ? run : "");
+}
+
 static ml_status run_recipe(const char *stage, const ml_options *o, ml_error *err)
 {
     const char *run = ml_options_text(o, "run");
@@ -76,7 +85,7 @@ static ml_status run_recipe(const char *stage, const ml_options *o, ml_error *er
     } else if (status == ML_OK) {
         char loss[64] = "";
         if (!isnan(best)) snprintf(loss, sizeof loss, "; best validation loss %.4f", best);
-        ml_log_info("done%s.  Try: moonlight generate --model %s --prompt \"Once upon a time\"", loss, run);
+        say_done(o, stage, loss, run);
     }
     return status;
 }

@@ -9,12 +9,13 @@
 static ml_status add_line(ml_cli_prompt_fn add, void *arg, const char *where, bool json, const char *line, size_t n,
                           ml_error *err)
 {
-    if (!json) return add(arg, line, n && line[n - 1] == '\r' ? n - 1 : n, err);
+    if (!json) return add(arg, line, n && line[n - 1] == '\r' ? n - 1 : n, NULL, err);
     json_t *object;
-    const char *text;
+    const char *text, *adapter;
     ML_TRY(ml_json_parse(line, n, where, &object, err));
     ml_status status = ml_json_text(object, "prompt", where, &text, err);
-    if (status == ML_OK) status = add(arg, text, strlen(text), err);
+    if (status == ML_OK) status = ml_json_text_or(object, "adapter", where, NULL, &adapter, err);
+    if (status == ML_OK) status = add(arg, text, strlen(text), adapter, err);
     json_decref(object);
     return status;
 }

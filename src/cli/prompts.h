@@ -6,7 +6,8 @@
 
 #include <stddef.h>
 
-typedef ml_status (*ml_cli_prompt_fn)(void *arg, const char *text, size_t n_bytes, ml_error *err);
+/* adapter: the "adapter" of the line, or NULL. */
+typedef ml_status (*ml_cli_prompt_fn)(void *arg, const char *text, size_t n_bytes, const char *adapter, ml_error *err);
 
 /* Hand over each prompt; blank lines are none.  ML_EINVAL when there is none at all, ML_EFORMAT naming file and line.
  */

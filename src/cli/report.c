@@ -68,6 +68,12 @@ static ml_status add_prompt(void *arg, const char *text, size_t n, ml_error *err
     return ML_OK;
 }
 
+static ml_status add_line(void *arg, const char *text, size_t n, const char *adapter, ml_error *err)
+{
+    if (adapter) return ml_fail(err, ML_EINVAL, "a report opens no adapters: take \"adapter\" out of its prompts");
+    return add_prompt(arg, text, n, err);
+}
+
 /* What the runs' own samples began with, each once. */
 static ml_status take_prompts_of_runs(job *j, ml_error *err)
 {
@@ -109,7 +115,7 @@ static ml_status ask_models(job *j, ml_error *err)
 {
     ml_report *r = &j->report;
     const char *file = ml_options_text(j->o, "prompts");
-    ML_TRY(file ? ml_cli_read_prompts(file, add_prompt, j, err) : take_prompts_of_runs(j, err));
+    ML_TRY(file ? ml_cli_read_prompts(file, add_line, j, err) : take_prompts_of_runs(j, err));
     r->asked = (ml_report_probe_config){ .prompt = (const char *const *)j->prompt,
                                          .n_prompt = j->n_prompt,
                                          .max_tokens = ml_options_int(j->o, "max-tokens"),

@@ -106,6 +106,9 @@ ml_status ml_engine_check(const ml_model *model, const ml_engine_config *c, cons
         return ml_fail(err, ML_EINVAL, "token id %d at position %lld is outside the model's vocabulary of %lld",
                        q->prompt[i], (long long)i, (long long)n_vocab);
     }
+    if (q->adapter && q->adapter->model && q->adapter->model != model) {
+        return ml_fail(err, ML_EINVAL, "the request's adapter was made for another model than the engine's");
+    }
     return ml_sampling_check(&q->sampling, err);
 }
 
@@ -126,6 +129,8 @@ static ml_status make_job(const ml_engine *e, const ml_request *q, ml_job **out,
     j->request.stop_id = j->stop_id;
     j->n_token = q->n_prompt;
     j->node = ML_PREFIX_ROOT;
+    const ml_adapter *adapter = q->adapter ? q->adapter : e->model->adapter;
+    j->computed_by = adapter == &ml_adapter_none ? NULL : adapter;
     /* Who listens to the prompt wants every token of it run; who does without the cache rewrites its pages. */
     j->shares = e->config.reuse && !listens(q) && !q->trace && !q->no_cache;
     j->submitted = ml_clock_seconds();

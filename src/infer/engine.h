@@ -57,6 +57,8 @@ typedef struct {
     bool (*adjust)(void *arg, const int32_t *answer, int64_t n_answer, float *logits);
     /* Before on_token: the logits that the model gave, for the choice of id.  NULL: not wanted. */
     void (*on_logits)(void *arg, const float *logits, int32_t id);
+    /* Of this model, living until the request has ended; NULL: what the model has, ml_adapter_none: none. */
+    const ml_adapter *adapter;
     /* Each new token, the stop id included; false cancels. */
     bool (*on_token)(void *arg, int32_t id, double logprob);
     /* For each prompt token in order: the logits behind it, its hidden state [hidden_size].  NULL: not wanted. */

@@ -20,6 +20,7 @@ typedef struct ml_job {
     ml_sampler *sampler; /* in a slot */
     bool cancelled, waits;
     bool shares;                     /* its prompt's pages come from and go to the store */
+    const void *computed_by;         /* the adapter that its tokens go through; NULL: none */
     int32_t node;                    /* the store's node of its last shared page */
     int64_t n_shared;                /* pages */
     int64_t n_reused;                /* tokens it need not compute */

@@ -97,7 +97,7 @@ static bool adopt_next(ml_engine *e, ml_job *j, int64_t slot)
 {
     ml_pages *p = ml_runner_pages(e->runner);
     if (j->n_shared >= n_sharable(e, j)) return false;
-    int32_t page = ml_prefix_find(&e->prefix, j->node, j->token + j->n_shared * p->page_size);
+    int32_t page = ml_prefix_find(&e->prefix, j->node, j->computed_by, j->token + j->n_shared * p->page_size);
     if (page == ML_PREFIX_NONE) return false;
     if (p->n_used[slot] > j->n_shared) {
         swap_page(p, slot, j->n_shared, page);
@@ -135,6 +135,7 @@ ml_status ml_engine_fill_slots(ml_engine *e, ml_error *err)
         if (!reserve(e, j, s)) return ML_OK;
         leave_queue(e, before, j);
         e->slot[s] = j;
+        ml_runner_set_adapter(e->runner, s, j->request.adapter);
         e->order[e->n_order++] = s;
         j->started = ml_clock_seconds();
         ML_TRY(ml_sampler_make(&j->request.sampling, e->model->config.vocab_size, e->config.n_valid, &j->sampler, err));
@@ -160,7 +161,7 @@ bool ml_engine_must_wait(const ml_engine *e, int64_t place)
     if (!j->shares || j->n_cached % size || n > n_sharable(e, j) * size) return false;
     for (int64_t i = 0; i < place; i++) {
         const ml_job *o = e->slot[e->order[i]];
-        if (!o->shares || o->n_cached >= n || o->request.n_prompt < n) continue;
+        if (!o->shares || o->computed_by != j->computed_by || o->n_cached >= n || o->request.n_prompt < n) continue;
         if (memcmp(o->token, j->token, (size_t)n * sizeof *j->token) == 0) return true;
     }
     return false;
@@ -175,9 +176,9 @@ void ml_engine_give_shared(ml_engine *e, int64_t slot)
     for (; (j->n_shared + 1) * p->page_size <= n; j->n_shared++) {
         const int32_t *id = j->token + j->n_shared * p->page_size;
         int32_t own = p->table[slot * p->pages_per_seq + j->n_shared];
-        int32_t page = ml_prefix_find(&e->prefix, j->node, id);
+        int32_t page = ml_prefix_find(&e->prefix, j->node, j->computed_by, id);
         if (page == ML_PREFIX_NONE) {
-            ml_prefix_add(&e->prefix, j->node, id, page = own);
+            ml_prefix_add(&e->prefix, j->node, j->computed_by, id, page = own);
         } else if (page != own) {
             swap_page(p, slot, j->n_shared, page); /* the same bits; and its node stays while this job does */
         }

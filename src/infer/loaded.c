@@ -1,5 +1,6 @@
 #include "infer/loaded.h"
 
+#include "base/alloc.h"
 #include "base/memory.h"
 #include "format/source.h"
 #include "infer/ends.h"
@@ -64,6 +65,12 @@ ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_b
 
 void ml_loaded_free(ml_loaded *m)
 {
+    for (size_t i = 0; i < m->n_adapter; i++) {
+        ml_adapter_free(m->adapter[i]);
+        ml_free(m->adapter_name[i]);
+    }
+    ml_free(m->adapter);
+    ml_free(m->adapter_name);
     ml_model_free(m->model);
     ml_tokenizer_free(m->tokenizer);
     ml_ids_free(&m->ends);

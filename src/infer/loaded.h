@@ -3,6 +3,7 @@
 #define ML_INFER_LOADED_H
 
 #include "infer/open.h"
+#include "model/adapter.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
 
@@ -10,7 +11,10 @@
 typedef struct {
     ml_model *model;
     ml_tokenizer *tokenizer;
-    ml_ids ends; /* ids that end a text */
+    ml_ids ends;          /* ids that end a text */
+    ml_adapter **adapter; /* [n_adapter] side by side */
+    char **adapter_name;  /* [n_adapter] */
+    size_t n_adapter;
 } ml_loaded;
 
 /* Open the weights of a model folder, a file, or a run folder (its best checkpoint) within a budget of memory.

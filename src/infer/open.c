@@ -1,5 +1,6 @@
 #include "infer/open.h"
 
+#include "format/peft.h"
 #include "format/run.h"
 #include "format/source.h"
 #include "infer/fit.h"
@@ -17,9 +18,16 @@ ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err
                        "or a GGUF or safetensors file",
                        path);
     }
-    if (ml_path_is_dir(path) && !ml_path_exists(config)) return ml_run_find(path, ML_RUN_BEST, model, NULL, err);
     strcpy(model, path);
-    return ML_OK;
+    if (!ml_path_is_dir(path) || ml_path_exists(config)) return ML_OK;
+    char adapter[ML_PATH_MAX];
+    ML_TRY(ml_path_join(adapter, path, "adapter_config.json", err));
+    if (!ml_path_exists(adapter)) ML_TRY(ml_run_find(path, ML_RUN_BEST, model, NULL, err));
+    ML_TRY(ml_path_join(adapter, model, "adapter_config.json", err));
+    if (!ml_path_exists(adapter)) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s holds an adapter, not a model: give the model that it was trained for, and this with --adapter",
+                   path);
 }
 
 ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err)
@@ -40,6 +48,18 @@ ml_status ml_model_open(const char *path, ml_model **out, ml_error *err)
 {
     const ml_memory_budget usual = { .kv_dtype = ML_SESSION_KV };
     return ml_model_open_within(path, &usual, out, err);
+}
+
+ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err)
+{
+    char config[ML_PATH_MAX], latest[ML_PATH_MAX], found[ML_PATH_MAX];
+    *out = NULL;
+    ML_TRY(ml_path_join(config, path, "adapter_config.json", err));
+    ML_TRY(ml_path_join(latest, path, "latest", err));
+    bool is_run = !ml_path_exists(config) && ml_path_exists(latest);
+    if (!is_run) return ml_peft_load(path, m, out, err);
+    ML_TRY(ml_run_find(path, ML_RUN_BEST, found, NULL, err));
+    return ml_peft_load(found, m, out, err);
 }
 
 ml_model_info ml_model_get_info(const ml_model *m)

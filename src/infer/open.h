@@ -4,7 +4,7 @@
 #define ML_INFER_OPEN_H
 
 #include "base/file.h"
-#include "model/model.h"
+#include "model/adapter.h"
 
 /* The model that `path` means, for ml_weight_source_open: a file or folder as it is, of a run folder the best
  * checkpoint. */
@@ -23,5 +23,8 @@ typedef struct {
 /* ml_model_open, which has a budget of zeros with the usual cache, within another.  ML_ENOMEM, before anything is
  * allocated, for a model that does not fit: what it needs, what there is, and the quantisation that would fit. */
 ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err);
+
+/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
+ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
 
 #endif

@@ -28,10 +28,11 @@ static int32_t *first_child(ml_prefix *p, int32_t parent)
     return parent == ML_PREFIX_ROOT ? &p->first : &p->node[parent].child;
 }
 
-int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const int32_t *id)
+int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id)
 {
     size_t size = (size_t)p->pages->page_size;
     for (int32_t n = *first_child(p, parent); n != ML_PREFIX_NONE; n = p->node[n].sibling) {
+        if (p->node[n].computed_by != computed_by) continue;
         if (memcmp(p->id + (size_t)n * size, id, size * sizeof *id) != 0) continue;
         p->node[n].touched = ++p->clock;
         return n;
@@ -39,13 +40,13 @@ int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const int32_t *id)
     return ML_PREFIX_NONE;
 }
 
-void ml_prefix_add(ml_prefix *p, int32_t parent, const int32_t *id, int32_t page)
+void ml_prefix_add(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id, int32_t page)
 {
     assert(!p->node[page].used);
     size_t size = (size_t)p->pages->page_size;
     int32_t *first = first_child(p, parent);
     memcpy(p->id + (size_t)page * size, id, size * sizeof *id);
-    p->node[page] = (ml_prefix_node){ parent, ML_PREFIX_NONE, *first, true, ++p->clock };
+    p->node[page] = (ml_prefix_node){ parent, ML_PREFIX_NONE, *first, true, computed_by, ++p->clock };
     *first = page;
     p->n_node++;
     ml_pages_hold(p->pages, page);

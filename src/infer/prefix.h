@@ -4,6 +4,7 @@
  *                             \- 64 ids --> page 3
  *
  * A node is one page full of prompt tokens, and is named by it; its way from the root spells the ids that lead there.
+ * The same ids through another adapter are another way.
  * The store is an owner of its pages (infer/pages.h).  Only what prompts computed may be put in: tokens that were
  * generated have other last bits.  When pages are wanted, the least recently used leaves that nobody else holds go. */
 #ifndef ML_INFER_PREFIX_H
@@ -16,6 +17,7 @@ enum { ML_PREFIX_ROOT = -1, ML_PREFIX_NONE = -2 };
 typedef struct {
     int32_t parent, child, sibling; /* ML_PREFIX_NONE: none; of a page that is not in the tree nothing is said */
     bool used;
+    const void *computed_by;
     uint64_t touched; /* the higher, the later */
 } ml_prefix_node;
 
@@ -31,10 +33,11 @@ typedef struct {
 /* The pages must outlive it. */
 ml_status ml_prefix_make(ml_prefix *p, ml_pages *pages, ml_error *err);
 void ml_prefix_free(ml_prefix *p);
-/* The node below `parent` whose page holds these page_size ids, or ML_PREFIX_NONE; it is now the last used. */
-int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const int32_t *id);
+/* The node below `parent` whose page holds these page_size ids as computed by that (any pointer), or ML_PREFIX_NONE;
+ * it is now the last used. */
+int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id);
 /* Put a page below `parent`, where ml_prefix_find found none. */
-void ml_prefix_add(ml_prefix *p, int32_t parent, const int32_t *id, int32_t page);
+void ml_prefix_add(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id, int32_t page);
 /* Let go of pages until `n_free` are free or nothing can go. */
 void ml_prefix_evict(ml_prefix *p, int64_t n_free);
 

@@ -14,6 +14,7 @@ struct ml_runner {
     ml_kv_cache *cache;
     ml_tensor *hidden; /* [n, d] of the last pass */
     const ml_routing_observer *observer;
+    const ml_adapter **adapter; /* [n_seq] */
 };
 
 /* The results of all layers, every intermediate of one, and the logits, with room to spare; only touched pages cost
@@ -35,6 +36,9 @@ static ml_status make(ml_runner *r, ml_error *err)
     int64_t page = n->capacity < PAGE_SIZE ? n->capacity : PAGE_SIZE;
     int64_t n_page = (n->cache_token + page - 1) / page + n->n_seq; /* each sequence's last page is partly filled */
     size_t logits = (size_t)(n->n_seq * c->vocab_size) * sizeof(float), slack = (size_t)256 << 20;
+    r->adapter = ml_calloc((size_t)n->n_seq + 1, sizeof *r->adapter);
+    if (!r->adapter) return ml_fail_memory(err, (size_t)n->n_seq * sizeof *r->adapter, "a runner");
+    for (int64_t s = 0; s < n->n_seq; s++) ml_runner_set_adapter(r, s, NULL);
     ML_TRY(ml_ctx_init(&r->ctx, activation_bytes(c, n->max_token) + logits + slack, 0, err));
     ML_TRY(ml_pages_make(&r->pages, n_page, (int32_t)page, n->n_seq, n->capacity, err));
     return ml_kv_cache_make(c, n_page * page, n->kv_dtype, &r->cache, err);
@@ -68,7 +72,14 @@ void ml_runner_free(ml_runner *r)
     ml_ctx_free(&r->ctx);
     ml_pages_free(&r->pages);
     ml_kv_cache_free(r->cache);
+    ml_free(r->adapter);
     ml_free(r);
+}
+
+void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter)
+{
+    if (!adapter) adapter = r->model->adapter;
+    r->adapter[seq] = adapter == &ml_adapter_none ? NULL : adapter;
 }
 
 int64_t ml_runner_cache_bytes(const ml_runner *r)
@@ -104,6 +115,43 @@ static ml_tensor *pick_rows(ml_ctx *ctx, ml_tensor *hidden, int64_t n_want, cons
     return rows;
 }
 
+/* Tokens whose sequence has this adapter. */
+static ml_tensor *list_rows(ml_runner *r, const ml_adapter *adapter, int64_t n, const int32_t *seq)
+{
+    ml_tensor *row = ml_tensor_new_1d(&r->ctx, ML_I32, n);
+    int64_t n_row = 0;
+    for (int64_t t = 0; t < n && row; t++) {
+        if (r->adapter[seq[t]] == adapter) ml_i32(row)[n_row++] = (int32_t)t;
+    }
+    if (row) row->dim[0] = n_row;
+    return row;
+}
+
+/* Who has which adapter in a pass; NULL when nobody has one (or on failure, with the error in ctx). */
+static const ml_adapter_use *make_use(ml_runner *r, int64_t n, const int32_t *seq)
+{
+    int64_t n_seq = r->config.n_seq;
+    ml_adapter_group *group = NULL;
+    ml_adapter_use *use = NULL;
+    bool any = false;
+    for (int64_t t = 0; t < n; t++) any = any || r->adapter[seq[t]];
+    if (!any) return NULL;
+    use = ml_ctx_scratch(&r->ctx, sizeof *use);
+    group = ml_ctx_scratch(&r->ctx, (size_t)n_seq * sizeof *group);
+    if (!use || !group) return NULL;
+    *use = (ml_adapter_use){ .group = group, .of_seq = r->adapter, .n_seq = n_seq };
+    for (int64_t t = 0; t < n; t++) {
+        bool known = false;
+        for (int g = 0; g < use->n_group; g++) known = known || group[g].adapter == r->adapter[seq[t]];
+        if (!known) group[use->n_group++] = (ml_adapter_group){ .adapter = r->adapter[seq[t]] };
+    }
+    for (int g = 0; g < use->n_group && use->n_group > 1; g++) {
+        group[g].row = list_rows(r, group[g].adapter, n, seq);
+        if (!group[g].row) return NULL;
+    }
+    return use;
+}
+
 ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
                             const int32_t *seq, ml_error *err)
 {
@@ -116,7 +164,9 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
                           .seq = wrap(ctx, seq, n),
                           .cache = r->cache,
                           .n_decode = n_decode,
-                          .observer = r->observer };
+                          .observer = r->observer,
+                          .adapters = make_use(r, n, seq) };
+    ML_TRY(ml_ctx_status(ctx, err));
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);
 }

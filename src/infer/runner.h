@@ -6,7 +6,7 @@
 #define ML_INFER_RUNNER_H
 
 #include "infer/pages.h"
-#include "model/model.h"
+#include "model/adapter.h"
 
 typedef struct ml_runner ml_runner;
 
@@ -28,6 +28,10 @@ ml_pages *ml_runner_pages(ml_runner *r);
 
 /* Tell the observer (NULL: nobody) what the routers choose in the passes that follow; it must outlive them. */
 void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer);
+
+/* The adapter (of this model; it must outlive the runner) of a sequence, from its first token on; NULL: what the model
+ * has (ml_model.adapter), ml_adapter_none: none.  Sequences of one pass may have different ones. */
+void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter);
 
 /* One pass: n tokens, the first n_decode of which are being generated and the others prompt; id, position and sequence
  * of each [n].  Of one sequence, positions ascend and all before them are in the cache or earlier in the pass.

@@ -142,6 +142,12 @@ void ml_session_truncate(ml_session *s, int64_t n)
     ml_pages_truncate(ml_runner_pages(s->runner), 0, n);
 }
 
+void ml_session_set_adapter(ml_session *s, const ml_adapter *adapter)
+{
+    ml_session_truncate(s, 0);
+    ml_runner_set_adapter(s->runner, 0, adapter);
+}
+
 int64_t ml_session_count(const ml_session *s)
 {
     return s->n;

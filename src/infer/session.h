@@ -15,6 +15,8 @@
 
 ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, ml_dtype kv_dtype, ml_session **out,
                              ml_error *err);
+/* NULL: the model's own, ml_adapter_none: none.  Forgets what the session has seen. */
+void ml_session_set_adapter(ml_session *s, const ml_adapter *adapter);
 int64_t ml_session_capacity(const ml_session *s);
 const int32_t *ml_session_ids(const ml_session *s);
 

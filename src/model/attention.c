@@ -1,5 +1,7 @@
 #include "model/attention.h"
 
+#include "model/adapter.h"
+#include "model/kv_b.h"
 #include "model/kv_cache.h"
 
 static ml_tensor *maybe(const ml_tensor *t)
@@ -27,7 +29,9 @@ static ml_tensor *gqa(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     const ml_layer *y = &m->layer[layer_id];
     int64_t d_head = c->head_dim, n_head = c->num_attention_heads, n_kv = c->num_key_value_heads;
     float eps = (float)c->rms_norm_eps;
-    ml_tensor *qkv = ml_linear(ctx, x, maybe(&y->attn_in), maybe(&y->attn_bias)); // [tokens, (n_head + 2 n_kv) d_head]
+    static const ml_adapter_slot slot[] = { ML_SLOT_Q, ML_SLOT_K, ML_SLOT_V };
+    ml_tensor *qkv = ml_adapter_linear(ctx, m, layer_id, slot, 3, x, maybe(&y->attn_in), maybe(&y->attn_bias),
+                                       in->adapters); // [tokens, (n_head + 2 n_kv) d_head]
     ml_tensor *q = ml_tensor_cols(ctx, qkv, 0, n_head * d_head);
     ml_tensor *k = ml_tensor_cols(ctx, qkv, n_head * d_head, n_kv * d_head);
     ml_tensor *v = ml_tensor_cols(ctx, qkv, (n_head + n_kv) * d_head, n_kv * d_head);
@@ -60,9 +64,15 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     int64_t d_qk = nope + rope, d_v = c->v_head_dim, lora = c->kv_lora_rank;
     int64_t n_q = c->q_lora_rank ? c->q_lora_rank : n_head * d_qk;
     float eps = (float)c->latent_norm_eps;
-    ml_tensor *all = ml_linear(ctx, x, maybe(&y->attn_in), NULL); // [tokens, n_q + lora + rope]
+    static const ml_adapter_slot slot[] = { ML_SLOT_Q, ML_SLOT_KV_A }, q_b[] = { ML_SLOT_Q_B },
+                                 kv_b[] = { ML_SLOT_KV_B };
+    ml_tensor *all = ml_adapter_linear(ctx, m, layer_id, slot, 2, x, maybe(&y->attn_in), NULL,
+                                       in->adapters); // [tokens, n_q + lora + rope]
     ml_tensor *q = ml_tensor_cols(ctx, all, 0, n_q);
-    if (c->q_lora_rank) q = ml_linear(ctx, ml_rmsnorm(ctx, q, maybe(&y->q_a_norm), eps), maybe(&y->q_b), NULL);
+    if (c->q_lora_rank) {
+        q = ml_rmsnorm(ctx, q, maybe(&y->q_a_norm), eps);
+        q = ml_adapter_linear(ctx, m, layer_id, q_b, 1, q, maybe(&y->q_b), NULL, in->adapters);
+    }
     q = rotate(ctx, m, q, in->pos, n_head, d_qk, nope); // [tokens, n_head d_qk]
     ml_tensor *k_rope = rotate(ctx, m, ml_tensor_cols(ctx, all, n_q + lora, rope), in->pos, 1, rope, 0);
     ml_tensor *latent = ml_rmsnorm(ctx, ml_tensor_cols(ctx, all, n_q, lora), maybe(&y->kv_a_norm), eps);
@@ -73,6 +83,8 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
             .n_head = n_head, .d_nope = nope, .n_rot = rope, .d_v = d_v, .kv_lora_rank = lora, .scale = m->softmax_scale
         };
         ml_mla_weights weights = { .kv_b = maybe(&y->kv_b), .k_b = maybe(&y->k_b), .v_b = maybe(&y->v_b) };
+        weights.term = ml_adapter_mla_terms(ctx, layer_id, in->adapters);
+        if (ctx->error.code != ML_OK) return NULL;
         return ml_attention_cached_mla(ctx, q, &weights, &view, in->seq, in->pos, in->n_decode, &heads);
     }
     ml_attention_param param = { .n_head = n_head,
@@ -83,7 +95,8 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
                                  .k_step = nope + d_v,
                                  .v_step = nope + d_v,
                                  .scale = m->softmax_scale };
-    ml_tensor *kv = ml_linear(ctx, latent, maybe(&y->kv_b), NULL); // [tokens, n_head (nope + d_v)]
+    ml_tensor *kv = ml_adapter_linear(ctx, m, layer_id, kv_b, 1, latent, ml_model_join_kv_b(ctx, m, layer_id), NULL,
+                                      in->adapters); // [tokens, n_head (nope + d_v)]
     ml_tensor *v = kv ? ml_tensor_cols(ctx, kv, nope, kv->dim[1] - nope) : NULL;
     return ml_attention(ctx, q, kv, v, k_rope, in->seq, &param); // [tokens, n_head d_v]
 }
@@ -92,5 +105,7 @@ ml_tensor *ml_model_attention(ml_ctx *ctx, const ml_model *m, int64_t layer_id, 
 {
     bool latent = m->config.attention == ML_ATTENTION_MLA;
     ml_tensor *y = latent ? mla(ctx, m, layer_id, x, in) : gqa(ctx, m, layer_id, x, in);
-    return ml_linear(ctx, y, maybe(&m->layer[layer_id].attn_out), NULL); // [tokens, d]
+    static const ml_adapter_slot slot[] = { ML_SLOT_O };
+    return ml_adapter_linear(ctx, m, layer_id, slot, 1, y, maybe(&m->layer[layer_id].attn_out), NULL,
+                             in->adapters); // [tokens, d]
 }

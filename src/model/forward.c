@@ -1,4 +1,5 @@
 /* The forward pass: the one description of the computation that training, tuning and inference share. */
+#include "model/adapter.h"
 #include "model/attention.h"
 
 #include "base/thread.h"
@@ -12,10 +13,15 @@ static ml_tensor *maybe(const ml_tensor *t)
     return t->data ? (ml_tensor *)(uintptr_t)t : NULL;
 }
 
-static ml_tensor *mlp(ml_ctx *ctx, const ml_layer *y, ml_tensor *x)
+static ml_tensor *mlp(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, const ml_model_input *in)
 {
-    ml_tensor *gate_up = ml_linear(ctx, x, maybe(&y->gate_up), NULL);      // [tokens, 2 f]
-    return ml_linear(ctx, ml_swiglu(ctx, gate_up), maybe(&y->down), NULL); // [tokens, d]
+    static const ml_adapter_slot first[] = { ML_SLOT_GATE, ML_SLOT_UP }, second[] = { ML_SLOT_DOWN };
+    const ml_layer *y = &m->layer[layer_id];
+    const ml_adapter_use *use = in->adapters;
+    ml_tensor *gate_up =
+        ml_adapter_linear(ctx, m, layer_id, first, 2, x, maybe(&y->gate_up), NULL, use);       // [tokens, 2 f]
+    ml_tensor *hidden = gate_up ? ml_swiglu(ctx, gate_up) : NULL;                              // [tokens, f]
+    return ml_adapter_linear(ctx, m, layer_id, second, 1, hidden, maybe(&y->down), NULL, use); // [tokens, d]
 }
 
 /* ---- statistics ---- */
@@ -99,10 +105,10 @@ static ml_tensor *moe(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     if (in->observer && !ctx->recomputing) in->observer->routing(in->observer->arg, layer_id, &routing);
 
     ml_experts_param experts = { c->expert_relu ? ML_ACT_RELU : ML_ACT_SILU };
-    ml_tensor *routed = ml_experts(ctx, x, routing.id, routing.prob, maybe(&y->expert_gate), maybe(&y->expert_up),
-                                   maybe(&y->expert_down), &experts); // [tokens, d]
+    ml_tensor *routed = ml_adapter_experts(ctx, m, layer_id, x, routing.id, routing.prob, &experts,
+                                           in->adapters); // [tokens, d]
     if (c->n_shared_experts == 0) return routed;
-    return ml_add(ctx, routed, mlp(ctx, y, x), (float)c->shared_scale);
+    return ml_add(ctx, routed, mlp(ctx, m, layer_id, x, in), (float)c->shared_scale);
 }
 
 typedef struct {
@@ -121,7 +127,8 @@ static ml_tensor *layer(ml_ctx *ctx, ml_tensor *x, const void *arg)
     x = ml_add(ctx, x, ml_model_attention(ctx, m, a->layer_id, normed, a->in), 1);
     normed = ml_rmsnorm(ctx, x, maybe(&y->ffn_norm), eps);
     bool is_moe = ml_config_layer_is_moe(&m->config, a->layer_id);
-    return ml_add(ctx, x, is_moe ? moe(ctx, m, a->layer_id, normed, a->in) : mlp(ctx, y, normed), 1);
+    return ml_add(ctx, x, is_moe ? moe(ctx, m, a->layer_id, normed, a->in) : mlp(ctx, m, a->layer_id, normed, a->in),
+                  1);
 }
 
 ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in)

@@ -45,6 +45,9 @@ typedef struct {
     ml_tensor expert_gate, expert_up, expert_down; /* [n_expert, f, d] (gate and up strided), [n_expert, d, f] */
 } ml_layer;
 
+typedef struct ml_adapter ml_adapter;
+typedef struct ml_adapter_use ml_adapter_use;
+
 struct ml_model {
     ml_config config;
     ml_dtype dtype;                               /* of own matrices; norms, biases and router are fp32 */
@@ -57,9 +60,10 @@ struct ml_model {
     float *inv_freq; /* [rotary_dim / 2] */
     float rope_magnitude, softmax_scale;
     ml_arena values, grads;
-    ml_tensor *part;          /* of the tensors above that a source has in parts */
-    ml_weight_source *source; /* NULL, or where the weights lie; owned */
-    ml_arena panels;          /* repacked weights */
+    ml_tensor *part;           /* of the tensors above that a source has in parts */
+    ml_weight_source *source;  /* NULL, or where the weights lie; owned */
+    ml_arena panels;           /* repacked weights */
+    const ml_adapter *adapter; /* of the caller: what sequences have in inference that choose no other; NULL: none */
 };
 
 /* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
@@ -118,6 +122,7 @@ typedef struct {
     float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
     ml_router_stats *stats;    /* NULL: not wanted */
     const ml_routing_observer *observer; /* NULL: nobody */
+    const ml_adapter_use *adapters;      /* NULL: none (model/adapter.h) */
 } ml_model_input;
 
 /* -> [tokens, hidden_size], after the final norm; the head is a matter of the caller (logits of some rows, or

@@ -12,6 +12,9 @@ typedef enum {
     ML_PARAM_ROUTER,
     ML_PARAM_MATRIX, /* projections of attention, dense and shared MLPs */
     ML_PARAM_EXPERT, /* routed experts */
+    ML_PARAM_LORA_A, /* an adapter's (model/adapter.h) */
+    ML_PARAM_LORA_B,
+    ML_PARAM_MAGNITUDE,
     ML_N_PARAM_KIND
 } ml_param_kind;
 

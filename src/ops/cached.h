@@ -52,6 +52,14 @@ typedef struct {
     float scale; /* multiplies q.k */
 } ml_mla_param;
 
+/* A low-rank term of kv_b (an adapter's): row j of kv_b becomes factor[j] * (w_j + scale * b_j a).
+ *   a [rank, kv_lora_rank], b [n_head * (d_nope + d_v), rank], factor [n_head * (d_nope + d_v)] or NULL: 1 */
+typedef struct {
+    const float *a, *b, *factor;
+    int64_t rank;
+    float scale;
+} ml_mla_term;
+
 /* What makes keys and values of a latent row: kv_b, or both others.  Any float or block type whose rows divide, each
  * tensor its own.  Products with them are fp32: nothing but the weight itself is rounded.
  *   kv_b [n_head * (d_nope + d_v), kv_lora_rank]   W_uk[h] then W_uv[h] for each head (Hugging Face)
@@ -60,6 +68,7 @@ typedef struct {
 typedef struct {
     const ml_tensor *kv_b;
     const ml_tensor *k_b, *v_b;
+    const ml_mla_term *const *term; /* NULL, or of each sequence: NULL or what is added to its products */
 } ml_mla_weights;
 
 /* Multi-head latent attention on the compressed cache (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).

@@ -3,6 +3,7 @@
 #include "ops/ops.h"
 
 #include "ops/cpu/cpu.h"
+#include "ops/cuda/cuda.h"
 
 #include <assert.h>
 
@@ -20,18 +21,48 @@ const ml_op ml_ops_cpu[ML_N_OP] = {
 #undef ML_OP
 };
 
+#ifdef MOONLIGHT_CUDA
+/* What the GPU has; the others are NULL there. */
+const ml_kernels ml_ops_cuda[ML_N_OP] = {
+#define ML_CUDA_OP(name_)                                                                                              \
+    [ML_OP_##name_] = { .forward = ml_cuda_##name_##_forward, .backward = ml_cuda_##name_##_backward },
+#include "ops/cuda/cuda.def"
+#undef ML_CUDA_OP
+};
+#endif
+
+/* The implementation for where the context's tensors lie; the operands must lie there too.  False: failed. */
+static bool find_kernels(ml_ctx *ctx, ml_op_id id, const ml_op_args *args, ml_kernels *out)
+{
+    *out = (ml_kernels){ ml_ops_cpu[id].forward, ml_ops_cpu[id].backward };
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        if (!args->in[i] || args->in[i]->device == ctx->device) continue;
+        ml_ctx_fail(ctx, ML_EINVAL, "operator %s: operand %d does not lie where the operator works",
+                    ml_ops_cpu[id].name, i);
+        return false;
+    }
+    if (!ctx->device) return true;
+#ifdef MOONLIGHT_CUDA
+    *out = ml_ops_cuda[id];
+#endif
+    if (out->forward) return true;
+    ml_ctx_fail(ctx, ML_EINVAL, "operator %s runs on the processor only: give --device cpu", ml_ops_cpu[id].name);
+    return false;
+}
+
 /* Run forward with its scratch released, then record.  Outputs and saved tensors exist already. */
 static ml_tensor *run(ml_ctx *ctx, ml_op_id id, const ml_op_args *args, size_t param_bytes, bool self_seeding)
 {
-    const ml_op *op = &ml_ops_cpu[id];
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_status status = op->forward(ctx, args);
-    ml_arena_release(&ctx->act, mark);
+    ml_kernels kernels;
+    if (!find_kernels(ctx, id, args, &kernels)) return NULL;
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ml_status status = kernels.forward(ctx, args);
+    ml_ctx_release(ctx, mark);
     if (status != ML_OK) {
-        ml_ctx_fail(ctx, status, "operator %s failed", op->name);
+        ml_ctx_fail(ctx, status, "operator %s failed", ml_ops_cpu[id].name);
         return NULL;
     }
-    ml_tape_record(ctx, op->backward, args, param_bytes, self_seeding);
+    ml_tape_record(ctx, kernels.backward, args, param_bytes, self_seeding);
     return ctx->error.code == ML_OK ? args->out[0] : NULL;
 }
 

@@ -180,5 +180,13 @@ typedef enum {
 } ml_op_id;
 
 extern const ml_op ml_ops_cpu[ML_N_OP];
+/* Of another backend; NULL for an operator it does not have. */
+typedef struct {
+    ml_forward_fn forward;
+    ml_backward_fn backward;
+} ml_kernels;
+#ifdef MOONLIGHT_CUDA
+extern const ml_kernels ml_ops_cuda[ML_N_OP];
+#endif
 
 #endif

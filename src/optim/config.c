@@ -6,7 +6,8 @@
 static const char *const KIND_NAME[ML_N_PARAM_KIND] = {
     [ML_PARAM_EMBEDDING] = "embedding", [ML_PARAM_HEAD] = "head",     [ML_PARAM_NORM] = "norm",
     [ML_PARAM_BIAS] = "bias",           [ML_PARAM_ROUTER] = "router", [ML_PARAM_MATRIX] = "matrix",
-    [ML_PARAM_EXPERT] = "expert",
+    [ML_PARAM_EXPERT] = "expert",       [ML_PARAM_LORA_A] = "lora_a", [ML_PARAM_LORA_B] = "lora_b",
+    [ML_PARAM_MAGNITUDE] = "magnitude",
 };
 
 static const char *const GROUP_NAME[ML_N_OPTIM_GROUP] = {
@@ -52,7 +53,7 @@ static ml_status parse_kind(const char *word, size_t n, ml_param_kinds *kinds, m
     }
     return ml_fail(err, ML_EINVAL,
                    "\"%.*s\" is no kind of parameter; expected a list of embedding, head, norm, bias, router, matrix, "
-                   "expert, or none",
+                   "expert, lora_a, lora_b, magnitude, or none",
                    (int)(n < 40 ? n : 40), word);
 }
 
@@ -84,6 +85,7 @@ ml_status ml_optim_check_config(const ml_optim_config *c, ml_error *err)
     ML_TRY(check_range("weight_decay", c->weight_decay, 0.0, 1e3, err));
     ML_TRY(check_range("momentum", c->momentum, 0.0, below_one, err));
     ML_TRY(check_range("ns_steps", c->ns_steps, 1, 100, err));
+    ML_TRY(check_range("lora_b_ratio", c->lora_b_ratio, 0.0, 1e6, err));
     return check_range("rms_scale", c->rms_scale, 0.0, 1e3, err);
 }
 
@@ -93,6 +95,11 @@ ml_optim_group ml_optim_choose_group(const ml_optim_config *c, ml_param_kind kin
     if (c->name == ML_OPTIM_MUON && (c->muon & ML_KIND_BIT(kind)))
         return decay ? ML_GROUP_MUON : ML_GROUP_MUON_NO_DECAY;
     return decay ? ML_GROUP_ADAMW : ML_GROUP_ADAMW_NO_DECAY;
+}
+
+double ml_optim_get_ratio(const ml_optim_config *c, ml_param_kind kind)
+{
+    return kind == ML_PARAM_LORA_B && c->lora_b_ratio > 0 ? c->lora_b_ratio : 1.0;
 }
 
 bool ml_optim_is_muon(ml_optim_group group)

@@ -31,7 +31,7 @@ struct ml_muon {
 
 double ml_muon_get_factor(const ml_optim_config *c, const ml_param *p)
 {
-    return c->rms_scale * sqrt((double)(p->rows > p->cols ? p->rows : p->cols));
+    return ml_optim_get_ratio(c, p->kind) * c->rms_scale * sqrt((double)(p->rows > p->cols ? p->rows : p->cols));
 }
 
 /* ---- plan: which matrix runs where, and how much memory that takes ---- */

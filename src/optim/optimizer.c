@@ -142,6 +142,7 @@ static double update_adamw(ml_optimizer *opt, int64_t i, double lr, double grad_
     const ml_optim_config *c = &opt->config;
     const ml_optim_moments *moments = &opt->moments[i];
     double t = (double)opt->step;
+    lr *= ml_optim_get_ratio(c, opt->param[i].kind);
     ml_adamw rule = { .beta1 = (float)c->beta1,
                       .beta2 = (float)c->beta2,
                       .eps = (float)c->eps,
@@ -182,8 +183,8 @@ ml_optim_row ml_optimizer_get_row(const ml_optimizer *opt, int64_t i)
     ml_optim_group group = opt->moments[i].group;
     return (ml_optim_row){ .param = &opt->param[i],
                            .group = group,
-                           .lr_factor =
-                               ml_optim_is_muon(group) ? ml_muon_get_factor(&opt->config, &opt->param[i]) : 1.0,
+                           .lr_factor = ml_optim_is_muon(group) ? ml_muon_get_factor(&opt->config, &opt->param[i])
+                                                                : ml_optim_get_ratio(&opt->config, opt->param[i].kind),
                            .weight_decay = ml_optim_get_decay(&opt->config, group) };
 }
 

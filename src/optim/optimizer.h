@@ -35,6 +35,7 @@ typedef struct {
     double rms_scale;
     ml_param_kinds muon;     /* kinds that Muon updates; without effect under ML_OPTIM_ADAMW */
     ml_param_kinds no_decay; /* kinds that do not decay, under either name */
+    double lora_b_ratio;     /* LORA_B's rate over that of the others (LoRA+, arXiv:2402.12354); 0 means 1 */
 } ml_optim_config;
 
 /* beta 0.9, 0.95, eps 1e-8, decay 0.1 on everything; Muon: momentum 0.95, Nesterov, 5 steps, scale 0.2, for

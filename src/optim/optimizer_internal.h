@@ -32,6 +32,8 @@ typedef struct {
 ml_status ml_optim_check_config(const ml_optim_config *config, ml_error *err);
 /* Who updates parameters of this kind, and whether they decay. */
 ml_optim_group ml_optim_choose_group(const ml_optim_config *config, ml_param_kind kind);
+/* What the rate is multiplied with for parameters of this kind. */
+double ml_optim_get_ratio(const ml_optim_config *config, ml_param_kind kind);
 bool ml_optim_is_muon(ml_optim_group group);
 /* config->weight_decay, or 0 for a group that does not decay. */
 double ml_optim_get_decay(const ml_optim_config *config, ml_optim_group group);

@@ -14,6 +14,7 @@
 #include "quant/gguf_from_source.h"
 #include "quant/hf_copy.h"
 #include "quant/hf_view.h"
+#include "quant/merged_source.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@ typedef struct {
     ml_source_kind kind;
     ml_config config;
     ml_weight_source *source;
+    const ml_gguf *file;     /* of the source, when it is one */
     ml_tokenizer *tokenizer; /* NULL: there is none */
     ml_importance importance;
 } job;
@@ -60,10 +62,26 @@ static ml_status check_extent(const job *j, ml_error *err)
     return j->source->find(j->source, name, 2, dim, &w, err);
 }
 
+/* Latent attention is merged as one kv_b; the rows of others in the order that the adapter saw them in. */
+static ml_status merge_adapter(job *j, ml_error *err)
+{
+    ml_weight_source *made;
+    if (!j->x->adapter) return ML_OK;
+    if (j->config.attention == ML_ATTENTION_MLA) {
+        ML_TRY(ml_hf_view_make(j->source, &j->config, &made, err));
+        j->source = made;
+    }
+    ML_TRY(ml_merged_source_make(j->source, j->x->from, j->x->adapter, &made, err));
+    j->source = made;
+    return ML_OK;
+}
+
 static ml_status open_source(job *j, ml_error *err)
 {
     j->kind = ml_weight_source_kind(j->x->from);
     ML_TRY(ml_weight_source_open(j->x->from, &j->config, &j->source, err));
+    j->file = ml_gguf_source_file(j->source);
+    ML_TRY(merge_adapter(j, err));
     ML_TRY(check_extent(j, err));
     ML_TRY(open_tokenizer(j, err));
     j->report->has_tokenizer = j->tokenizer != NULL;
@@ -168,7 +186,7 @@ static void show(void *arg, uint64_t done, uint64_t total)
 /* What a GGUF file says of its types stays true when none is changed. */
 static int64_t stored_file_type(const job *j)
 {
-    const ml_gguf *g = ml_gguf_source_file(j->source);
+    const ml_gguf *g = j->file;
     int64_t type;
     ml_error ignored;
     if (!g || j->x->plan.n_rule) return -1;
@@ -275,7 +293,7 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
     ml_dtype dtype = ML_F32;
     if (j->x->plan.mix) (void)ml_dtype_parse(ml_quant_mix_name(j->x->plan.mix), &dtype);
     bool keep = !j->x->plan.mix;
-    if (j->kind == ML_SOURCE_HF && !j->x->tokenizer) {
+    if (j->kind == ML_SOURCE_HF && !j->x->tokenizer && !j->x->adapter) {
         ml_hf_copy copy = { .folder = j->x->from, .keep = keep, .dtype = dtype, .progress = show, .arg = j };
         return ml_hf_copy_write(&copy, manifest, &j->report->n_bytes, err);
     }
@@ -310,9 +328,8 @@ static ml_status write_folder(job *j, ml_error *err)
     while (length > 1 && j->x->to[length - 1] == '/') length--;
     int n = snprintf(aside, sizeof aside, "%.*s.tmp.%ld", (int)length, j->x->to, (long)getpid());
     if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", j->x->to);
-    const ml_gguf *g = ml_gguf_source_file(j->source);
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
-    j->report->epsilon_assumed = ml_hf_view_config(g, &j->config);
+    j->report->epsilon_assumed = ml_hf_view_config(j->file, &j->config);
     j->source = view;
     j->report->kind = ml_config_class_name(&j->config);
     ml_status status = write_aside(j, aside, err);

@@ -25,6 +25,8 @@ static ml_status check(ml_recipe_run *r, ml_error *err)
     r->config = p->tuning.config;
     p->n_pair = r->train.batch;
     r->train.batch *= 2; /* sequences */
+    r->train.base = p->tuning.model;
+    if (r->has_adapter) return ml_recipe_tuning_bind(&p->tuning, &r->model, err);
     if (is_live(r->o)) r->n_frozen = ml_model_count(&r->config).total;
     return ML_OK;
 }
@@ -50,6 +52,10 @@ static ml_status use_cache(ml_recipe_run *r, tuning_run *p, ml_model *reference,
 
 static ml_status make_reference(ml_recipe_run *r, tuning_run *p, ml_error *err)
 {
+    if (r->has_adapter) { /* the reference is the model without it */
+        ML_TRY(ml_dpo_identify(p->stage, r->model, err));
+        return is_live(r->o) ? ml_dpo_use_live_reference(p->stage, r->model, err) : use_cache(r, p, r->model, err);
+    }
     ml_model *reference;
     ML_TRY(ml_model_make(&r->config, ML_F32, false, &reference, err));
     ml_status status = ml_recipe_tuning_fill(&p->tuning, reference, err);

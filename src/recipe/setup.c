@@ -82,6 +82,26 @@ ml_status ml_recipe_schedule(const ml_options *o, const ml_listener *listener, i
     return ml_schedule_check(out, err);
 }
 
+ml_status ml_recipe_adapter_config(const ml_options *o, bool *has_adapter, ml_adapter_config *out, ml_error *err)
+{
+    static const char *const keys[] = { "target", "rank", "alpha", "dropout", "lr_ratio" };
+    const char *kind = ml_options_text(o, "adapter.kind");
+    *has_adapter = strcmp(kind, "none") != 0;
+    *out = (ml_adapter_config){ .rank = ml_options_int(o, "adapter.rank"),
+                                .alpha = ml_options_real(o, "adapter.alpha"),
+                                .dropout = ml_options_real(o, "adapter.dropout"),
+                                .dora = !strcmp(kind, "dora") };
+    out->n_target = ml_options_list(o, "adapter.target", &out->target);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && !*has_adapter; i++) {
+        char path[32];
+        snprintf(path, sizeof path, "adapter.%s", keys[i]);
+        if (!ml_options_given(o, path)) continue;
+        return ml_fail(err, ML_EINVAL, "%s is set, but adapter.kind is none: choose lora or dora, or leave it out",
+                       path);
+    }
+    return ML_OK;
+}
+
 ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err)
 {
     *out = (ml_train_config){ .batch = ml_options_int(o, "train.batch"),
@@ -182,6 +202,7 @@ typedef struct {
 static bool decides_the_run(const char *section, const char *name)
 {
     if (!strcmp(section, "model")) return true;
+    if (!strcmp(section, "adapter")) return strcmp(name, "lr_ratio") != 0;
     if (!strcmp(section, "data")) return strcmp(name, "dir") != 0; /* the same data may have moved */
     static const char *const train[] = { "batch", "accumulate", "ramp", "seq", "seed" };
     for (size_t i = 0; i < sizeof train / sizeof train[0]; i++) {
@@ -230,7 +251,7 @@ void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *list
     for (int kind = 0; kind < ML_N_PARAM_KIND; kind++) {
         for (int group = 0; group < ML_N_OPTIM_GROUP; group++) {
             if (!n_tensor[kind][group]) continue;
-            ml_listener_say(listener, "%-9s %5lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
+            ml_listener_say(listener, "%-9s %6lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
                             (long long)n_tensor[kind][group], (long long)n_element[kind][group],
                             ml_optim_group_name((ml_optim_group)group));
         }

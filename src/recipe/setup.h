@@ -9,6 +9,10 @@
  * told where a schedule was fitted to fewer steps. */
 ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err);
 
+/* From section adapter: *has_adapter false when its kind is none.  ML_EINVAL when other keys are set all the same.
+ * Texts point into `o`. */
+ml_status ml_recipe_adapter_config(const ml_options *o, bool *has_adapter, ml_adapter_config *out, ml_error *err);
+
 /* The learning rate over `steps` steps, from section optim. */
 ml_status ml_recipe_schedule(const ml_options *o, const ml_listener *listener, int64_t steps, ml_schedule *out,
                              ml_error *err);

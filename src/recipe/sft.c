@@ -22,7 +22,8 @@ static ml_status check(ml_recipe_run *r, ml_error *err)
     if (!p) return ml_fail_memory(err, sizeof *p, "the stage sft");
     ML_TRY(ml_recipe_tuning_find(r->o, find_form(r->o), &p->tuning, err));
     r->config = p->tuning.config;
-    return ML_OK;
+    r->train.base = p->tuning.model;
+    return r->has_adapter ? ml_recipe_tuning_bind(&p->tuning, &r->model, err) : ML_OK;
 }
 
 static ml_status prepare(ml_recipe_run *r, ml_error *err)

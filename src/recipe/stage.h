@@ -2,7 +2,7 @@
  *
  *   check    read the stage's own options, look at what is there          config, without writing anything
  *   prepare  build what is missing                                        config, tokenizer, stage
- *   init     the weights that a fresh run begins with                     model
+ *   init     the weights that a fresh run begins with                     model (with an adapter not called)
  *   free     what prepare and check made, of a run that came however far
  *
  * Steps, checkpoints, logs, resuming and stopping are the loop's (train/loop.h). */
@@ -26,7 +26,11 @@ typedef struct {
     const ml_tokenizer *tokenizer; /* for checkpoints and samples */
     const ml_stage *stage;         /* for the loop */
 
-    ml_model *model; /* trainable; exists from init on */
+    bool has_adapter; /* section adapter asks for one; known before check */
+    ml_adapter_config adapter_config;
+    ml_adapter *adapter; /* what is trained then */
+
+    ml_model *model; /* trainable, exists from init on; with an adapter the model beside it, from check on */
 } ml_recipe_run;
 
 typedef struct {

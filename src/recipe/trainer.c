@@ -95,11 +95,34 @@ static ml_status read_options(ml_trainer *t, const ml_trainer_config *c, ml_erro
                    c->recipe, t->stage->name);
 }
 
-static void make_plan(ml_trainer *t)
+/* Bytes of a model's weights as they are stored. */
+static int64_t count_weight_bytes(const ml_model *m)
+{
+    int64_t n_bytes = 0;
+    for (size_t i = 0; i < m->n_weight; i++) {
+        n_bytes += (int64_t)ml_dtype_row_bytes(m->weight[i].dtype, ml_weight_count(&m->weight[i]));
+    }
+    return n_bytes;
+}
+
+static ml_status plan_adapter(ml_trainer *t, ml_error *err)
+{
+    const ml_recipe_run *r = &t->run;
+    const ml_adapter_config *a = &r->adapter_config;
+    int64_t n_param, n_bytes = count_weight_bytes(r->model), n_token = r->train.batch * r->train.seq;
+    ML_TRY(ml_adapter_plan(a, &r->config, &n_param, err));
+    ml_train_plan_adapter(&t->plan, &r->config, n_param, n_bytes, a->dora, n_token, r->train.recompute);
+    ml_listener_say(&t->listener, "%s of rank %lld: %lld numbers are trained, beside %.1f MB of weights that stay",
+                    a->dora ? "dora" : "lora", (long long)a->rank, (long long)n_param, (double)n_bytes / 1e6);
+    return ML_OK;
+}
+
+static ml_status make_plan(ml_trainer *t, ml_error *err)
 {
     const ml_train_config *c = &t->run.train;
     char text[512];
     t->plan = ml_train_make_plan(&t->run.config, c->batch * c->seq, c->optim.name == ML_OPTIM_MUON, c->recompute);
+    if (t->run.has_adapter) ML_TRY(plan_adapter(t, err));
     t->plan.weights += 4 * t->run.n_frozen;
     t->plan.total += 4 * t->run.n_frozen;
     t->n_params = ml_model_count(&t->run.config);
@@ -108,6 +131,7 @@ static void make_plan(ml_trainer *t)
     ml_listener_say(&t->listener, "%s: %lld parameters, %lld active per token", ml_config_class_name(&t->run.config),
                     (long long)t->n_params.total, (long long)t->n_params.active);
     ml_listener_say(&t->listener, "%s", text);
+    return ML_OK;
 }
 
 /* A run that cannot be is refused before hours of data preparation. */
@@ -117,11 +141,16 @@ static ml_status check(ml_trainer *t, ml_error *err)
     ML_TRY(ml_loop_check_folder(t->run_folder, t->resume, err));
     if (t->resume) ML_TRY(ml_recipe_check_resume(t->o, &t->listener, t->run_folder, err));
     ML_TRY(ml_recipe_train_config(t->o, &t->listener, &r->train, err));
+    if (t->stage != &ml_recipe_pretrain) {
+        ML_TRY(ml_recipe_adapter_config(t->o, &r->has_adapter, &r->adapter_config, err));
+        if (r->has_adapter) r->train.optim.lora_b_ratio = ml_options_real(t->o, "adapter.lr_ratio");
+    }
     ML_TRY(t->stage->check(r, err));
     ML_TRY(ml_loop_check_config(&r->train, &r->config, err));
-    ml_recipe_say_steps(&r->train, &r->config, &t->listener);
-    make_plan(t);
-    return ML_OK;
+    ml_config said = r->config;
+    if (r->has_adapter) said.bias_update_rate = 0; /* the model stays as it is */
+    ml_recipe_say_steps(&r->train, &said, &t->listener);
+    return make_plan(t, err);
 }
 
 ml_status ml_trainer_open(const ml_trainer_config *config, ml_trainer **out, ml_error *err)
@@ -151,6 +180,7 @@ void ml_trainer_free(ml_trainer *t)
 {
     if (!t) return;
     ml_loop_free(t->loop);
+    ml_adapter_free(t->run.adapter);
     ml_model_free(t->run.model);
     if (t->stage) t->stage->free(&t->run);
     ml_options_free(t->o);
@@ -183,6 +213,22 @@ static ml_status write_options(const ml_trainer *t, ml_error *err)
     return ml_options_write_ini(t->o, path, err);
 }
 
+/* What is trained, with the values that a fresh run begins with. */
+static ml_status make_model(ml_trainer *t, ml_error *err)
+{
+    ml_recipe_run *r = &t->run;
+    if (r->has_adapter) {
+        ml_adapter_free(r->adapter);
+        ML_TRY(ml_adapter_make(&r->adapter_config, r->model, r->train.seed, &r->adapter, err));
+        r->train.adapter = r->adapter;
+        return ML_OK;
+    }
+    ml_model_free(r->model);
+    r->model = NULL;
+    ML_TRY(ml_model_make(&r->config, ML_F32, true, &r->model, err));
+    return t->resume ? ML_OK : t->stage->init(r, err);
+}
+
 /* Everything that the loop needs, and the loop.  After a failure it is done again from the beginning. */
 static ml_status set_up(ml_trainer *t, ml_error *err)
 {
@@ -191,10 +237,7 @@ static ml_status set_up(ml_trainer *t, ml_error *err)
     t->available = ml_memory_available();
     ML_TRY(ml_train_check_plan(&t->plan, t->available, r->train.batch, r->train.recompute, err));
     ML_TRY(t->stage->prepare(r, err));
-    ml_model_free(r->model);
-    r->model = NULL;
-    ML_TRY(ml_model_make(&r->config, ML_F32, true, &r->model, err));
-    if (!t->resume) ML_TRY(t->stage->init(r, err));
+    ML_TRY(make_model(t, err));
     ML_TRY(ml_loop_make(&r->train, t->run_folder, t->resume, r->model, r->stage, r->tokenizer, &hooks, &t->loop, err));
     ml_recipe_say_groups(ml_loop_optimizer(t->loop), &t->listener);
     ml_status status = write_options(t, err);

@@ -55,6 +55,17 @@ ml_status ml_recipe_tuning_fill(const ml_recipe_tuning *t, ml_model *model, ml_e
     return status;
 }
 
+ml_status ml_recipe_tuning_bind(const ml_recipe_tuning *t, ml_model **out, ml_error *err)
+{
+    ml_config config;
+    ml_weight_source *source;
+    *out = NULL;
+    ML_TRY(ml_weight_source_open(t->model, &config, &source, err));
+    ml_status status = ml_model_bind(&t->config, source, out, err);
+    if (status != ML_OK) source->free(source);
+    return status;
+}
+
 /* ---- the tokenizer ---- */
 
 static ml_status open_tokenizer(ml_recipe_tuning *t, ml_error *err)

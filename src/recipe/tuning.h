@@ -33,6 +33,9 @@ void ml_recipe_tuning_free(ml_recipe_tuning *t);
 /* Read the weights that tuning begins with. */
 ml_status ml_recipe_tuning_fill(const ml_recipe_tuning *t, ml_model *model, ml_error *err);
 
+/* The same model as its file has it, for an adapter; stays the caller's. */
+ml_status ml_recipe_tuning_bind(const ml_recipe_tuning *t, ml_model **out, ml_error *err);
+
 /* Where train.epochs says how long: the schedule of as many steps.  `rows_per_step` rows or pairs.  Tells the listener
  * how much the run learns. */
 ml_status ml_recipe_tuning_schedule(const ml_recipe_tuning *t, const ml_listener *listener, int64_t rows_per_step,

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "grammar/schema.h"
 #include "serve/limits.h"
 #include "serve/server_internal.h"
 #include "serve/stops.h"
@@ -84,7 +85,7 @@ static bool adjust(void *arg, const int32_t *answer, int64_t n, float *logits)
     for (size_t i = 0; i < p->n_bias; i++) {
         if (p->bias[i].id < n_vocab) logits[p->bias[i].id] += p->bias[i].bias;
     }
-    return true;
+    return !c->constraint || ml_constraint_apply(c->constraint, answer, n, logits, n_vocab);
 }
 
 static void take_end(ml_task *task, ml_finish finish, const ml_error *failure)
@@ -135,6 +136,10 @@ static ml_status prepare(ml_answers *a, ml_choice *c, const ml_chat_format *form
         }
         ML_TRY(ml_routing_trace_make(&c->trace, a->served->m.model, n, err));
     }
+    if (p->schema || p->any_object) {
+        const ml_ids *stop = &a->served->stop;
+        ML_TRY(ml_constraint_make(&a->grammar, a->served->vocabulary, stop->id, stop->n, &c->constraint, err));
+    }
     ml_chat_output_start(&c->out, format, a->served->m.tokenizer, c->prompt, (size_t)c->n_prompt, true);
     return ML_OK;
 }
@@ -142,7 +147,7 @@ static ml_status prepare(ml_answers *a, ml_choice *c, const ml_chat_format *form
 static ml_request request_of(ml_answers *a, ml_choice *c)
 {
     const ml_params *p = a->params;
-    bool adjusted = p->n_bias || p->frequency_penalty != 0 || p->presence_penalty != 0;
+    bool adjusted = c->constraint || p->n_bias || p->frequency_penalty != 0 || p->presence_penalty != 0;
     ml_request q = { .prompt = c->prompt,
                      .n_prompt = c->n_prompt,
                      .sampling = p->sampling,
@@ -198,6 +203,12 @@ ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *served, const ml
         a->choice[i] = (ml_choice){ .all = a, .index = (int64_t)i, .prompt = ids->id, .n_prompt = (int64_t)ids->n };
         atomic_store(&a->choice[i].ended, true); /* until it is handed in */
     }
+    if (params->any_object) ML_TRY(ml_schema_compile_object(&a->grammar, err));
+    if (params->schema) {
+        ml_status status = ml_schema_compile(params->schema, &a->grammar, err);
+        if (status != ML_OK) snprintf(h->field, sizeof h->field, "response_format");
+        ML_TRY(status);
+    }
     for (size_t i = 0; i < n; i++) ML_TRY(prepare(a, &a->choice[i], format, err));
     for (size_t i = 0; i < n; i++) atomic_store(&a->choice[i].ended, false);
     return submit(a, err);
@@ -211,6 +222,7 @@ static void free_choice(ml_choice *c)
     ml_free(c->top_logprob);
     ml_free(c->top_logit);
     ml_free(c->count);
+    ml_constraint_free(c->constraint);
     ml_free(c->prompt_logprob);
     ml_free(c->prompt_top_id);
     ml_free(c->prompt_top_logprob);
@@ -247,6 +259,7 @@ void ml_answers_free(ml_answers *a)
     ml_answers_await_ends(a);
     for (size_t i = 0; i < a->n_choice; i++) free_choice(&a->choice[i]);
     ml_free(a->choice);
+    ml_grammar_free(&a->grammar);
     for (size_t i = 0; i < a->n_prompt; i++) ml_ids_free(&a->prompt[i]);
     ml_free(a->prompt);
     pthread_mutex_destroy(&a->lock);

@@ -36,8 +36,9 @@ typedef struct ml_choice {
     double *prompt_top_logprob;
     int32_t *count; /* [vocab] how often each id was chosen, for penalties */
     int64_t n_counted;
-    float choice_logit; /* of the last choice, and its alternatives */
-    float *top_logit;   /* [n_top] */
+    ml_constraint *constraint; /* NULL: none */
+    float choice_logit;        /* of the last choice, and its alternatives */
+    float *top_logit;          /* [n_top] */
     _Atomic int64_t n_token;
     atomic_bool ended;
     ml_finish finish;
@@ -58,7 +59,8 @@ typedef struct ml_answers {
     ml_web *h;
     ml_served *served;
     const ml_params *params;
-    ml_ids *prompt; /* [n_prompt] owned */
+    ml_grammar grammar; /* of response_format */
+    ml_ids *prompt;     /* [n_prompt] owned */
     size_t n_prompt;
     ml_choice *choice; /* [n_choice] prompt by prompt, params->n of each */
     size_t n_choice;

@@ -1,8 +1,8 @@
 /* GET /health, /metrics, /openapi.json */
+#include "base/embedded.h"
 #include "base/memory.h"
 #include "serve/handlers.h"
 #include "serve/models_internal.h"
-#include "serve/openapi.h"
 #include "serve/server_internal.h"
 
 #include <string.h>
@@ -17,7 +17,7 @@ ml_status ml_health(ml_web *h, ml_error *err)
 
 ml_status ml_openapi(ml_web *h, ml_error *err)
 {
-    return ml_web_reply(h, 200, "application/json", ml_openapi_text, strlen(ml_openapi_text), err);
+    return ml_web_reply(h, 200, "application/json", ml_serve_files[0].data, ml_serve_files[0].n_bytes, err);
 }
 
 /* ---- Prometheus' text format ---- */

@@ -32,6 +32,8 @@ ml_status ml_models_make(const ml_models_config *config, ml_models **out, ml_err
 static void unload(ml_served *s)
 {
     ml_engine_free(s->engine);
+    ml_vocabulary_free(s->vocabulary);
+    s->vocabulary = NULL;
     ml_ids_free(&s->stop);
     ml_loaded_free(&s->m);
     s->engine = NULL;
@@ -129,6 +131,7 @@ static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
                                     .n_valid = ml_tokenizer_vocab_size(s->m.tokenizer),
                                     .kv_dtype = c->budget.kv_dtype,
                                     .reuse = true };
+    ML_TRY(ml_vocabulary_make(s->m.tokenizer, &s->vocabulary, err));
     return ml_engine_make(s->m.model, &s->config, &s->engine, err);
 }
 

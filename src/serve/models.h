@@ -9,6 +9,7 @@
 #define ML_SERVE_MODELS_H
 
 #include "base/file.h"
+#include "grammar/constraint.h"
 #include "infer/engine.h"
 #include "infer/loaded.h"
 #include "serve/web.h"
@@ -29,10 +30,11 @@ typedef struct ml_served {
     ml_chat_format format;
     ml_ids stop; /* ids that end an answer */
     ml_engine_config config;
-    ml_engine *engine;     /* the scheduler's */
-    ml_engine_stats stats; /* of the last pass */
-    ml_engine_stats gone;  /* of engines that failed and were replaced: counters only */
-    bool stepping;         /* the scheduler is in its engine */
+    ml_engine *engine;         /* the scheduler's */
+    ml_engine_stats stats;     /* of the last pass */
+    ml_engine_stats gone;      /* of engines that failed and were replaced: counters only */
+    ml_vocabulary *vocabulary; /* for constraints */
+    bool stepping;             /* the scheduler is in its engine */
     int64_t n_user, n_task;
     struct ml_task *tasks; /* submitted and not ended */
 } ml_served;

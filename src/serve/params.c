@@ -197,6 +197,46 @@ static ml_status read_tool_choice(reader *r, json_t *v, size_t offset, double lo
     return ML_OK;
 }
 
+/* {"type": "json_schema", "json_schema": {"name", "schema", "strict", "description"}} */
+static ml_status read_schema(reader *r, const json_t *v, ml_error *err)
+{
+    json_t *whole = json_object_get(v, "json_schema"), *schema = json_object_get(whole, "schema"), *value;
+    const char *key;
+    if (!json_is_object(schema)) {
+        return ml_web_refuse(r->h, err, 400, "response_format.json_schema.schema",
+                             "response_format.json_schema.schema: expected a JSON schema");
+    }
+    json_object_foreach(whole, key, value)
+    {
+        if (strcmp(key, "name") && strcmp(key, "schema") && strcmp(key, "strict") && strcmp(key, "description")) {
+            return ml_web_refuse(r->h, err, 400, "response_format.json_schema",
+                                 "response_format.json_schema: there is no key %.60s", key);
+        }
+    }
+    size_t n = json_dumpb(schema, NULL, 0, JSON_COMPACT);
+    if (n > ML_LIMIT_SCHEMA_BYTES) {
+        return ml_web_refuse(r->h, err, 400, "response_format", "the schema has %zu bytes: expected %d at most", n,
+                             ML_LIMIT_SCHEMA_BYTES);
+    }
+    r->p->schema = schema;
+    return ML_OK;
+}
+
+static ml_status read_format(reader *r, json_t *v, size_t offset, double low, double high, ml_error *err)
+{
+    (void)offset;
+    (void)low;
+    (void)high;
+    const char *type = json_string_value(json_object_get(v, "type"));
+    if (type && !strcmp(type, "text")) return ML_OK;
+    if (type && !strcmp(type, "json_schema")) return read_schema(r, v, err);
+    if (!type || strcmp(type, "json_object") != 0) {
+        return refuse(r, err, "{\"type\": \"text\"}, \"json_object\" or \"json_schema\"");
+    }
+    r->p->any_object = true;
+    return ML_OK;
+}
+
 static ml_status read_encoding(reader *r, json_t *v, size_t offset, double low, double high, ml_error *err)
 {
     (void)offset;
@@ -248,6 +288,7 @@ static const struct {
     { "echo", ML_FOR_COMPLETION, read_flag, AT(echo), 0, 0 },
     { "kv_cache", ML_FOR_ANSWERS, read_flag, AT(kv_cache), 0, 0 },
     { "trace", ML_FOR_ANSWERS, read_flag, AT(trace), 0, 0 },
+    { "response_format", ML_FOR_ANSWERS, read_format, 0, 0, 0 },
     { "user", ML_FOR_ANSWERS | ML_FOR_EMBEDDING, read_nothing, 0, 0, 0 },
 };
 enum { N_KEY = sizeof keys / sizeof keys[0] };

@@ -39,7 +39,7 @@ typedef struct {
     bool stream, include_usage, echo, logprobs, kv_cache, trace, tools_off, base64;
     int64_t n_top; /* alternatives */
     json_t *messages, *tools, *prompt, *input, *schema;
-    bool any_object; /* response_format json_object */
+    bool any_object; /* response_format json_object; json_schema is `schema` */
 } ml_params;
 
 /* Read the body for one endpoint; free also when it fails. */

@@ -1,5 +1,6 @@
 /* The table of endpoints. */
 #include "serve/handlers.h"
+#include "serve/page.h"
 #include "serve/server_internal.h"
 
 #include <microhttpd.h>
@@ -83,10 +84,21 @@ static const route *find(ml_web *h, bool *other_method)
     return NULL;
 }
 
+/* HEAD is GET without the body, which the library leaves out. */
+static bool is_get(const ml_web *h)
+{
+    return !strcmp(h->method, MHD_HTTP_METHOD_GET) || !strcmp(h->method, MHD_HTTP_METHOD_HEAD);
+}
+
 ml_status ml_route_request(ml_web *h, ml_error *err)
 {
     bool other_method;
+    ml_page_file file;
     const route *r = find(h, &other_method);
+    if (!r && is_get(h) && ml_page_find(h->path, &file)) {
+        ML_TRY(ml_guard_check(h, true, err));
+        return ml_web_reply(h, 200, file.content_type, file.data, file.n_bytes, err);
+    }
     ML_TRY(ml_guard_check(h, r && r->open, err));
     if (r) return r->handler(h, err);
     if (other_method) return ml_web_refuse(h, err, 405, NULL, "%.20s is no method of %.200s", h->method, h->path);

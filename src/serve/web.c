@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "serve/limits.h"
+#include "serve/page.h"
 #include "serve/server_internal.h"
 
 #include <errno.h>
@@ -100,6 +101,8 @@ static ml_status queue(ml_web *h, int status, struct MHD_Response *response, con
     MHD_add_response_header(response, "Content-Type", type);
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     MHD_add_response_header(response, "Cache-Control", "no-store");
+    MHD_add_response_header(response, "Content-Security-Policy", ml_page_policy);
+    MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     h->queued = MHD_queue_response(h->connection, (unsigned)status, response);
     h->replied = true;

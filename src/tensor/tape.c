@@ -15,7 +15,8 @@ struct ml_node {
             bool self_seeding;
         } op;
         struct { /* SEGMENT_BEGIN: where both arenas return to when the backward pass leaves the segment */
-            size_t act_mark, grad_mark;
+            ml_ctx_mark act_mark;
+            size_t grad_mark;
             ml_tensor *x, *y;
         } begin;
         struct {
@@ -69,15 +70,15 @@ static ml_tensor *run_unrecorded(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, co
 {
     ml_tensor *y = ml_tensor_new(ctx, x->dtype, x->n_dim, x->dim);
     if (!y) return NULL;
-    size_t mark = ml_arena_mark(&ctx->act);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
     bool recording = ctx->recording;
     ctx->recording = false;
     ml_tensor *inner = fn(ctx, x, arg);
     ctx->recording = recording;
     if (!inner) return NULL;
     assert(ml_tensor_is_contiguous(inner) && ml_tensor_count(inner) == ml_tensor_count(y));
-    memcpy(y->data, inner->data, (size_t)ml_tensor_count(y) * ml_dtype_size(y->dtype));
-    ml_arena_release(&ctx->act, mark);
+    ml_device_copy(ctx->device, y->data, inner->data, (size_t)ml_tensor_count(y) * ml_dtype_size(y->dtype));
+    ml_ctx_release(ctx, mark);
     return y;
 }
 
@@ -103,7 +104,7 @@ ml_tensor *ml_tape_segment(ml_ctx *ctx, ml_segment_fn fn, ml_tensor *x, const vo
     if (recompute) return segment_recomputed(ctx, fn, x, arg, arg_bytes);
     struct ml_node *begin = push_node(ctx, NODE_SEGMENT_BEGIN);
     if (!begin) return NULL;
-    begin->begin.act_mark = ml_arena_mark(&ctx->act);
+    begin->begin.act_mark = ml_ctx_get_mark(ctx);
     ml_tensor *y = fn(ctx, x, arg);
     struct ml_node *end = y ? push_node(ctx, NODE_SEGMENT_END) : NULL;
     if (!end) return NULL;
@@ -134,7 +135,7 @@ float *ml_tape_grad(ml_ctx *ctx, ml_tensor *t)
                     ctx->grad.capacity >> 20, n * sizeof(float));
         return NULL;
     }
-    memset(owner->grad, 0, n * sizeof(float));
+    ml_device_zero(ctx->device, owner->grad, n * sizeof(float));
     return existing_grad(t);
 }
 
@@ -152,10 +153,10 @@ static void backward_op(ml_ctx *ctx, const struct ml_node *node)
         ml_tensor *in = args->in[i];
         if (in && in->needs_grad && !(grads.in[i] = ml_tape_grad(ctx, in))) return;
     }
-    size_t mark = ml_arena_mark(&ctx->act);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
     ml_status status = node->op.backward(ctx, args, &grads);
     if (status != ML_OK) ml_ctx_fail(ctx, status, "an operator's backward failed");
-    ml_arena_release(&ctx->act, mark);
+    ml_ctx_release(ctx, mark);
 }
 
 /* dy is dead once its segment is done; when it lies just under dx, dx moves down into its place, so that the
@@ -168,7 +169,7 @@ static void compact_grads(ml_ctx *ctx, const ml_tensor *y, ml_tensor *x, size_t 
     size_t y_at = (size_t)((char *)y->grad - ctx->grad.base);
     size_t x_at = (size_t)((char *)x->grad - ctx->grad.base);
     if (x_at <= y_at || x_at - y_at != ((n_bytes + 63) & ~(size_t)63) || x_at + (x_at - y_at) != mark) return;
-    memcpy(y->grad, x->grad, n_bytes);
+    ml_device_copy(ctx->device, y->grad, x->grad, n_bytes);
     x->grad = y->grad;
     ml_arena_release(&ctx->grad, x_at);
 }
@@ -180,7 +181,8 @@ static void backward_recomputed(ml_ctx *ctx, const struct ml_node *node)
     ml_tensor *x = node->recompute.x, *y = node->recompute.y;
     if (!y->grad) return;
     if (x->needs_grad && !ml_tape_grad(ctx, x)) return;
-    size_t grad_mark = ml_arena_mark(&ctx->grad), act_mark = ml_arena_mark(&ctx->act);
+    size_t grad_mark = ml_arena_mark(&ctx->grad);
+    ml_ctx_mark act_mark = ml_ctx_get_mark(ctx);
     struct ml_node *outer = ctx->tape;
     ctx->tape = NULL;
     ctx->recording = ctx->recomputing = true;
@@ -191,7 +193,7 @@ static void backward_recomputed(ml_ctx *ctx, const struct ml_node *node)
         walk_back(ctx);
     }
     ctx->tape = outer;
-    ml_arena_release(&ctx->act, act_mark);
+    ml_ctx_release(ctx, act_mark);
     compact_grads(ctx, y, x, grad_mark);
 }
 
@@ -210,7 +212,7 @@ static void walk_back(ml_ctx *ctx)
         }
         case NODE_SEGMENT_BEGIN:
             compact_grads(ctx, node->begin.y, node->begin.x, node->begin.grad_mark);
-            ml_arena_release(&ctx->act, node->begin.act_mark);
+            ml_ctx_release(ctx, node->begin.act_mark);
             break;
         case NODE_RECOMPUTE: backward_recomputed(ctx, node); break;
         }

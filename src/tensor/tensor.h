@@ -10,11 +10,15 @@
  * written without error handling and asks ml_ctx_status() at its end.
  *
  * A weight that is not trained may stay where a file has it, in the type it has there: then dimension 0 may be
- * stored in parts (q, k and v of one product; the experts of a layer), each a tensor of its own type. */
+ * stored in parts (q, k and v of one product; the experts of a layer), each a tensor of its own type.
+ *
+ * Data lies in this machine's memory or on a device (tensor/device.h); descriptions are always here.  A context works
+ * where it was made for: its tensors and gradients lie there, and so must all operands of its operators. */
 #ifndef ML_TENSOR_TENSOR_H
 #define ML_TENSOR_TENSOR_H
 
 #include "base/alloc.h"
+#include "tensor/device.h"
 #include "tensor/dtype.h"
 
 enum { ML_MAX_DIM = 4 };
@@ -26,6 +30,7 @@ struct ml_tensor {
     int64_t dim[ML_MAX_DIM]; /* unused ones are 1 */
     int64_t stride;          /* elements from one index of dimension 0 to the next; >= product of the rest */
     void *data;
+    ml_device *device; /* where data and grad lie; NULL: this machine's memory */
     ml_layout layout;
     const ml_tensor *part; /* NULL, or [n_part]: dimension 0 is theirs, one after another; then dtype, stride, data and
                               layout are the first part's.  A part has two dimensions; only weights have parts. */
@@ -54,8 +59,10 @@ typedef struct {
 } ml_observer;
 
 typedef struct {
-    ml_arena act;         /* activations, tensor descriptions, tape nodes, operator scratch (marked and released) */
-    ml_arena grad;        /* activation gradients */
+    ml_arena act;      /* activations, tensor descriptions, tape nodes, operator scratch (marked and released) */
+    ml_device *device; /* NULL: this machine's processor and memory */
+    ml_arena data;     /* on a device: the activations and scratch themselves; `act` keeps only what describes them */
+    ml_arena grad;     /* activation gradients */
     struct ml_node *tape; /* newest recorded node */
     bool recording;
     bool recomputing; /* inside the second run of a segment: forward statistics must not be counted again */
@@ -66,9 +73,17 @@ typedef struct {
 
 /* Arenas are address space: physical memory is taken as touched.  grad_bytes may be 0 for inference. */
 ml_status ml_ctx_init(ml_ctx *ctx, size_t act_bytes, size_t grad_bytes, ml_error *err);
+/* The same on a device, whose memory is taken at once; NULL: as ml_ctx_init. */
+ml_status ml_ctx_init_on(ml_ctx *ctx, ml_device *device, size_t act_bytes, size_t grad_bytes, ml_error *err);
 void ml_ctx_free(ml_ctx *ctx);
 /* Drop everything in both arenas, the tape and the error: the start of a step. */
 void ml_ctx_reset(ml_ctx *ctx);
+/* What ml_ctx_release drops everything allocated after. */
+typedef struct {
+    size_t act, data;
+} ml_ctx_mark;
+ml_ctx_mark ml_ctx_get_mark(const ml_ctx *ctx);
+void ml_ctx_release(ml_ctx *ctx, ml_ctx_mark mark);
 /* The first error since reset, or ML_OK. */
 ml_status ml_ctx_status(const ml_ctx *ctx, ml_error *err);
 /* Record a failure (the first one stays); returns its code. */
@@ -81,7 +96,8 @@ ml_tensor ml_tensor_describe(ml_dtype dtype, int n_dim, const int64_t *dims, voi
 ml_tensor *ml_tensor_new(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims);
 ml_tensor *ml_tensor_new_1d(ml_ctx *ctx, ml_dtype dtype, int64_t n);
 ml_tensor *ml_tensor_new_2d(ml_ctx *ctx, ml_dtype dtype, int64_t rows, int64_t cols);
-/* A described copy of caller memory (ids, positions, offsets), in the activation arena. */
+/* A description, in the activation arena, of memory of this machine (ids, positions, offsets).  On a device the data is
+ * copied there; otherwise it is the caller's, who keeps it. */
 ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims, void *data);
 
 /* Views share data and gradient with x.
@@ -100,6 +116,16 @@ bool ml_tensor_is_contiguous(const ml_tensor *x);
 /* Scratch of the running operator: from the activation arena, 64-byte aligned, released when the operator
  * returns.  NULL (and an error in ctx) when full. */
 void *ml_ctx_scratch(ml_ctx *ctx, size_t n_bytes);
+/* The same where the context's data lies. */
+void *ml_ctx_scratch_data(ml_ctx *ctx, size_t n_bytes);
+
+/* The elements of a tensor (rows end to end, n_bytes in all) as this machine can read them: its own data where that is
+ * possible, else a copy in scratch, made when the device has computed it.  NULL on failure. */
+const void *ml_tensor_read(ml_ctx *ctx, const ml_tensor *x);
+/* Set the elements of a contiguous tensor from memory of this machine. */
+ml_status ml_tensor_write(ml_ctx *ctx, ml_tensor *x, const void *src);
+/* Set n floats that lie where the context's data does (a gradient) from memory of this machine. */
+ml_status ml_ctx_write(ml_ctx *ctx, float *dst, const float *src, int64_t n);
 
 static inline float *ml_f32(const ml_tensor *x)
 {

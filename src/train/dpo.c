@@ -175,7 +175,8 @@ ml_status ml_dpo_identify(ml_dpo *d, const ml_model *m, ml_error *err)
     for (size_t i = 0; i < m->n_weight; i++) {
         const ml_weight *w = &m->weight[i];
         ml_sha256_add(hash, w->name, strlen(w->name) + 1);
-        ml_sha256_add(hash, w->data, (size_t)ml_weight_count(w) * sizeof(float));
+        int64_t n = ml_weight_count(w);
+        ml_sha256_add(hash, w->data, w->n_dim == 1 ? (size_t)n * sizeof(float) : ml_dtype_row_bytes(w->dtype, n));
     }
     ml_sha256_end(hash, digest);
     ml_sha256_to_hex(digest, d->name);

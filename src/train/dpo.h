@@ -11,7 +11,7 @@
  * reward_chosen, reward_rejected (mean rewards).
  *
  * The reference is either asked once about every pair (cached), or along each batch (live); the numbers are the same
- * but for rounding. */
+ * but for rounding.  Where an adapter is trained, the reference is the model without it. */
 #ifndef ML_TRAIN_DPO_H
 #define ML_TRAIN_DPO_H
 
@@ -33,7 +33,8 @@ typedef struct ml_dpo ml_dpo;
 ml_status ml_dpo_make(const ml_rows *rows, const ml_dpo_config *config, ml_dpo **out, ml_error *err);
 void ml_dpo_free(ml_dpo *d);
 
-/* Name the reference (an fp32 model of its own memory): a hash of its weights and of the pairs. */
+/* Name the reference: a hash of its weights, as they are stored, and of the pairs.  (A model and the same model in
+ * another type have different names.) */
 ml_status ml_dpo_identify(ml_dpo *d, const ml_model *reference, ml_error *err);
 /* The hash, as hex. */
 const char *ml_dpo_reference_name(const ml_dpo *d);

@@ -64,10 +64,13 @@ static ml_status make_memory(ml_loop *t, ml_error *err)
     const ml_train_config *c = &t->config;
     int64_t tokens = c->batch * c->seq;
     ml_train_plan plan = ml_train_make_plan(&t->model->config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
+    if (c->adapter)
+        ml_train_plan_adapter(&plan, &t->model->config, ml_adapter_count(c->adapter), 0, c->adapter->dora, tokens,
+                              c->recompute);
     /* Address space only: twice the bound leaves room for descriptions and scratch without costing memory. */
     ML_TRY(ml_ctx_init(&t->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28),
                        (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
-    ML_TRY(ml_optimizer_make(&c->optim, t->model->param, (int64_t)t->model->n_param, &t->optimizer, err));
+    ML_TRY(ml_optimizer_make(&c->optim, t->param, t->n_param, &t->optimizer, err));
     ML_TRY(ml_router_stats_make(&t->model->config, &t->stats, err));
     t->n_batch = c->accumulate * largest_factor(c);
     t->batch = ml_calloc((size_t)t->n_batch, sizeof *t->batch);
@@ -138,6 +141,9 @@ ml_status ml_loop_make(const ml_train_config *config, const char *run_folder, bo
     if (!t) return ml_fail_memory(err, sizeof *t, "a training loop");
     t->config = *config;
     t->model = model;
+    t->param = config->adapter ? config->adapter->param : model->param;
+    t->n_param = (int64_t)(config->adapter ? config->adapter->n_param : model->n_param);
+    t->group.adapter = config->adapter;
     t->stage = stage;
     t->tokenizer = tokenizer;
     if (hooks) t->hooks = *hooks;

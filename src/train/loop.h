@@ -11,7 +11,7 @@
 
 #include "base/log.h"
 #include "data/batch.h"
-#include "model/model.h"
+#include "model/adapter.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "token/tokenizer.h"
@@ -34,6 +34,8 @@ typedef struct {
     int64_t sample_every, sample_tokens; /* 0: never */
     const char *const *prompt;           /* [n_prompt] */
     size_t n_prompt;
+    ml_adapter *adapter; /* trainable, of the loop's model: trained (and saved) instead of the model; NULL: none */
+    const char *base;    /* with an adapter: what the model is called; may be NULL */
 } ml_train_config;
 
 /* What a stage's loss makes of one micro-batch: logp [n_token] are the log-probabilities of its targets (no value where
@@ -97,8 +99,9 @@ ml_status ml_loop_check_config(const ml_train_config *config, const ml_config *m
 ml_status ml_loop_check_folder(const char *run_folder, bool resume, ml_error *err);
 
 /* Open the run folder (locked until ml_loop_free).  When `resume`, continue from its latest checkpoint; otherwise
- * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; it, the stage, the tokenizer
- * (may be NULL: samples are then off) and the texts of config must outlive the loop. */
+ * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; with an adapter it is any
+ * whole model, and stays as it is.  It, the adapter, the stage, the tokenizer (may be NULL: samples are then off) and
+ * the texts of config must outlive the loop. */
 ml_status ml_loop_make(const ml_train_config *config, const char *run_folder, bool resume, ml_model *model,
                        const ml_stage *stage, const ml_tokenizer *tokenizer, const ml_train_hooks *hooks, ml_loop **out,
                        ml_error *err);

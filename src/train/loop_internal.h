@@ -10,6 +10,9 @@
 struct ml_loop {
     ml_train_config config;
     ml_model *model;
+    const ml_param *param; /* [n_param] what is trained: the model's, or the adapter's */
+    int64_t n_param;
+    ml_adapter_group group; /* the adapter, for every token */
     const ml_stage *stage;
     const ml_tokenizer *tokenizer;
     ml_train_hooks hooks;

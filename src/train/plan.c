@@ -126,6 +126,27 @@ ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, 
     return plan;
 }
 
+void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *c, int64_t n_param, int64_t weight_bytes, bool dora,
+                           int64_t tokens, bool recompute)
+{
+    int64_t n_layer = recompute ? 1 : c->num_hidden_layers, d = c->hidden_size, n_head = c->num_attention_heads;
+    int64_t n_q = n_head * ml_config_d_qk(c), n_v = n_head * ml_config_d_v(c), joined = 0;
+    if (c->attention == ML_ATTENTION_MLA) {
+        joined = n_head * (c->qk_nope_head_dim + c->v_head_dim) * c->kv_lora_rank; /* kv_b, where a file has halves */
+    }
+    /* DoRA keeps every product that it scales; a product's input with elements dropped, or what came of the rows of the
+     * experts, is scratch. */
+    int64_t dense = c->n_routed_experts ? c->n_shared_experts * c->moe_intermediate_size : c->intermediate_size;
+    int64_t products =
+        n_q + 2 * n_v + c->kv_lora_rank + c->q_lora_rank + 2 * d + 2 * larger(dense, c->intermediate_size);
+    int64_t scratch = larger(larger(d, n_v), larger(dense, c->intermediate_size));
+    plan->weights = weight_bytes + 4 * n_param;
+    plan->gradients = 4 * n_param;
+    plan->optimizer = 8 * n_param;
+    plan->activations += 4 * (n_layer * (joined + (dora ? tokens * products : 0)) + tokens * scratch);
+    plan->total = plan->weights + plan->gradients + plan->optimizer + plan->activations + plan->activation_gradients;
+}
+
 ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, bool recompute,
                               ml_error *err)
 {

@@ -15,6 +15,11 @@ typedef struct {
  * the matrices instead of two. */
 ml_train_plan ml_train_make_plan(const ml_config *config, int64_t tokens, bool muon, bool recompute);
 
+/* Change a plan of a model to that of an adapter of n_param numbers beside it, whose own weights take weight_bytes and
+ * have neither gradients nor moments. */
+void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *config, int64_t n_param, int64_t weight_bytes,
+                           bool dora, int64_t tokens, bool recompute);
+
 /* ML_ENOMEM, with what to change, when the plan needs more than `available` bytes. */
 ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, bool recompute,
                               ml_error *err);

@@ -2,31 +2,44 @@
 #include "train/loop_internal.h"
 
 #include "infer/generate.h"
+#include "infer/session.h"
 
 #include <stdio.h>
 #include <string.h>
 
+/* JSON text is UTF-8: bytes that are not come out as U+FFFD. */
+static ml_status decode(const ml_loop *t, const ml_generation *g, ml_chars *text, ml_error *err)
+{
+    ml_detok detok = { .skip_special = true, .replace_invalid = true, .inside = true };
+    for (int64_t i = 0; i < g->n; i++) ML_TRY(ml_detok_push(&detok, t->tokenizer, g->id[i], text, err));
+    return ml_detok_flush(&detok, text, err);
+}
+
+static ml_status append_line(const ml_loop *t, json_t *line, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    if (!line) return ml_fail_memory(err, 0, "a sample");
+    ML_TRY(ml_path_join(path, ml_run_folder(t->run), "samples.jsonl", err));
+    FILE *file = fopen(path, "ae");
+    if (!file) return ml_fail_errno(err, "%s: cannot be opened", path);
+    bool written = json_dumpf(line, file, JSON_COMPACT) == 0 && fputc('\n', file) != EOF;
+    if (fclose(file) != 0 || !written) return ml_fail_errno(err, "%s: could not be written", path);
+    return ML_OK;
+}
+
 static ml_status write_line(ml_loop *t, const char *prompt, const ml_generation *g, ml_error *err)
 {
-    char *text = NULL;
-    size_t n_bytes;
-    ML_TRY(ml_tokenizer_decode(t->tokenizer, g->id, (size_t)g->n, true, &text, &n_bytes, err));
-    /* Bytes that are not UTF-8 cannot stand in JSON: jansson refuses them and the sample is then left out. */
-    json_t *j = json_pack("{s:I, s:s, s:s%, s:s}", "step", (json_int_t)t->step, "prompt", prompt, "text", text, n_bytes,
-                          "finish_reason", ml_finish_name(g->finish));
-    char path[ML_PATH_MAX];
-    ml_status status = ml_path_join(path, ml_run_folder(t->run), "samples.jsonl", err);
-    FILE *file = status == ML_OK && j ? fopen(path, "ae") : NULL;
-    if (file) {
-        if (json_dumpf(j, file, JSON_COMPACT) != 0 || fputc('\n', file) == EOF || fclose(file) != 0) {
-            status = ml_fail_errno(err, "%s: could not be written", path);
-        }
-    } else if (status == ML_OK && j) {
-        status = ml_fail_errno(err, "%s: cannot be opened", path);
+    ml_chars text = { 0 };
+    ml_status status = decode(t, g, &text, err);
+    const char *data = text.n ? text.data : "";
+    if (status == ML_OK) {
+        json_t *j = json_pack("{s:I, s:s, s:s%, s:s}", "step", (json_int_t)t->step, "prompt", prompt, "text", data,
+                              text.n, "finish_reason", ml_finish_name(g->finish));
+        status = append_line(t, j, err);
+        json_decref(j);
     }
-    if (j) ml_loop_say(t, "sample: %s%.*s", prompt, n_bytes > 400 ? 400 : (int)n_bytes, text);
-    json_decref(j);
-    ml_free(text);
+    if (status == ML_OK) ml_loop_say(t, "sample: %s%.*s", prompt, text.n > 400 ? 400 : (int)text.n, data);
+    ml_chars_free(&text);
     return status;
 }
 
@@ -60,6 +73,7 @@ ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
         ml_session *session = NULL;
         ml_sampler *sampler = NULL;
         status = ml_session_make(t->model, c->max_position_embeddings, true, &session, err);
+        if (status == ML_OK && t->config.adapter) ml_session_set_adapter(session, t->config.adapter);
         int64_t n_valid = ml_tokenizer_vocab_size(t->tokenizer);
         if (status == ML_OK) status = ml_sampler_make(&sampling, c->vocab_size, n_valid, &sampler, err);
         if (status == ML_OK) status = write_sample(t, session, sampler, t->config.prompt[i], err);

@@ -3,6 +3,7 @@
 
 #include "format/checkpoint.h"
 #include "format/hf.h"
+#include "format/peft.h"
 #include "format/safetensors.h"
 
 #include <math.h>
@@ -16,12 +17,12 @@ static const char TRAINER_FILE[] = "state/trainer.json";
 /* The optimizer's buffers, or (when weights are saved rounded) the fp32 masters, as state buffers. */
 static ml_status list_buffers(ml_loop *t, bool masters, ml_state_buffer **out, size_t *n, ml_error *err)
 {
-    *n = masters ? t->model->n_param : (size_t)ml_optimizer_n_state(t->optimizer);
+    *n = (size_t)(masters ? t->n_param : ml_optimizer_n_state(t->optimizer));
     ml_state_buffer *list = ml_calloc(*n, sizeof *list);
     if (!list) return ml_fail_memory(err, *n * sizeof *list, "a list of state buffers");
     for (size_t i = 0; i < *n; i++) {
         if (masters) {
-            const ml_param *p = &t->model->param[i];
+            const ml_param *p = &t->param[i];
             list[i] = (ml_state_buffer){ p->name, ML_ST_F32, ml_param_count(p), p->value };
         } else {
             ml_optim_state s = ml_optimizer_get_state(t->optimizer, (int64_t)i);
@@ -68,11 +69,14 @@ static json_t *loop_to_json(const ml_loop *t)
 
 static uint64_t expected_bytes(const ml_loop *t)
 {
-    uint64_t n_bytes = ml_hf_save_bytes(t->model, t->config.save_dtype) + (4u << 20);
+    const ml_adapter *a = t->config.adapter;
+    uint64_t n_bytes = (a ? ml_peft_save_bytes(a) : ml_hf_save_bytes(t->model, t->config.save_dtype)) + (4u << 20);
     for (int64_t i = 0; i < ml_optimizer_n_state(t->optimizer); i++) {
         n_bytes += 4u * (uint64_t)ml_optimizer_get_state(t->optimizer, i).count;
     }
-    if (t->config.save_dtype != ML_F32) n_bytes += (uint64_t)t->model->values.capacity;
+    if (t->config.save_dtype != ML_F32) {
+        for (int64_t i = 0; i < t->n_param; i++) n_bytes += 4u * (uint64_t)ml_param_count(&t->param[i]);
+    }
     return n_bytes;
 }
 
@@ -81,7 +85,11 @@ static ml_status write_checkpoint(ml_loop *t, ml_checkpoint *c, ml_error *err)
     char summary[256];
     snprintf(summary, sizeof summary, "Stage `%s`, step %lld of %lld, %lld tokens seen.", t->stage->name,
              (long long)t->step, (long long)t->config.schedule.steps, (long long)t->tokens);
-    ML_TRY(ml_hf_save(t->model, t->config.save_dtype, summary, ml_checkpoint_manifest(c), err));
+    ml_manifest *manifest = ml_checkpoint_manifest(c);
+    if (t->config.adapter)
+        ML_TRY(ml_peft_save(t->config.adapter, t->config.save_dtype, t->config.base, manifest, err));
+    else
+        ML_TRY(ml_hf_save(t->model, t->config.save_dtype, summary, manifest, err));
     if (t->tokenizer) ML_TRY(ml_tokenizer_save(t->tokenizer, ml_checkpoint_path(c), err));
     ML_TRY(save_buffers(t, c, false, err));
     if (t->config.save_dtype != ML_F32) ML_TRY(save_buffers(t, c, true, err));
@@ -108,6 +116,7 @@ static ml_status read_weights(ml_loop *t, const char *folder, ml_error *err)
 {
     ml_config saved;
     ml_weight_source *source;
+    if (t->config.adapter) return ml_peft_fill(t->config.adapter, folder, err);
     ML_TRY(ml_hf_source_open(folder, &saved, &source, err));
     const char *field = NULL;
     ml_status status = ML_OK;
@@ -150,7 +159,10 @@ ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err)
     ML_TRY(ml_manifest_verify(folder, ML_VERIFY_HASHES, err));
     ML_TRY(read_weights(t, folder, err));
     ML_TRY(load_buffers(t, folder, false, err));
-    if (t->config.save_dtype != ML_F32) ML_TRY(load_buffers(t, folder, true, err));
+    if (t->config.save_dtype != ML_F32) {
+        ML_TRY(load_buffers(t, folder, true, err));
+        if (t->config.adapter) ML_TRY(ml_adapter_update_norms(t->config.adapter, err));
+    }
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
     json_t *j;
     ML_TRY(ml_json_load(path, &j, err));

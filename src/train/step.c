@@ -10,7 +10,16 @@
 typedef struct {
     ml_model_input input;
     ml_tensor *target;
+    ml_adapter_use use;
 } prepared;
+
+/* Once `p` is where it stays. */
+static void attach(ml_loop *t, prepared *p, bool training)
+{
+    if (!t->config.adapter) return;
+    p->use.training = training;
+    p->input.adapters = &p->use;
+}
 
 /* Describe a batch's arrays as tensors. */
 static prepared prepare(ml_loop *t, const ml_batch *b)
@@ -18,6 +27,7 @@ static prepared prepare(ml_loop *t, const ml_batch *b)
     ml_ctx *ctx = &t->ctx;
     int64_t n = b->n_token, n_offset = b->n_seq + 1;
     prepared p = { .input = { .recompute = t->config.recompute } };
+    p.use = (ml_adapter_use){ .group = &t->group, .n_group = 1 };
     p.input.id = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->id);
     p.input.pos = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->pos);
     p.input.seq = ml_tensor_wrap(ctx, ML_I32, 1, &n_offset, b->seq);
@@ -43,6 +53,7 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, doub
     ml_ctx_reset(ctx);
     ctx->mode = ML_MODE_EXACT;
     prepared p = prepare(t, b);
+    attach(t, &p, true);
     p.input.training = true;
     p.input.aux_scale = 1.0f / (float)n_micro;
     p.input.stats = &t->stats;
@@ -66,6 +77,14 @@ static size_t get_figures(const ml_loop *t, ml_stage_figure figure[ML_STAGE_MAX_
     return t->stage->figures ? t->stage->figures(t->stage->self, figure) : 0;
 }
 
+/* A function of seed, step and micro-step, so that a resumed run drops what it would have dropped. */
+static void choose_dropout(ml_loop *t, int64_t i)
+{
+    if (!t->config.adapter) return;
+    t->config.adapter->dropout_seed =
+        ml_rng_mix(ml_rng_mix(t->config.seed + 1) + (uint64_t)t->step) + (uint64_t)i * 0x9e3779b97f4a7c15u;
+}
+
 static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
 {
     int64_t n = 0, n_micro = t->config.accumulate * ml_schedule_get_factor(&t->config.schedule, t->step);
@@ -75,10 +94,16 @@ static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *e
         n += count(t, &t->batch[i]);
         t->tokens += t->batch[i].n_token;
     }
-    ml_model_zero_grads(t->model);
+    if (t->config.adapter)
+        ml_adapter_zero_grads(t->config.adapter);
+    else
+        ml_model_zero_grads(t->model);
     ml_router_stats_clear(&t->stats);
     double weight = n ? 1.0 / (double)n : 0, sum = 0;
-    for (int64_t i = 0; i < n_micro; i++) ML_TRY(micro_step(t, &t->batch[i], n_micro, weight, &sum, err));
+    for (int64_t i = 0; i < n_micro; i++) {
+        choose_dropout(t, i);
+        ML_TRY(micro_step(t, &t->batch[i], n_micro, weight, &sum, err));
+    }
     result->n_figure = get_figures(t, result->figure);
 
     const ml_config *c = &t->model->config;
@@ -95,7 +120,7 @@ static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *e
 static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
 {
     ml_error not_finite = { 0 };
-    if (ml_clip_compute_norm(t->model->param, (int64_t)t->model->n_param, &result->grad_norm, &not_finite) != ML_OK) {
+    if (ml_clip_compute_norm(t->param, t->n_param, &result->grad_norm, &not_finite) != ML_OK) {
         result->grad_norm = NAN;
     }
     if (!isfinite(result->loss)) result->grad_norm = NAN;
@@ -107,6 +132,7 @@ static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *ver
     double factor = ml_clip_get_factor(result->grad_norm, t->config.clip);
     ML_TRY(ml_optimizer_step(t->optimizer, result->lr, factor, &optim, err));
     result->update_rms = optim.rms_all;
+    if (t->config.adapter) return ml_adapter_update_norms(t->config.adapter, err); /* and the model stays as it is */
     if (t->model->config.bias_update_rate > 0 && ml_schedule_moves_bias(&t->config.schedule, t->step)) {
         ml_model_update_router_bias(t->model, &t->stats, t->model->config.bias_update_rate);
     }
@@ -159,6 +185,7 @@ ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
         ml_ctx_reset(&t->ctx);
         t->ctx.mode = ML_MODE_EXACT;
         prepared p = prepare(t, b);
+        attach(t, &p, false);
         ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
         ML_TRY(ml_ctx_status(&t->ctx, err));

@@ -16,8 +16,11 @@ import sys
 import tempfile
 
 PROMPT = "Once upon a time"
-# llama-simple keeps keys and values as halves, so that two tokens that are nearly as likely, or two experts, may change
-# places: the first few tokens are compared, of weights (SEEDS) that do not stand so close to an edge.
+# llama-simple keeps keys and values as halves and rounds on its way, so that two tokens that are nearly as likely, or two
+# experts, may change places; this program with --kv-cache-type f32 and f16 differs from itself as often.  So the first
+# few tokens are compared, and of N_SEED sets of random weights two must give all of them alike: what computes something
+# else agrees on none (a continuation of 12 tokens of 512 does not come by chance).
+N_SEED, N_SAME = 8, 2
 N_NEW = 12
 
 COMMON = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "init": "normal",
@@ -66,8 +69,6 @@ MODELS = [
 QUANTISED = [("deepseek", "moonlight-tiny", {**MLA, **WIDE}, mix) for mix in
              ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k", "q5_1", "q5_0", "q4_0")]
 
-SEEDS = {"moonlight-27-layers": 3, "deepseek-yarn-same-mscale": 1}
-
 failures = 0
 
 
@@ -84,10 +85,10 @@ def run(*arguments, text=None):
     return done.stdout
 
 
-def init(program, work, name, preset, values):
-    folder = work / name
+def init(program, work, name, preset, values, seed=0):
+    folder = work / f"{name}-{seed}"
     settings = [word for key, value in values.items() for word in (f"--model.{key}", value)]
-    run(program, "init", preset, folder, "--seed", SEEDS.get(name, 0), *settings)
+    run(program, "init", preset, folder, "--seed", seed, *settings)
     shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
     return folder
 
@@ -100,29 +101,40 @@ def continue_here(program, model, work):
 
 
 def continue_there(llama, model):
-    out = run(llama, "-m", model, "-n", N_NEW, "[BOS]" + PROMPT)
+    out = run(llama, "-m", model, "-n", N_NEW, PROMPT)  # which puts [BOS] before it, as the file says
     begin = ("[BOS]" + PROMPT).encode()
     if not out.startswith(begin):
         raise SystemExit(f"{model}: llama-simple begins with {out[:40]!r}")
     return out.removeprefix(begin).removesuffix(b"\n")
 
 
-def compare(program, llama, work, name, preset, values, options):
-    folder = init(program, work, name, preset, values)
+def compare_once(program, llama, work, name, preset, values, options, seed):
+    """-> whether llama.cpp continues as the program does."""
+    folder = init(program, work, name, preset, values, seed)
     file = work / f"{name}.gguf"
     run(program, "convert", folder, file, *options)
     ids, ours = continue_here(program, folder, work)
     if not options:  # the same numbers in another file
-        check(f"{name}: the program, from both", continue_here(program, file, work)[0] == ids)
+        check(f"{name} {seed}: the program, from both", continue_here(program, file, work)[0] == ids)
     else:
         ours = continue_here(program, file, work)[1]
     theirs = continue_there(llama, file)
-    check(f"{name}: continuation", ours == theirs, "" if ours == theirs else f"{ours!r} {theirs!r}")
-    back = work / f"{name}-again.gguf"
-    run(program, "convert", file, back)
-    check(f"{name}: written again", back.read_bytes() == file.read_bytes())
-    for path in folder, file, back:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if seed == 0:
+        back = work / f"{name}-again.gguf"
+        run(program, "convert", file, back)
+        check(f"{name}: written again", back.read_bytes() == file.read_bytes())
+        back.unlink()
+    shutil.rmtree(folder)
+    file.unlink()
+    return ours == theirs
+
+
+def compare(program, llama, work, name, preset, values, options):
+    n_same = n_tried = 0
+    while n_tried < N_SEED and n_same < N_SAME:
+        n_same += compare_once(program, llama, work, name, preset, values, options, n_tried)
+        n_tried += 1
+    check(f"{name}: continuation", n_same == N_SAME, f"the same with {n_same} of {n_tried} sets of weights")
 
 
 def main():

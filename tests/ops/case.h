@@ -1,7 +1,9 @@
 /* One case file per line of ops.def; the runner (test_ops.c) does the rest:
  *   - forward, against the double-precision reference, within ops.def's tolerance;
  *   - backward, against central differences of that reference taken in double precision;
- *   - the same bits with 1 and 2 threads, and with every instruction set the machine has.
+ *   - the same bits with 1 and 2 threads, and with every instruction set the machine has;
+ *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, the same bits twice, and
+ *     nothing written around the operands.
  * The reference is written from the equations, without a look at the operator. */
 #ifndef ML_TESTS_OPS_CASE_H
 #define ML_TESTS_OPS_CASE_H
@@ -53,6 +55,8 @@ typedef struct {
 
 /* Fill input i: fp32, normal with the given standard deviation, rounded to fp32. */
 void test_real(test_case *c, int i, int n_dim, const int64_t *dims, double std, ml_rng *rng);
+/* A contiguous fp32 tensor as another type, in ctx.  NULL on failure. */
+ml_tensor *test_convert(ml_ctx *ctx, ml_tensor *w, ml_dtype dtype);
 /* Fill input i: i32 copied from values. */
 void test_whole(test_case *c, int i, int n_dim, const int64_t *dims, const int32_t *values);
 

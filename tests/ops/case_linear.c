@@ -1,7 +1,5 @@
 #include "ops/case.h"
 
-#include "tensor/blocks.h"
-
 enum { MARGIN = 3 }; /* columns before and after a strided view of x */
 
 typedef struct {
@@ -74,29 +72,21 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     if (s->fast) ctx->mode = ML_MODE_FAST;
     ml_tensor *x = s->strided ? ml_tensor_cols(ctx, in[0], MARGIN, s->k) : in[0]; // [tokens, k]
     ml_tensor *w = in[1];
-    if (s->w_dtype != ML_F32) {
-        w = ml_tensor_new_2d(ctx, s->w_dtype, s->n, s->k);
-        if (ml_dtype_is_block(s->w_dtype)) {
-            ml_error err;
-            if (ml_quantize_rows(s->w_dtype, ml_f32(in[1]), s->n, s->k, NULL, w->data, &err) != ML_OK) {
-                ml_ctx_fail(ctx, ML_EINVAL, "%s", err.message);
-            }
-        } else {
-            ml_convert_from_f32(s->w_dtype, ml_f32(in[1]), w->data, s->n * s->k);
-        }
-    }
-    ml_tensor part[2];
+    if (s->w_dtype != ML_F32) w = test_convert(ctx, in[1], s->w_dtype);
     if (s->parts) {
         int64_t first = s->n / 3;
+        ml_tensor *parts = ml_ctx_scratch(ctx, 2 * sizeof *parts); /* the backward looks at them */
         for (int i = 0; i < 2; i++) {
-            part[i] = ml_tensor_describe(w->dtype, 2, (int64_t[]){ i ? s->n - first : first, s->k },
-                                         (char *)w->data + (i ? ml_dtype_row_bytes(w->dtype, first * s->k) : 0));
+            parts[i] = ml_tensor_describe(w->dtype, 2, (int64_t[]){ i ? s->n - first : first, s->k },
+                                          (char *)w->data + (i ? ml_dtype_row_bytes(w->dtype, first * s->k) : 0));
+            parts[i].device = w->device;
         }
-        ml_tensor *parts = ml_ctx_scratch(ctx, sizeof part); /* the backward looks at them */
-        memcpy(parts, part, sizeof part);
-        w = ml_tensor_wrap(ctx, w->dtype, 2, (int64_t[]){ s->n, s->k }, w->data);
-        w->part = parts;
-        w->n_part = 2;
+        ml_tensor *whole = ml_ctx_scratch(ctx, sizeof *whole);
+        *whole = ml_tensor_describe(w->dtype, 2, (int64_t[]){ s->n, s->k }, w->data);
+        whole->device = w->device;
+        whole->part = parts;
+        whole->n_part = 2;
+        w = whole;
     }
     out[0] = ml_linear(ctx, x, w, in[2]);
 }

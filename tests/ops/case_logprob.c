@@ -54,10 +54,7 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     const variant *v = &variants[c->variant];
     if (v->fast) ctx->mode = ML_MODE_FAST;
     ml_tensor *w = in[1];
-    if (v->w_dtype != ML_F32) {
-        w = ml_tensor_new_2d(ctx, v->w_dtype, v->n_vocab, v->d);
-        ml_convert_from_f32(v->w_dtype, ml_f32(in[1]), w->data, v->n_vocab * v->d);
-    }
+    if (v->w_dtype != ML_F32) w = test_convert(ctx, in[1], v->w_dtype);
     out[0] = ml_logprob(ctx, in[0], w, in[2], in[3]);
 }
 

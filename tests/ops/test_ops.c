@@ -4,11 +4,18 @@
 #include "base/cpu.h"
 #include "base/thread.h"
 #include "support/support.h"
+#include "tensor/blocks.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef MOONLIGHT_CUDA_EMULATED
+#include "emulate.h"
+#endif
+
+static ml_device *device; /* NULL: the processor */
 
 enum { N_PROBE = 48 }; /* elements of each input whose gradient is checked by differences */
 
@@ -58,6 +65,23 @@ void test_whole(test_case *c, int i, int n_dim, const int64_t *dims, const int32
     if (n) memcpy(in->whole, values, n * sizeof *in->whole);
 }
 
+ml_tensor *test_convert(ml_ctx *ctx, ml_tensor *w, ml_dtype dtype)
+{
+    ml_error err;
+    ml_tensor *converted = ml_tensor_new(ctx, dtype, w->n_dim, w->dim);
+    const float *from = ml_tensor_read(ctx, w);
+    int64_t n_col = ml_tensor_row_count(w);
+    void *bytes = malloc((size_t)w->dim[0] * ml_dtype_row_bytes(dtype, n_col) + 1);
+    if (!ml_dtype_is_block(dtype)) {
+        ml_convert_from_f32(dtype, from, bytes, ml_tensor_count(w));
+    } else if (ml_quantize_rows(dtype, from, w->dim[0], n_col, NULL, bytes, &err) != ML_OK) {
+        ml_ctx_fail(ctx, ML_EINVAL, "%s", err.message);
+    }
+    ml_tensor_write(ctx, converted, bytes);
+    free(bytes);
+    return ctx->error.code == ML_OK ? converted : NULL;
+}
+
 static bool differentiable_input(const test_input *in)
 {
     return in->n_dim && in->dtype == ML_F32 && !in->constant;
@@ -75,50 +99,129 @@ static void free_result(result *r)
     for (int i = 0; i < ML_OP_MAX_IN; i++) free(r->grad[i]);
 }
 
+/* ---- memory where the operator works, with sentinels around it ---- */
+
+enum { SENTINEL_BYTES = 256, SENTINEL = 0xa5 };
+
+/* n_bytes, after and before bytes that nobody may change. */
+static char *place(size_t n_bytes, const void *from)
+{
+    ml_error err;
+    size_t total = n_bytes + 2 * SENTINEL_BYTES;
+    char *host = malloc(total), *p = host;
+    memset(host, SENTINEL, total);
+    if (from && n_bytes) memcpy(host + SENTINEL_BYTES, from, n_bytes);
+    if (device) {
+        void *base;
+        assert_ok(ml_device_alloc(device, total, "a test's operand", &base, &err));
+        assert_ok(ml_device_upload(device, base, host, total, &err));
+        free(host);
+        p = base;
+    }
+    return p + SENTINEL_BYTES;
+}
+
+/* Give back what place() made; fails when a sentinel has changed. */
+static void release(char *p, size_t n_bytes, const char *what)
+{
+    ml_error err;
+    size_t total = n_bytes + 2 * SENTINEL_BYTES;
+    char *base = p - SENTINEL_BYTES, *host = base;
+    if (device) {
+        host = malloc(total);
+        assert_ok(ml_device_download(device, host, base, total, &err));
+        ml_device_release(device, base);
+    }
+    for (size_t i = 0; i < SENTINEL_BYTES; i++) {
+        if ((unsigned char)host[i] != SENTINEL || (unsigned char)host[total - 1 - i] != SENTINEL) {
+            fail_msg("%s: something was written around it", what);
+        }
+    }
+    free(host);
+}
+
+/* Every byte of the arenas is NaN before the operator runs: what it reads without having written shows. */
+static void poison(ml_ctx *ctx)
+{
+    ml_error err;
+    if (!device) return;
+    char *bytes = malloc(ctx->data.capacity);
+    memset(bytes, 0xff, ctx->data.capacity);
+    assert_ok(ml_device_upload(device, ctx->data.base, bytes, ctx->data.capacity, &err));
+    free(bytes);
+}
+
+/* An output as the checks read it: in this machine's memory. */
+static ml_tensor *bring(ml_ctx *ctx, ml_tensor *t)
+{
+    if (!t || !t->device) return t;
+    ml_tensor *here = ml_ctx_scratch(ctx, sizeof *here);
+    *here = ml_tensor_describe(t->dtype, t->n_dim, t->dim, (void *)(uintptr_t)ml_tensor_read(ctx, t));
+    return here;
+}
+
 /* Contiguous copy of an output, which may be a strided view. */
-static float *copy_rows(const ml_tensor *t, const float *data)
+static float *copy_rows(ml_ctx *ctx, const ml_tensor *t)
+{
+    size_t n = (size_t)ml_tensor_count(t);
+    float *copy = malloc((n + 1) * sizeof *copy);
+    const float *rows = ml_tensor_read(ctx, t);
+    ml_error err;
+    assert_ok(ml_ctx_status(ctx, &err));
+    if (n) memcpy(copy, rows, n * sizeof *copy);
+    return copy;
+}
+
+/* The gradient that arrives at an output. */
+static void seed(ml_ctx *ctx, ml_tensor *t, const double *dy, int64_t count)
 {
     int64_t n = ml_tensor_row_count(t);
-    float *copy = malloc((size_t)(n * t->dim[0] + 1) * sizeof *copy);
-    for (int64_t i = 0; i < t->dim[0]; i++) memcpy(copy + i * n, data + i * t->stride, (size_t)n * sizeof *copy);
-    return copy;
+    size_t room = (size_t)(t->dim[0] > 0 ? (t->dim[0] - 1) * t->stride + n : 0);
+    float *values = calloc(room + 1, sizeof *values);
+    for (int64_t j = 0; j < count; j++) values[j / n * t->stride + j % n] = (float)dy[j];
+    ml_ctx_write(ctx, ml_tape_grad(ctx, t), values, (int64_t)room);
+    free(values);
 }
 
 static void run_operator(const test_op *test, test_case *c, double *const *dy, bool backward, result *r)
 {
     ml_ctx ctx;
     ml_error err;
-    assert_ok(ml_ctx_init(&ctx, (size_t)1 << 30, (size_t)1 << 28, &err));
+    size_t act_bytes = device ? (size_t)32 << 20 : (size_t)1 << 30, grad_bytes = (size_t)(device ? 16 : 256) << 20;
+    assert_ok(ml_ctx_init_on(&ctx, device, act_bytes, grad_bytes, &err));
+    poison(&ctx);
     ml_tensor inputs[ML_OP_MAX_IN];
     ml_tensor *in[ML_OP_MAX_IN] = { 0 }, *out[ML_OP_MAX_OUT] = { 0 };
-    void *memory[ML_OP_MAX_IN] = { 0 };
+    char *memory[ML_OP_MAX_IN] = { 0 };
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         test_input *x = &c->in[i];
         if (!x->n_dim) continue;
         size_t n = (size_t)count_of(x);
-        memory[i] = malloc((n + 1) * 4);
+        float *values = malloc((n + 1) * sizeof *values);
+        for (size_t j = 0; j < n && x->dtype == ML_F32; j++) values[j] = (float)x->real[j];
+        memory[i] = place(n * 4, x->dtype == ML_I32 ? (const void *)x->whole : values);
+        free(values);
         inputs[i] = ml_tensor_describe(x->dtype, x->n_dim, x->dim, memory[i]);
+        inputs[i].device = device;
         in[i] = &inputs[i];
-        if (x->dtype == ML_I32) {
-            memcpy(memory[i], x->whole, n * 4);
-            continue;
-        }
-        for (size_t j = 0; j < n; j++) ((float *)memory[i])[j] = (float)x->real[j];
+        if (x->dtype == ML_I32) continue;
         inputs[i].needs_grad = differentiable_input(x);
     }
     ctx.recording = backward;
     test->build(&ctx, c, in, out);
     assert_ok(ml_ctx_status(&ctx, &err));
     for (int i = 0; i < ML_OP_MAX_OUT; i++) {
-        if (c->out_count[i]) r->out[i] = copy_rows(out[i], ml_f32(out[i]));
+        if (c->out_count[i]) r->out[i] = copy_rows(&ctx, out[i]);
     }
-    if (test->check) test->check(c, out);
+    if (test->check) {
+        ml_tensor *here[ML_OP_MAX_OUT];
+        for (int i = 0; i < ML_OP_MAX_OUT; i++) here[i] = bring(&ctx, out[i]);
+        test->check(c, here);
+    }
     if (backward) {
         for (int i = 0; i < ML_OP_MAX_OUT && !test->own_loss; i++) {
             if (!c->out_count[i]) continue;
-            float *g = ml_tape_grad(&ctx, out[i]);
-            int64_t n = ml_tensor_row_count(out[i]);
-            for (int64_t j = 0; j < c->out_count[i]; j++) g[j / n * out[i]->stride + j % n] += (float)dy[i][j];
+            seed(&ctx, out[i], dy[i], c->out_count[i]);
         }
         assert_ok(ml_tape_backward(&ctx, &err));
         for (int i = 0; i < ML_OP_MAX_IN; i++) {
@@ -126,10 +229,16 @@ static void run_operator(const test_op *test, test_case *c, double *const *dy, b
             const float *g = ml_tape_grad(&ctx, in[i]);
             size_t n_bytes = (size_t)count_of(&c->in[i]) * sizeof(float);
             r->grad[i] = malloc(n_bytes + 4);
-            memcpy(r->grad[i], g, n_bytes);
+            if (device) {
+                assert_ok(ml_device_download(device, r->grad[i], g, n_bytes, &err));
+            } else {
+                memcpy(r->grad[i], g, n_bytes);
+            }
         }
     }
-    for (int i = 0; i < ML_OP_MAX_IN; i++) free(memory[i]);
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        if (memory[i]) release(memory[i], (size_t)count_of(&c->in[i]) * 4, "an input");
+    }
     ml_ctx_free(&ctx);
 }
 
@@ -208,6 +317,46 @@ static void expect_same_bits(const entry *e, const test_case *c, const result *a
     }
 }
 
+/* The same bits whatever runs first. */
+static void repeat_on_device(const entry *e, test_case *c, double *const *dy, const result *r)
+{
+    for (unsigned order = 0; order < 3; order++) {
+#ifdef MOONLIGHT_CUDA_EMULATED
+        ml_emulate_set_order(order);
+#endif
+        result again = { 0 };
+        run_operator(e->test, c, dy, e->differentiable, &again);
+        expect_same_bits(e, c, r, &again, "another run");
+        free_result(&again);
+    }
+#ifdef MOONLIGHT_CUDA_EMULATED
+    ml_emulate_set_order(0);
+#endif
+}
+
+static void repeat_on_processor(const entry *e, test_case *c, double *const *dy, double **out, const result *r,
+                                ml_rng *rng)
+{
+    ml_thread_set_count(1);
+    result one_thread = { 0 };
+    run_operator(e->test, c, dy, e->differentiable, &one_thread);
+    ml_thread_set_count(0);
+    expect_same_bits(e, c, r, &one_thread, "one thread");
+    free_result(&one_thread);
+
+    ml_isa best = ml_cpu_isa();
+    for (int isa = ML_ISA_SCALAR; isa < (int)best; isa++) {
+        ml_cpu_set_isa((ml_isa)isa);
+        result lower = { 0 };
+        run_operator(e->test, c, dy, e->differentiable, &lower);
+        e->test->reference(c, out); /* the differences left perturbed values there */
+        check_forward(e, c, &lower, out);
+        if (e->differentiable) check_backward(e, c, &lower, dy, out, rng);
+        free_result(&lower);
+    }
+    ml_cpu_set_isa(best);
+}
+
 static void test_variant(const entry *e, int variant)
 {
     test_case c = { .variant = variant };
@@ -225,24 +374,11 @@ static void test_variant(const entry *e, int variant)
     check_forward(e, &c, &r, out);
     if (e->differentiable) check_backward(e, &c, &r, dy, out, &rng);
 
-    ml_thread_set_count(1);
-    result one_thread = { 0 };
-    run_operator(e->test, &c, dy, e->differentiable, &one_thread);
-    ml_thread_set_count(0);
-    expect_same_bits(e, &c, &r, &one_thread, "one thread");
-    free_result(&one_thread);
-
-    ml_isa best = ml_cpu_isa();
-    for (int isa = ML_ISA_SCALAR; isa < (int)best; isa++) {
-        ml_cpu_set_isa((ml_isa)isa);
-        result lower = { 0 };
-        run_operator(e->test, &c, dy, e->differentiable, &lower);
-        e->test->reference(&c, out); /* the differences left perturbed values there */
-        check_forward(e, &c, &lower, out);
-        if (e->differentiable) check_backward(e, &c, &lower, dy, out, &rng);
-        free_result(&lower);
+    if (device) {
+        repeat_on_device(e, &c, dy, &r);
+    } else {
+        repeat_on_processor(e, &c, dy, out, &r, &rng);
     }
-    ml_cpu_set_isa(best);
 
     free_result(&r);
     for (int i = 0; i < ML_OP_MAX_OUT; i++) {
@@ -259,17 +395,28 @@ static void test_operator(void **state)
 {
     const entry *e = *state;
     assert_true(e->test->n_variant > 0);
+#ifdef MOONLIGHT_CUDA
+    if (device && !ml_ops_cuda[e - entries].forward) skip();
+#endif
     for (int variant = 0; variant < e->test->n_variant; variant++) test_variant(e, variant);
 }
 
-int main(void)
+/* test_ops [cuda]: exit status 77 where there is no GPU. */
+int main(int argc, char **argv)
 {
     enum { N = sizeof entries / sizeof entries[0] };
+    ml_error err;
+    if (argc > 1 && ml_device_open(0, &device, &err) != ML_OK) {
+        printf("skipped: no GPU (%s: %s)\n", argv[1], err.message);
+        return 77;
+    }
     struct CMUnitTest tests[N];
     for (int i = 0; i < N; i++) {
         tests[i] = (struct CMUnitTest){ .name = entries[i].name,
                                         .test_func = test_operator,
                                         .initial_state = (void *)(uintptr_t)&entries[i] };
     }
-    return cmocka_run_group_tests_name("operators", tests, NULL, NULL);
+    int n_failed = cmocka_run_group_tests_name("operators", tests, NULL, NULL);
+    ml_device_close(device);
+    return n_failed;
 }

@@ -1,5 +1,6 @@
-"""The page in headless Chromium: page.py URL WORK SHOTS.  What is shown is compared with what the API says."""
-import glob, json, os, re, sys, time, unittest, urllib.request
+"""The page in headless Chromium: page.py URL URL_WITH_KEY PROGRAM WORK SHOTS.  What is shown is compared with what the API
+says."""
+import glob, json, os, re, shutil, subprocess, sys, time, unittest, urllib.error, urllib.request
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -7,8 +8,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-URL, WORK, SHOTS = sys.argv[1:4]
-URL = URL.rstrip("/")
+URL, LOCKED, PROGRAM, WORK, SHOTS = sys.argv[1:6]
+URL, LOCKED = URL.rstrip("/"), LOCKED.rstrip("/")
 PATIENCE = 60  # seconds, for a machine that is busy; nothing here is about speed
 
 
@@ -18,6 +19,16 @@ def api(method, path, body=None):
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         text = answer.read()
     return json.loads(text) if text else None
+
+
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 class Page(unittest.TestCase):
@@ -38,9 +49,10 @@ class Page(unittest.TestCase):
     def tearDown(self):
         # The policy was never broken, no script failed, nothing was asked of another server.
         for line in self.driver.get_log("browser"):
-            self.assertNotIn(line["level"], ("SEVERE", "WARNING"), line["message"])
+            if " 401 " not in line["message"]:  # what a browser says when a key is asked for
+                self.assertNotIn(line["level"], ("SEVERE", "WARNING"), line["message"])
         names = self.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-        self.assertEqual([n for n in names if not n.startswith(URL + "/")], [])
+        self.assertEqual([n for n in names if not n.startswith((URL + "/", LOCKED + "/"))], [])
 
     # ---- words ----
 
@@ -62,7 +74,8 @@ class Page(unittest.TestCase):
                 return condition()
             except Exception as error:
                 if type(error).__name__ in ("StaleElementReferenceException", "ElementNotInteractableException",
-                                            "ElementClickInterceptedException", "NoSuchElementException", "JavascriptException"):
+                                            "ElementClickInterceptedException", "NoSuchElementException", "JavascriptException",
+                                            "AttributeError", "IndexError"):  # not there yet
                     return False
                 raise
         return WebDriverWait(self.driver, PATIENCE, 0.05).until(ready, what)
@@ -93,11 +106,13 @@ class Page(unittest.TestCase):
         self.wait(lambda: Select(self.find(css)).select_by_value(value) or True, css)
 
     def idle(self):
-        return self.find(".composer button.primary").is_displayed() and not self.find(".live")
+        return (self.find(".composer button.primary").is_displayed() and not self.find(".live") and
+                len(self.all(".message.assistant")) > self.answers)
 
     def ask(self, text):
-        box = self.find(".composer textarea")
-        box.send_keys(text, Keys.ENTER)
+        """Send it; `idle` is then false until the answer is there."""
+        self.answers = len(self.all(".message.assistant:not(.live)"))
+        self.find(".composer textarea").send_keys(text, Keys.ENTER)
 
     def conversation(self):
         self.wait(lambda: "#chat/" in self.driver.current_url)
@@ -160,6 +175,7 @@ class Page(unittest.TestCase):
 
         # Once more: an alternative; back to the first; a reload keeps all of it.
         self.set("seed", 8)
+        self.answers = 0
         self.press("Again")
         self.wait(lambda: self.idle() and "2 of 2" in self.find(".message.assistant header").text)
         self.shot("chat-again")
@@ -183,7 +199,7 @@ class Page(unittest.TestCase):
         self.press("Save as JSON")
         saved = self.wait(lambda: glob.glob(WORK + "/downloads/*.json"))
         self.wait(lambda: os.path.getsize(saved[0]) > 0)
-        self.assertEqual([m["id"] for m in json.load(open(saved[0]))["messages"]], [m["id"] for m in self.conversation()["messages"]])
+        self.assertEqual([m["id"] for m in load(saved[0])["messages"]], [m["id"] for m in self.conversation()["messages"]])
 
     def test_stop_and_the_cache_switch(self):
         self.start(kv_cache=False, max_tokens=3500, temperature=1, seed="")
@@ -328,11 +344,11 @@ class Page(unittest.TestCase):
         points = lambda name: [len(re.findall("[ML]", p.get_attribute("d"))) for p in chart(name).find_elements(By.CSS_SELECTOR, "path.line")]
         self.assertEqual(points("Learning rate"), [100, 100])
         self.assertEqual(points("Validation loss"), [5, 5])
-        log = [json.loads(line) for line in open(WORK + "/runs/one/log.jsonl")]
+        log = lines(WORK + "/runs/one/log.jsonl")
         row = self.find("tr[data-run=one]").text
         self.assertIn("best step", self.find(".runs thead").text)
         self.assertIn(str(max(r["step"] for r in log)), row)
-        samples = [json.loads(line) for line in open(WORK + "/runs/one/samples.jsonl")]
+        samples = lines(WORK + "/runs/one/samples.jsonl")
         self.wait(lambda: len(self.all(".sample")) == 2 * len(samples))
         self.assertIn(samples[0]["prompt"], self.find(".sample").text)
         # What is measured from now on comes by itself.
@@ -347,7 +363,45 @@ class Page(unittest.TestCase):
         note.send_keys("the other one", Keys.TAB)
         self.wait(lambda: next(r for r in api("GET", "/api/runs")["runs"] if r["id"] == "two")["note"] == "the other one")
 
+        # Rollouts, newest first, as text.
+        rows = [[c.text for c in r.find_elements(By.CSS_SELECTOR, "td")] for r in self.all(".tall tbody tr")]
+        self.assertEqual(rows, [["2", "2 + 3 =", "6", "0"], ["1", "2 + 2 =", "<b>4</b>", "1"]])
+
+    def test_a_run_in_training(self):
+        run = subprocess.Popen([PROGRAM, "pretrain", WORK + "/tiny.ini", "--run", WORK + "/runs/live", "--train.steps", "1000000",
+                                "--checkpoint.every", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self.wait(lambda: any(r["id"] == "live" and r["active"] and r["step"] for r in api("GET", "/api/runs")["runs"]))
+            self.open("runs/live")
+            self.wait(lambda: "training" in self.find("tr[data-run=live]").text)
+            self.wait(lambda: self.find("tr[data-run=live] input[type=checkbox]").is_selected())
+            self.wait(lambda: self.find("svg[aria-label='Learning rate'] path.line"))
+            last = lambda: max(int(s["step"]) for s in self.driver.execute_async_script(
+                "const done = arguments[0]; fetch('/api/runs').then(r => r.json()).then(j => done(j.runs))") if s["id"] == "live")
+            shown = lambda: max(float(t.text.replace("k", "000")) for t in self.all("svg[aria-label='Learning rate'] text.mid")
+                                if re.fullmatch(r"[\d.]+k?", t.text))
+            goal = 2 * last() + 200
+            self.wait(lambda: shown() >= goal / 2, "the curve grows")
+            self.shot("runs-live")
+        finally:
+            run.terminate()
+            run.wait(PATIENCE)
+            shutil.rmtree(WORK + "/runs/live")
+
     # ---- everywhere ----
+
+    def test_a_key_is_asked_for(self):
+        self.driver.get(LOCKED + "/#chat")
+        box = self.wait(lambda: self.find("dialog input[name=key]"))
+        self.shot("key")
+        box.send_keys("no such key", Keys.ENTER)
+        self.wait(lambda: self.find("dialog input[name=key]") and self.find("dialog input[name=key]").get_attribute("value") == "")
+        self.find("dialog input[name=key]").send_keys("the secret", Keys.ENTER)
+        self.wait(lambda: self.find(".settings select[name=model]").get_attribute("value") == "two")
+        self.wait(lambda: not self.find("dialog"))
+        self.set("max_tokens", 8)
+        self.ask("Once")
+        self.wait(self.idle)
 
     def test_every_control_has_a_name(self):
         self.start(max_tokens=8)

@@ -443,21 +443,22 @@ static void test_the_least_recently_used_goes_first(void **state)
     static const int32_t ids[] = { 1, 2, 3, 4, 5, 6 };
     assert_true(ml_pages_reserve(&pages, 0, 6));
     int32_t a = pages.table[0], b = pages.table[1], c = pages.table[2];
-    ml_prefix_add(&p, ML_PREFIX_ROOT, ids, a);
-    ml_prefix_add(&p, a, ids + 2, b);
-    ml_prefix_add(&p, ML_PREFIX_ROOT, ids + 4, c);
-    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, ids), a);
-    assert_int_equal(ml_prefix_find(&p, a, ids + 2), b);
-    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, ids + 2), ML_PREFIX_NONE);
-    ml_prefix_evict(&p, 6); /* all are somebody's */
+    ml_prefix_add(&p, ML_PREFIX_ROOT, NULL, ids, a);
+    ml_prefix_add(&p, a, NULL, ids + 2, b);
+    ml_prefix_add(&p, ML_PREFIX_ROOT, NULL, ids + 4, c);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
+    assert_int_equal(ml_prefix_find(&p, a, NULL, ids + 2), b);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids + 2), ML_PREFIX_NONE);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, &p, ids), ML_PREFIX_NONE); /* through another adapter */
+    ml_prefix_evict(&p, 6);                                                        /* all are somebody's */
     assert_int_equal(p.n_node, 3);
     ml_pages_truncate(&pages, 0, 0);
     assert_int_equal(pages.n_free, 3);
     ml_prefix_evict(&p, 4); /* c was used before b; a is no leaf */
-    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, ids + 4), ML_PREFIX_NONE);
-    assert_int_equal(ml_prefix_find(&p, a, ids + 2), b);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids + 4), ML_PREFIX_NONE);
+    assert_int_equal(ml_prefix_find(&p, a, NULL, ids + 2), b);
     ml_prefix_evict(&p, 5);
-    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, ids), a);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
     ml_prefix_evict(&p, 6);
     assert_int_equal(p.n_node, 0);
     assert_int_equal(pages.n_free, 6);

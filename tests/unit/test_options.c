@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "base/nearest.h"
 #include "base/options.h"
+#include "base/rng.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -409,6 +410,39 @@ static void test_nearest(void **state)
     assert_string_equal(n.best, "pretrain");
 }
 
+/* What is offered is kept when the whole distance says so: nearer than the last that was kept, and few enough letters.
+ */
+static void test_nearest_agrees_with_distances(void **state)
+{
+    (void)state;
+    ml_rng rng = ml_rng_make(5, 1);
+    int64_t n_kept = 0;
+    for (int k = 0; k < 20000; k++) {
+        char typed[12], word[4][12];
+        ml_nearest n = ml_nearest_begin(typed);
+        const char *best = NULL;
+        int distance = 0;
+        for (int w = -1; w < 4; w++) {
+            char *text = w < 0 ? typed : word[w];
+            size_t length = ml_rng_below(&rng, sizeof typed);
+            for (size_t i = 0; i < length; i++) text[i] = (char)('a' + ml_rng_below(&rng, 3));
+            text[length] = 0;
+            if (w < 0) continue;
+            int found = ml_nearest_distance(typed, text), allowed = (int)length / 3 > 2 ? (int)length / 3 : 2;
+            if (allowed >= (int)length) allowed = (int)length - 1;
+            if (found <= allowed && (!best || found < distance)) {
+                best = text;
+                distance = found;
+            }
+            ml_nearest_offer(&n, text);
+        }
+        assert_ptr_equal(n.best, best);
+        if (best) assert_int_equal(n.distance, distance);
+        n_kept += best != NULL;
+    }
+    assert_in_range(n_kept, 1000, 19000);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -441,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_bad_default_is_refused),
         cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_nearest_agrees_with_distances),
     };
     return cmocka_run_group_tests_name("options", tests, set_up, tear_down);
 }

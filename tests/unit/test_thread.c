@@ -38,6 +38,39 @@ static void check_loop(visits *v, int64_t n, int64_t grain)
     }
 }
 
+/* Ranges of whole grains, the last one cut at n. */
+static void visit_long(void *arg, int64_t begin, int64_t end, int thread)
+{
+    visits *v = arg;
+    if (thread < 0 || thread >= v->n_thread || begin % v->grain != 0 || end <= begin) v->n_bad++;
+    if (end > v->n || (end % v->grain != 0 && end != v->n)) v->n_bad++;
+    /* A thread takes at most a part of what is left, or one grain. */
+    int64_t n_grain = (end - begin + v->grain - 1) / v->grain, left = (v->n - begin + v->grain - 1) / v->grain;
+    if (v->n_thread > 1 && n_grain > 1 && 2 * n_grain > left) v->n_bad++;
+    for (int64_t i = begin; i < end; i++) v->seen[i]++;
+}
+
+static void test_long_ranges_first(void **state)
+{
+    (void)state;
+    static visits v;
+    for (int count = 1; count <= 7; count++) {
+        ml_thread_set_count(count);
+        for (int64_t n = 0; n <= N; n = n * 3 + 1) {
+            for (int64_t grain = 1; grain <= 64; grain *= 4) {
+                v.n = n;
+                v.grain = grain;
+                v.n_thread = count;
+                for (int i = 0; i < N; i++) atomic_store(&v.seen[i], 0);
+                ml_parallel_for_guided(n, grain, visit_long, &v);
+                for (int i = 0; i < N; i++) assert_int_equal(atomic_load(&v.seen[i]), i < n);
+            }
+        }
+    }
+    assert_int_equal(v.n_bad, 0);
+    ml_thread_set_count(1);
+}
+
 static void test_every_range_once(void **state)
 {
     (void)state;
@@ -122,6 +155,7 @@ static void test_after_a_fork(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_range_once),
+                                        cmocka_unit_test(test_long_ranges_first),
                                         cmocka_unit_test(test_loops_inside_loops),
                                         cmocka_unit_test(test_several_callers), cmocka_unit_test(test_after_a_fork) };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,10 @@
  * Decode: queries are taken into the latent space and the mean of latent rows out of it again, so that all heads read
  * one row per position; reading the weights once is the cost of both products, a task per head.
  * Prefill: the latent rows of a window are turned over, [rank][64 positions], and every head's part of kv_b multiplies
- * them: keys and values come out with positions as their fast dimension, as attention's products take them. */
+ * them: keys and values come out with positions as their fast dimension, as attention's products take them.
+ *
+ * A low-rank term of kv_b stays a low-rank term in decoding, beside both products of a head; in prefill it joins the
+ * head's part of kv_b when that becomes fp32. */
 #include "ops/cpu/attention_cached.h"
 
 #include "base/thread.h"
@@ -36,6 +39,12 @@ static ml_absorb_rows value_weight(const ml_mla_weights *w, const ml_mla_param *
 {
     if (w->kv_b) return rows_of(w->kv_b, h * (p->d_nope + p->d_v) + p->d_nope, p->d_v, p->kv_lora_rank);
     return rows_of(w->v_b, h * p->d_v, p->d_v, p->kv_lora_rank);
+}
+
+/* The term of a sequence, or NULL. */
+static const ml_mla_term *term_of(const ml_mla_weights *w, int64_t seq)
+{
+    return w->term ? w->term[seq] : NULL;
 }
 
 /* Does w have n_row rows of n_column, one after the other, of a type that can be multiplied? */
@@ -74,7 +83,57 @@ typedef struct {
     int64_t out_stride;
     float *scratch;
     int64_t scratch_count;
+    const int32_t *seq; /* of each token */
+    float *scaled;      /* NULL without terms, or [n_head, n_token, d_nope] */
 } absorb_work;
+
+/* Rows of kv_b of a head: first its keys', then its values'. */
+static int64_t first_row(const ml_mla_param *p, int64_t h)
+{
+    return h * (p->d_nope + p->d_v);
+}
+
+/* y [rank] = (y of the weight alone, from q times factor) + scale * a^T (b^T q), q = factor * the query [d_nope]. */
+static void add_query_term(const ml_mla_term *term, const ml_mla_param *p, int64_t h, const float *q, float *y)
+{
+    int64_t row = first_row(p, h);
+    for (int64_t r = 0; r < term->rank; r++) {
+        float sum = 0;
+        for (int64_t i = 0; i < p->d_nope; i++) sum += term->b[(row + i) * term->rank + r] * q[i];
+        sum *= term->scale;
+        for (int64_t c = 0; c < p->kv_lora_rank; c++) y[c] += sum * term->a[r * p->kv_lora_rank + c];
+    }
+}
+
+/* y [d_v] += scale * b (a z), then times factor. */
+static void add_value_term(const ml_mla_term *term, const ml_mla_param *p, int64_t h, const float *z, float *y)
+{
+    int64_t row = first_row(p, h) + p->d_nope;
+    for (int64_t r = 0; r < term->rank; r++) {
+        float sum = 0;
+        for (int64_t c = 0; c < p->kv_lora_rank; c++) sum += term->a[r * p->kv_lora_rank + c] * z[c];
+        sum *= term->scale;
+        for (int64_t i = 0; i < p->d_v; i++) y[i] += term->b[(row + i) * term->rank + r] * sum;
+    }
+    for (int64_t i = 0; i < p->d_v && term->factor; i++) y[i] *= term->factor[row + i];
+}
+
+/* Queries of a head times the factors of their sequences' terms: q_nope [n_token, d_nope] in `out`.  False when there
+ * are none. */
+static bool scale_queries(const absorb_work *w, int64_t h, const float *q, float *out)
+{
+    const ml_mla_param *p = w->param;
+    bool any = false;
+    for (int64_t t = 0; t < w->n_token; t++) any = any || term_of(w->weights, w->seq[t]);
+    for (int64_t t = 0; t < w->n_token && any; t++) {
+        const ml_mla_term *term = term_of(w->weights, w->seq[t]);
+        const float *factor = term && term->factor ? term->factor + first_row(p, h) : NULL;
+        for (int64_t i = 0; i < p->d_nope; i++) {
+            out[t * p->d_nope + i] = q[t * w->in_stride + i] * (factor ? factor[i] : 1);
+        }
+    }
+    return any;
+}
 
 /* out[t, h] = scale * [q_nope[t, h] W_uk[h] | q_pe[t, h]], zeros behind */
 static void absorb_query(void *arg, int64_t begin, int64_t end, int thread)
@@ -86,10 +145,18 @@ static void absorb_query(void *arg, int64_t begin, int64_t end, int thread)
         const float *q = w->in + h * (p->d_nope + p->n_rot);
         ml_absorb_rows rows = key_weight(w->weights, p, h);
         ml_absorb_operand o = { q, w->in_stride, w->out + h * pad, w->out_stride, w->n_token };
+        bool has_terms = w->scaled && scale_queries(w, h, q, w->scaled + h * w->n_token * p->d_nope);
+        const float *scaled = has_terms ? w->scaled + h * w->n_token * p->d_nope : NULL;
+        if (scaled) {
+            o.x = scaled;
+            o.x_stride = p->d_nope;
+        }
         (w->weights->kv_b ? w->kernel->sums : w->kernel->dots)(&rows, &o, w->scratch + thread * w->scratch_count);
         for (int64_t t = 0; t < w->n_token; t++) {
             float *y = w->out + t * w->out_stride + h * pad;
             const float *q_pe = q + t * w->in_stride + p->d_nope;
+            const ml_mla_term *term = scaled ? term_of(w->weights, w->seq[t]) : NULL;
+            if (term) add_query_term(term, p, h, scaled + t * p->d_nope, y);
             for (int64_t c = 0; c < rank; c++) y[c] *= p->scale;
             for (int64_t c = 0; c < p->n_rot; c++) y[rank + c] = p->scale * q_pe[c];
             for (int64_t c = d_row; c < pad; c++) y[c] = 0;
@@ -107,6 +174,11 @@ static void project_value(void *arg, int64_t begin, int64_t end, int thread)
         ml_absorb_operand o = { w->in + h * p->kv_lora_rank, w->in_stride, w->out + h * p->d_v, w->out_stride,
                                 w->n_token };
         w->kernel->dots(&rows, &o, w->scratch + thread * w->scratch_count);
+        for (int64_t t = 0; t < w->n_token && w->scaled; t++) {
+            const ml_mla_term *term = term_of(w->weights, w->seq[t]);
+            const float *z = w->in + h * p->kv_lora_rank + t * w->in_stride;
+            if (term) add_value_term(term, p, h, z, w->out + h * p->d_v + t * w->out_stride);
+        }
     }
 }
 
@@ -127,6 +199,11 @@ static ml_status decode(ml_ctx *ctx, const ml_cached_heads *a, const ml_mla_weig
                          .out_stride = p->n_head * pad,
                          .scratch_count = ML_ABSORB_ROWS * (rank > p->d_nope ? rank : p->d_nope) };
     work.scratch = ml_ctx_scratch(ctx, (size_t)(work.scratch_count * ml_thread_count()) * sizeof(float));
+    work.seq = a->seq_of_token;
+    if (weights->term) {
+        work.scaled = ml_ctx_scratch(ctx, (size_t)(p->n_head * n_token * p->d_nope) * sizeof(float));
+        if (!work.scaled) return ML_ENOMEM;
+    }
     if (!q || !latent || !work.scratch) return ML_ENOMEM;
     ml_parallel_for(p->n_head, 1, absorb_query, &work);
     ml_cached_decode d = { .kv = a->kv,
@@ -206,6 +283,33 @@ static const float *weight_as_f32(const ml_absorb_rows *w, float *buffer, int64_
     return buffer;
 }
 
+/* The same with a term joined in, in `buffer`: rows [first, first + n) of kv_b, or (transposed) those as columns. */
+static const float *weight_with_term(const ml_mla_term *term, const float *weight, int64_t *stride, float *buffer,
+                                     const ml_absorb_rows *w, int64_t first, bool transposed)
+{
+    if (!term) return weight;
+    int64_t from = *stride;
+    *stride = ml_rows_pad(w->n_column);
+    int64_t n = transposed ? w->n_column : w->n_row, rank = transposed ? w->n_row : w->n_column;
+    if (weight != buffer) {
+        for (int64_t i = 0; i < w->n_row; i++) {
+            memcpy(buffer + i * *stride, weight + i * from, (size_t)w->n_column * sizeof *buffer);
+        }
+    }
+    int64_t row_step = transposed ? 1 : *stride, column_step = transposed ? *stride : 1;
+    for (int64_t i = 0; i < n; i++) {
+        const float *b = term->b + (first + i) * term->rank;
+        float *row = buffer + i * row_step, factor = term->factor ? term->factor[first + i] : 1;
+        for (int64_t r = 0; r < term->rank; r++) {
+            float scale = term->scale * b[r];
+            const float *a = term->a + r * rank;
+            for (int64_t c = 0; c < rank; c++) row[c * column_step] += scale * a[c];
+        }
+        for (int64_t c = 0; c < rank; c++) row[c * column_step] *= factor;
+    }
+    return buffer;
+}
+
 /* Index: a head's keys, then its values. */
 static void multiply_heads(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -219,7 +323,10 @@ static void multiply_heads(void *arg, int64_t begin, int64_t end, int thread)
         bool is_value = i % 2, transposed = !is_value && !w->d->weights->kv_b;
         ml_absorb_rows rows =
             is_value ? value_weight(w->d->weights, param, head) : key_weight(w->d->weights, param, head);
-        const float *weight = weight_as_f32(&rows, w->d->scratch + thread * w->d->scratch_count, &stride);
+        float *buffer = w->d->scratch + thread * w->d->scratch_count;
+        const float *weight = weight_as_f32(&rows, buffer, &stride);
+        int64_t first = first_row(param, head) + (is_value ? param->d_nope : 0);
+        weight = weight_with_term(term_of(w->d->weights, w->seq), weight, &stride, buffer, &rows, first, transposed);
         for (int64_t b = 0; b * KEYS < w->n; b++) {
             int64_t n = w->n - b * KEYS < KEYS ? w->n - b * KEYS : KEYS;
             float *to = window->data + g * window->head_floats + b * window->block_floats;

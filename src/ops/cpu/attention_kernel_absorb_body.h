@@ -23,8 +23,18 @@ VF_INLINE void fetch_ahead(ml_dtype dtype, int n_row, const char *w, int64_t row
     }
 }
 
-static bool is_direct(ml_dtype dtype)
+#if defined(__AVX512F__)
+#include "ops/cpu/attention_kernel_absorb_blocks.h"
+enum { HAS_BLOCK_DOTS = 1 };
+#else
+enum { HAS_BLOCK_DOTS = 0 };
+#endif
+
+typedef enum { DOTS, SUMS } product;
+
+static bool is_direct(product what, ml_dtype dtype)
 {
+    if (HAS_BLOCK_DOTS && what == DOTS && (dtype == ML_Q5_0 || dtype == ML_Q4_K)) return true;
     return !ml_dtype_is_block(dtype) || dtype == ML_Q8_0;
 }
 
@@ -58,6 +68,12 @@ VF_INLINE void dot_tile(ml_dtype dtype, int n_token, int n_row, int64_t k, const
         for (int i = 0; i < n_row; i++) sum[t][i] = vf_set1(0.0f);
     }
     int64_t j = 0;
+#if defined(__AVX512F__)
+    if (dtype == ML_Q5_0 || dtype == ML_Q4_K) {
+        (dtype == ML_Q5_0 ? dot_tile_q5_0 : dot_tile_q4_k)(n_token, n_row, k, w, row_bytes, x, o->x_stride, sum);
+        j = k;
+    }
+#endif
     for (; j + VF_LANES <= k; j += VF_LANES) {
         vf a[TOKENS];
         fetch_ahead(dtype, n_row, w, row_bytes, j);
@@ -151,8 +167,6 @@ VF_INLINE void sum_all(ml_dtype dtype, const ml_absorb_rows *w, const ml_absorb_
 
 /* ---- types ---- */
 
-typedef enum { DOTS, SUMS } product;
-
 VF_INLINE void run_as(product what, ml_dtype dtype, const ml_absorb_rows *w, const ml_absorb_operand *o, int64_t first)
 {
     if (what == DOTS) {
@@ -178,7 +192,7 @@ VF_INLINE void run_dequantized(product what, const ml_absorb_rows *w, const ml_a
 
 VF_INLINE void run(product what, const ml_absorb_rows *w, const ml_absorb_operand *o, float *buffer)
 {
-    if (!is_direct(w->dtype)) {
+    if (!is_direct(what, w->dtype)) {
         run_dequantized(what, w, o, buffer);
         return;
     }
@@ -186,6 +200,8 @@ VF_INLINE void run(product what, const ml_absorb_rows *w, const ml_absorb_operan
     case ML_F16: run_as(what, ML_F16, w, o, 0); break;
     case ML_BF16: run_as(what, ML_BF16, w, o, 0); break;
     case ML_Q8_0: run_as(what, ML_Q8_0, w, o, 0); break;
+    case ML_Q5_0: run_as(what, ML_Q5_0, w, o, 0); break;
+    case ML_Q4_K: run_as(what, ML_Q4_K, w, o, 0); break;
     default: run_as(what, ML_F32, w, o, 0);
     }
 }

@@ -15,7 +15,8 @@ enum {
     TASKS = 8, /* a thread, at least: the last ones even out */
     MIN_COLUMNS = 64,
     MAX_COLUMNS = 512,
-    ROWS = 32, /* of `a` that a task of the second product takes at once */
+    ROWS = 32,     /* of `a` that a task of the second product takes at once */
+    FEW_ROWS = 64, /* up to which reading the weights is the cost: long runs of them, whose ends are cut small */
 };
 
 typedef struct {
@@ -60,38 +61,44 @@ static void begin_down(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* Hidden columns [column, column + n) of the rows of a tile. */
+static void make_hidden_columns(const inference *w, const ml_experts_tile *t, int64_t column, int64_t n)
+{
+    const ml_experts_layer *l = w->l;
+    const int32_t *token = l->token + t->begin;
+    float *pre = l->pre + t->begin * l->n_col + column;
+    ml_tensor m = ml_weight_matrix(l->gate, t->expert);
+    ml_weight_product_serial(&w->x, token, t->n, &m, column, n, pre, l->n_col);
+    if (l->up) {
+        m = ml_weight_matrix(l->up, t->expert);
+        ml_weight_product_serial(&w->x, token, t->n, &m, column, n, pre + l->f, l->n_col);
+    }
+    add_terms(l, *t, column, n, pre);
+    for (int64_t r = t->begin; r < t->begin + t->n; r++) {
+        const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
+        l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f + column, n);
+    }
+}
+
+/* Parts of one tile that follow each other are done together. */
 static void make_hidden(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const inference *w = arg;
-    const ml_experts_layer *l = w->l;
-    for (int64_t i = begin; i < end; i++) {
-        ml_experts_tile t = ml_experts_find_tile(l, i / w->n_part);
-        int64_t column = i % w->n_part * w->hidden, n = l->f - column < w->hidden ? l->f - column : w->hidden;
-        const int32_t *token = l->token + t.begin;
-        float *pre = l->pre + t.begin * l->n_col + column;
-        ml_tensor m = ml_weight_matrix(l->gate, t.expert);
-        ml_weight_product_serial(&w->x, token, t.n, &m, column, n, pre, l->n_col);
-        if (l->up) {
-            m = ml_weight_matrix(l->up, t.expert);
-            ml_weight_product_serial(&w->x, token, t.n, &m, column, n, pre + l->f, l->n_col);
-        }
-        add_terms(l, t, column, n, pre);
-        for (int64_t r = t.begin; r < t.begin + t.n; r++) {
-            const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
-            l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f + column, n);
-        }
+    for (int64_t i = begin, next; i < end; i = next) {
+        ml_experts_tile t = ml_experts_find_tile(w->l, i / w->n_part);
+        next = (i / w->n_part + 1) * w->n_part;
+        if (next > end) next = end;
+        int64_t column = i % w->n_part * w->hidden, n = (next - i) * w->hidden;
+        make_hidden_columns(w, &t, column, n < w->l->f - column ? n : w->l->f - column);
     }
 }
 
-static void add_down(void *arg, int64_t begin, int64_t end, int thread)
+static void add_down_columns(const inference *w, int64_t begin, int64_t n)
 {
-    (void)thread;
-    const inference *w = arg;
     const ml_experts_layer *l = w->l;
     float part[ROWS * MAX_COLUMNS];
     int32_t index[ROWS];
-    int64_t n = end - begin;
     for (int64_t e = 0; e < l->n_expert; e++) {
         if (l->offset[e] == l->offset[e + 1]) continue;
         ml_tensor m = ml_weight_matrix(l->down, e);
@@ -111,6 +118,14 @@ static void add_down(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+static void add_down(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    for (; begin < end; begin += MAX_COLUMNS) {
+        add_down_columns(arg, begin, end - begin < MAX_COLUMNS ? end - begin : MAX_COLUMNS);
+    }
+}
+
 /* The inputs of every expert's products: its rows of x for gate and up, those of `a` for down. */
 static void show_inputs(const ml_observer *o, const ml_experts_layer *l)
 {
@@ -125,18 +140,22 @@ static void show_inputs(const ml_observer *o, const ml_experts_layer *l)
 ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
 {
     int64_t n_tile = l->first_tile[l->n_expert];
-    inference w = { .l = l, .hidden = columns_per_task(l->f, n_tile), .columns = columns_per_task(l->d, 1) };
+    bool few = l->n_row <= FEW_ROWS;
+    void (*run)(int64_t n, int64_t grain, ml_task_fn fn, void *arg) = few ? ml_parallel_for_guided : ml_parallel_for;
+    inference w = { .l = l,
+                    .hidden = few ? MIN_COLUMNS : columns_per_task(l->f, n_tile),
+                    .columns = few ? MIN_COLUMNS : columns_per_task(l->d, 1) };
     w.n_part = (l->f + w.hidden - 1) / w.hidden;
     w.x = ml_weight_input_make(ctx, ml_f32(l->x), l->x->dim[0], l->d, l->x->stride);
     ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->gate));
     if (l->up) ML_TRY(ml_weight_input_prepare(ctx, &w.x, l->up));
     void *layer = (void *)(uintptr_t)l;
     if (l->adapter) ml_parallel_for(n_tile, 1, begin_inputs, layer);
-    ml_parallel_for(n_tile * w.n_part, 1, make_hidden, &w);
+    run(n_tile * w.n_part, 1, make_hidden, &w);
     if (l->adapter) ml_parallel_for(n_tile, 1, begin_down, layer);
     if (ctx->observer) show_inputs(ctx->observer, l);
     w.a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
     ML_TRY(ml_weight_input_prepare(ctx, &w.a, l->down));
-    ml_parallel_for(l->d, w.columns, add_down, &w);
+    run(l->d, w.columns, add_down, &w);
     return ML_OK;
 }

@@ -14,7 +14,7 @@ enum {
     CHUNK_BYTES = 92160,         /* of unpacked weights for many tokens: 2048 elements of 32 rows, part of L2 */
     SMALL_CHUNK_BYTES = 11520,   /* for few: 256 elements of 32 rows, part of L1 */
     MIN_PARALLEL = 200000,       /* multiply-adds below which starting the threads costs more than it saves */
-    TASK_BYTES = 512 * 1024,     /* of stored weights, for few tokens */
+    TASK_BYTES = 64 * 1024,      /* of stored weights: the shortest task for few tokens */
     QUANTIZE_PER_TASK = 32768,   /* elements of x */
     MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
     AHEAD = 4096,
@@ -31,13 +31,15 @@ static const ml_q_kernel *choose_kernel(void)
     return &ml_q_kernel_scalar;
 }
 
+static const uint8_t place_as_stored[ML_Q_MAX_WORD] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
+    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
+};
 /* Stored: 2 x 16 words of low bits, 2 x 8 of high bits, 4 of scales (tensor/blocks.h). */
-static int place_q6_k(int i)
-{
-    if (i >= 48) return i - 48;
-    if (i >= 32) return 4 + 3 * (i - 32) + 2;
-    return 4 + 3 * (i / 16 * 8 + i % 8) + i % 16 / 8;
-}
+static const uint8_t place_q6_k[ML_Q_MAX_WORD] = {
+    4,  7,  10, 13, 16, 19, 22, 25, 5,  8,  11, 14, 17, 20, 23, 26, 28, 31, 34, 37, 40, 43, 46, 49, 29, 32,
+    35, 38, 41, 44, 47, 50, 6,  9,  12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 51, 0,  1,  2,  3,
+};
 
 static ml_q_format format_of(ml_dtype dtype)
 {
@@ -54,22 +56,21 @@ static ml_q_format format_of(ml_dtype dtype)
     size_t n_bytes = ml_dtype_block_bytes(dtype);
     bool super = ml_dtype_block_length(dtype) == 256, has_half = n_bytes % 4 != 0;
     /* Blocks of 32 begin with the half, super-blocks end with it. */
-    ml_q_format f = { .super = super,
-                      .has_min = type[dtype].has_min,
-                      .sub_words = type[dtype].sub_words,
-                      .code_bits = type[dtype].code_bits,
-                      .zero = type[dtype].zero,
-                      .n_word = (int)(n_bytes / 4),
-                      .word_at = has_half && !super ? 2 : 0,
-                      .fifth_at = dtype == ML_Q5_0   ? 0
-                                  : dtype == ML_Q5_1 ? 1
-                                                     : -1,
-                      .half_at = !has_half ? -1
-                                 : super   ? (int)n_bytes - 2
-                                           : 0,
-                      .unit_size = super ? sizeof(ml_q_super) : sizeof(ml_q_block) };
-    for (int i = 0; i < f.n_word; i++) f.place[i] = (uint8_t)(dtype == ML_Q6_K ? place_q6_k(i) : i);
-    return f;
+    return (ml_q_format){ .super = super,
+                          .has_min = type[dtype].has_min,
+                          .sub_words = type[dtype].sub_words,
+                          .code_bits = type[dtype].code_bits,
+                          .zero = type[dtype].zero,
+                          .n_word = (int)(n_bytes / 4),
+                          .place = dtype == ML_Q6_K ? place_q6_k : place_as_stored,
+                          .word_at = has_half && !super ? 2 : 0,
+                          .fifth_at = dtype == ML_Q5_0   ? 0
+                                      : dtype == ML_Q5_1 ? 1
+                                                         : -1,
+                          .half_at = !has_half ? -1
+                                     : super   ? (int)n_bytes - 2
+                                               : 0,
+                          .unit_size = super ? sizeof(ml_q_super) : sizeof(ml_q_block) };
 }
 
 static size_t align_up(size_t n)
@@ -357,10 +358,12 @@ void ml_qmatmul_run(const ml_qmatmul *p)
     }
     product q = prepare(p);
     int64_t width = q.kernel->n_panel * ML_Q_ROWS, row_bytes = q.n_unit * (int64_t)q.block_bytes;
-    int64_t grain = p->n_token <= FEW_TOKENS ? TASK_BYTES / row_bytes : width, share = p->n / (4 * ml_thread_count());
-    if (grain > share) grain = share;
-    grain = (grain + width - 1) / width * width;
-    ml_parallel_for(p->n, grain, run_tasks, &q);
+    if (p->n_token <= FEW_TOKENS) {
+        int64_t grain = TASK_BYTES / row_bytes / width * width;
+        ml_parallel_for_guided(p->n, grain > width ? grain : width, run_tasks, &q);
+        return;
+    }
+    ml_parallel_for(p->n, width, run_tasks, &q);
 }
 
 void ml_qmatmul_run_serial(const ml_qmatmul *p)

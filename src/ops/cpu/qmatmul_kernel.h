@@ -41,7 +41,7 @@ typedef struct {
     /* Where each of them stands in a panel: in the order in which kernels read them, so that the hardware's
      * prefetchers see one ascending stream.  q6_k: scales, then, for four elements after four, the word of the first
      * two quarters' low bits, of the second two, and of the high bits; the others: as stored. */
-    uint8_t place[ML_Q_MAX_WORD];
+    const uint8_t *place;
     int half_at;      /* byte of the half that lies outside of the words; -1 if none */
     int fifth_at;     /* word of a block with the fifth bits of its codes; -1 if none */
     size_t unit_size; /* of ml_q_super or ml_q_block */

@@ -1,0 +1,95 @@
+/* fp32 products, one tile of TILE x TILE results for a block, each thread owning PER x PER of them:
+ *
+ *        j ->                       thread (tx, ty) has rows ty + 16 r and columns tx + 16 s, r, s = 0 .. 3, so that
+ *     i  +----+----+                a warp reads neighbouring columns of b's tile and few rows of a's.
+ *     |  | tile    |
+ *     v  +----+----+                Tiles of DEPTH of the inner dimension go through shared memory, zeros beyond edges.
+ *
+ * The sum over the inner dimension belongs to one thread and runs in order: the same bits every time.  This is the
+ * plain kernel that other products are measured against, and what fp32 means on a device. */
+#include "ops/cuda/gemm.cuh"
+
+enum { TILE = 64, DEPTH = 16, PER = 4, SIDE = TILE / PER, THREADS = SIDE * SIDE };
+
+/* Element [i, l] of op(a), or [l, j] of op(b): (outer, inner) -> the stored row and column. */
+static __device__ __forceinline__ float load(const ml_cuda_operand *o, int64_t product, int64_t stored_row, int64_t col)
+{
+    int64_t row = o->row ? o->row[stored_row] : stored_row;
+    return o->data[product * o->product + row * o->stride + col];
+}
+
+/* Which product and which of its rows a block of the grouped form has: blocks in order of products, each having as many
+ * as its rows need.  False: none left. */
+static __device__ bool find_group(const int32_t *offset, int64_t n_product, int64_t block, int64_t *product,
+                                  int64_t *begin, int64_t *end)
+{
+    int64_t first = 0;
+    for (int64_t p = 0; p < n_product; p++) {
+        int64_t n = (offset[p + 1] - offset[p] + TILE - 1) / TILE;
+        if (block < first + n) {
+            *product = p;
+            *begin = offset[p] + (block - first) * TILE;
+            *end = offset[p + 1];
+            return true;
+        }
+        first += n;
+    }
+    return false;
+}
+
+static __global__ void __launch_bounds__(THREADS) multiply(ml_cuda_gemm g, int64_t n_row_block)
+{
+    __shared__ float a[DEPTH][TILE + 1], b[DEPTH][TILE + 1];
+    int64_t product = blockIdx.z, row = 0, row_end = g.m, k_begin = 0, k_end = g.k;
+    int64_t row_block = (int64_t)blockIdx.x % n_row_block, col = (int64_t)blockIdx.x / n_row_block * TILE;
+    row = row_block * TILE;
+    if (g.grouping == ML_GROUP_ROWS && !find_group(g.offset, g.n_product, row_block, &product, &row, &row_end)) return;
+    if (g.grouping == ML_GROUP_INNER) {
+        k_begin = g.offset[product];
+        k_end = g.offset[product + 1];
+        if (k_begin == k_end && g.accumulate) return;
+    }
+    bool rows_grouped = g.grouping == ML_GROUP_ROWS;
+    int64_t a_product = rows_grouped ? 0 : product, c_at = rows_grouped ? 0 : product * g.c_product;
+    int tx = (int)threadIdx.x % SIDE, ty = (int)threadIdx.x / SIDE;
+    float sum[PER][PER];
+    for (int r = 0; r < PER; r++)
+        for (int s = 0; s < PER; s++) sum[r][s] = 0;
+    for (int64_t k0 = k_begin; k0 < k_end; k0 += DEPTH) {
+        for (int e = (int)threadIdx.x; e < TILE * DEPTH; e += THREADS) {
+            /* Neighbouring threads take neighbours in memory, whichever way the operand lies. */
+            int al = g.a.transpose ? e / TILE : e % DEPTH, ai = g.a.transpose ? e % TILE : e / DEPTH;
+            int bl = g.b.transpose ? e % DEPTH : e / TILE, bj = g.b.transpose ? e / DEPTH : e % TILE;
+            int64_t i = row + ai, la = k0 + al, j = col + bj, lb = k0 + bl;
+            bool a_in = i < row_end && la < k_end, b_in = j < g.n && lb < k_end;
+            a[al][ai] = !a_in ? 0.0f : g.a.transpose ? load(&g.a, a_product, la, i) : load(&g.a, a_product, i, la);
+            b[bl][bj] = !b_in ? 0.0f : g.b.transpose ? load(&g.b, product, j, lb) : load(&g.b, product, lb, j);
+        }
+        __syncthreads();
+        for (int l = 0; l < DEPTH; l++) {
+            for (int r = 0; r < PER; r++)
+                for (int s = 0; s < PER; s++) sum[r][s] = fmaf(a[l][ty + SIDE * r], b[l][tx + SIDE * s], sum[r][s]);
+        }
+        __syncthreads();
+    }
+    for (int r = 0; r < PER; r++) {
+        for (int s = 0; s < PER; s++) {
+            int64_t i = row + ty + SIDE * r, j = col + tx + SIDE * s;
+            if (i >= row_end || j >= g.n) continue;
+            int64_t at = c_at + (g.c_row ? g.c_row[i] : i) * g.c_stride + j;
+            float v = g.alpha * sum[r][s];
+            if (g.d) v += g.beta * g.d[at];
+            g.c[at] = g.accumulate ? g.c[at] + v : v;
+        }
+    }
+}
+
+void ml_cuda_gemm_run(ml_ctx *ctx, const ml_cuda_gemm *g)
+{
+    if (g->n == 0 || g->n_product == 0 || g->m == 0) return;
+    /* Each product of the grouped form may leave one block partly filled. */
+    int64_t n_row_block = ml_n_blocks(g->m, TILE) + (g->grouping == ML_GROUP_ROWS ? g->n_product : 0);
+    int64_t n_col_block = ml_n_blocks(g->n, TILE);
+    dim3 grid((unsigned)(n_row_block * n_col_block), 1, g->grouping == ML_GROUP_ROWS ? 1 : (unsigned)g->n_product);
+    ML_LAUNCH(ctx->device, multiply, grid, THREADS, 0, *g, n_row_block);
+}

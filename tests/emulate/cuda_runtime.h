@@ -1,0 +1,175 @@
+/* As much of the CUDA runtime and of CUDA C as src/ uses, on this machine's processor: the kernels' own source runs in
+ * tests where no GPU is (CMake preset `cuda-emulated`).
+ *
+ * What it shows: index arithmetic, bounds (with the address sanitizer), which numbers come out, and missing barriers:
+ * the threads of a block run one at a time from barrier to barrier, in an order that tests change, so a race gives
+ * other bits.  Barriers that not all threads reach end the program.  Device memory cannot be read or written outside of
+ * kernels and copies.  What it cannot show: anything about the speed, the compiler or the memory model of a real GPU.
+ *
+ * Blocks run one after another; a warp's threads need not run in step except where they exchange values. */
+#ifndef ML_TESTS_EMULATE_CUDA_RUNTIME_H
+#define ML_TESTS_EMULATE_CUDA_RUNTIME_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define ML_EMULATED 1
+
+/* ---- the language ---- */
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct ml_emulated_thread {
+    dim3 threadIdx, blockIdx, blockDim, gridDim;
+    unsigned lane, warp; /* of the linear thread index */
+};
+extern ml_emulated_thread ml_emulated_now;
+extern void *ml_emulated_dynamic; /* the block's dynamic shared memory */
+#define threadIdx ml_emulated_now.threadIdx
+#define blockIdx ml_emulated_now.blockIdx
+#define blockDim ml_emulated_now.blockDim
+#define gridDim ml_emulated_now.gridDim
+
+void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread);
+void ml_emulated_block_barrier();
+void ml_emulated_warp_barrier();
+/* A place for each thread of the running block where values are exchanged. */
+uint64_t (*ml_emulated_slots())[8];
+
+#define __syncthreads() ml_emulated_block_barrier()
+#define __syncwarp() ml_emulated_warp_barrier()
+
+/* All lanes give `value`; lane `lane` gets that of lane `from`. */
+template <typename T> static inline T ml_emulated_exchange(T value, unsigned from)
+{
+    static_assert(sizeof(T) <= 8, "wider than a slot");
+    uint64_t(*slot)[8] = ml_emulated_slots();
+    unsigned base = ml_emulated_now.warp * 32, lane = ml_emulated_now.lane;
+    memcpy(slot[base + lane], &value, sizeof value);
+    ml_emulated_warp_barrier();
+    T result;
+    memcpy(&result, slot[base + (from & 31)], sizeof result);
+    ml_emulated_warp_barrier();
+    return result;
+}
+
+template <typename T> static inline T __shfl_sync(unsigned, T value, int from)
+{
+    return ml_emulated_exchange(value, (unsigned)from);
+}
+
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int with)
+{
+    return ml_emulated_exchange(value, ml_emulated_now.lane ^ (unsigned)with);
+}
+
+template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned by)
+{
+    unsigned lane = ml_emulated_now.lane;
+    return ml_emulated_exchange(value, lane >= by ? lane - by : lane);
+}
+
+static inline unsigned __ballot_sync(unsigned, int predicate)
+{
+    unsigned all = 0;
+    for (unsigned i = 0; i < 32; i++) all |= (unsigned)(ml_emulated_exchange(predicate != 0, i) ? 1 : 0) << i;
+    return all;
+}
+
+static inline int __popc(unsigned bits)
+{
+    return __builtin_popcount(bits);
+}
+
+static inline int atomicCAS(int *at, int expected, int wanted)
+{
+    int old = *at;
+    if (old == expected) *at = wanted;
+    return old;
+}
+
+static inline unsigned __float_as_uint(float f)
+{
+    unsigned bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+static inline float __uint_as_float(unsigned bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+struct float4 {
+    float x, y, z, w;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
+struct uint2 {
+    unsigned x, y;
+};
+
+/* ---- the runtime ---- */
+
+typedef enum {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorUnknown = 999
+} cudaError_t;
+typedef enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 } cudaMemcpyKind;
+typedef struct ml_emulated_stream *cudaStream_t;
+typedef struct ml_emulated_event *cudaEvent_t;
+typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+};
+
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaMalloc(void **p, size_t n_bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t stream);
+cudaError_t cudaStreamCreate(cudaStream_t *stream);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t stop);
+cudaError_t cudaGetLastError();
+const char *cudaGetErrorString(cudaError_t error);
+template <typename F> static inline cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int)
+{
+    return cudaSuccess;
+}
+
+#endif

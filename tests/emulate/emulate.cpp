@@ -1,0 +1,384 @@
+/* The emulated device: threads as coroutines on stacks of their own, and its memory, closed outside of kernels. */
+#include "cuda_runtime.h"
+
+#include "emulate.h"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <vector>
+
+#undef threadIdx
+#undef blockIdx
+#undef blockDim
+#undef gridDim
+
+#ifndef __x86_64__
+#error "the emulated CUDA device switches stacks for x86-64"
+#endif
+
+ml_emulated_thread ml_emulated_now;
+void *ml_emulated_dynamic;
+
+/* ---- coroutines ---- */
+
+/* Save the callee's registers and the stack pointer in *from, go on where `to` was left. */
+extern "C" void ml_emulated_switch(void **from, void *to);
+asm(R"(
+.text
+.globl ml_emulated_switch
+.type ml_emulated_switch, @function
+ml_emulated_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size ml_emulated_switch, .-ml_emulated_switch
+)");
+
+enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10, MAX_SHARED = 232448 /* a block's of Hopper */ };
+
+typedef enum { READY, AT_BLOCK, AT_WARP, DONE } thread_state;
+
+typedef struct {
+    void *sp;
+    thread_state state;
+    ml_emulated_thread place;
+} coroutine;
+
+static coroutine threads[MAX_THREADS];
+static char *stacks;
+static int n_thread, current;
+static void *scheduler_sp;
+static const std::function<void()> *body;
+static uint64_t slots[MAX_THREADS][8];
+static unsigned order_seed;
+
+uint64_t (*ml_emulated_slots())[8]
+{
+    return slots;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "emulated CUDA device: %s\n", what);
+    abort();
+}
+
+static void leave(thread_state state)
+{
+    coroutine *t = &threads[current];
+    t->state = state;
+    t->place = ml_emulated_now;
+    ml_emulated_switch(&t->sp, scheduler_sp);
+}
+
+void ml_emulated_block_barrier()
+{
+    leave(AT_BLOCK);
+}
+
+void ml_emulated_warp_barrier()
+{
+    leave(AT_WARP);
+}
+
+static void run_thread()
+{
+    (*body)();
+    leave(DONE);
+    die("a finished thread went on");
+}
+
+static void start(int i, dim3 block, dim3 grid, dim3 at)
+{
+    coroutine *t = &threads[i];
+    unsigned n = (unsigned)i;
+    t->state = READY;
+    t->place.threadIdx = dim3(n % block.x, n / block.x % block.y, n / block.x / block.y);
+    t->place.blockIdx = at;
+    t->place.blockDim = block;
+    t->place.gridDim = grid;
+    t->place.lane = n % 32;
+    t->place.warp = n / 32;
+    void **top = (void **)(stacks + (size_t)(i + 1) * STACK_BYTES) - 1;
+    *--top = (void *)run_thread; /* `ret` goes there with the alignment of a call */
+    for (int r = 0; r < 6; r++) *--top = NULL;
+    t->sp = top;
+}
+
+/* Let the warp go on when all of it that is left has arrived; -> whether any thread waits at the block's barrier. */
+static bool release_warps()
+{
+    bool any = false;
+    for (int w = 0; w < n_thread; w += 32) {
+        int end = w + 32 < n_thread ? w + 32 : n_thread, n_at = 0, n_live = 0;
+        for (int i = w; i < end; i++) {
+            n_at += threads[i].state == AT_WARP;
+            n_live += threads[i].state != DONE;
+        }
+        if (n_at == 0) continue;
+        if (n_at != n_live) continue; /* others of it are at the block's barrier: found out by no progress */
+        for (int i = w; i < end; i++)
+            if (threads[i].state == AT_WARP) threads[i].state = READY;
+        any = true;
+    }
+    return any;
+}
+
+static bool release_block()
+{
+    int n_at = 0, n_live = 0;
+    for (int i = 0; i < n_thread; i++) {
+        n_at += threads[i].state == AT_BLOCK;
+        n_live += threads[i].state != DONE;
+    }
+    if (n_at == 0 || n_at != n_live) return false;
+    for (int i = 0; i < n_thread; i++)
+        if (threads[i].state == AT_BLOCK) threads[i].state = READY;
+    return true;
+}
+
+/* The order of threads in one round: 0 as numbered, 1 backward, others shuffled. */
+static int pick(int i)
+{
+    if (order_seed == 0) return i;
+    if (order_seed == 1) return n_thread - 1 - i;
+    unsigned stride = 2 * (order_seed % 499) + 1; /* odd, and coprime to n where n is a power of two */
+    if (n_thread & (n_thread - 1)) stride = 1;
+    return (int)(((unsigned)i * stride + order_seed) % (unsigned)n_thread);
+}
+
+static void run_block()
+{
+    for (;;) {
+        bool ran = false, live = false;
+        for (int i = 0; i < n_thread; i++) {
+            current = pick(i);
+            coroutine *t = &threads[current];
+            if (t->state != READY) continue;
+            ml_emulated_now = t->place;
+            ml_emulated_switch(&scheduler_sp, t->sp);
+            ran = true;
+        }
+        for (int i = 0; i < n_thread; i++) live = live || threads[i].state != DONE;
+        if (!live) return;
+        if (release_warps() || release_block()) continue;
+        if (!ran) die("a barrier that not all threads of the block or warp reach");
+    }
+}
+
+static void open_memory(bool open);
+
+void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread)
+{
+    static char dynamic[MAX_SHARED] __attribute__((aligned(128)));
+    n_thread = (int)(block.x * block.y * block.z);
+    if (n_thread < 1 || n_thread > MAX_THREADS || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
+        grid.z > 65535 || grid.x > 0x7fffffffu)
+        die("a launch with an illegal number of threads or blocks");
+    if (shared_bytes > MAX_SHARED) die("more shared memory than a block can have");
+    if (!stacks) {
+        void *p = mmap(NULL, (size_t)MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) die("no memory for stacks");
+        stacks = (char *)p;
+    }
+    body = &thread;
+    ml_emulated_dynamic = dynamic;
+    open_memory(true);
+    uint64_t n = (uint64_t)grid.x * grid.y * grid.z;
+    for (uint64_t b = 0; b < n; b++) {
+        uint64_t at = order_seed == 0 ? b : n - 1 - b;
+        memset(dynamic, 0xff, shared_bytes); /* NaN */
+        dim3 where((unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y));
+        for (int i = 0; i < n_thread; i++) start(i, block, grid, where);
+        run_block();
+    }
+    open_memory(false);
+}
+
+extern "C" void ml_emulate_set_order(unsigned seed)
+{
+    order_seed = seed;
+}
+
+/* ---- memory ---- */
+
+struct region {
+    size_t n_bytes;
+};
+static std::map<char *, region> regions;
+
+static void open_memory(bool open)
+{
+    for (auto &r : regions) mprotect(r.first, r.second.n_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+cudaError_t cudaMalloc(void **p, size_t n_bytes)
+{
+    size_t total = (n_bytes + 4095) & ~(size_t)4095;
+    void *base = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+    (void)madvise(base, total, MADV_HUGEPAGE); /* fewer pages to open and close */
+    regions[(char *)base] = { total };
+    *p = base;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    auto found = regions.find((char *)p);
+    if (found == regions.end()) return cudaErrorUnknown;
+    munmap(p, found->second.n_bytes);
+    regions.erase(found);
+    return cudaSuccess;
+}
+
+/* Is [p, p + n) on the device?  Straddling the end of a region is an error anywhere. */
+static bool is_inside(const void *p, size_t n_bytes)
+{
+    auto after = regions.upper_bound((char *)p);
+    if (after == regions.begin()) return false;
+    --after;
+    char *end = after->first + after->second.n_bytes;
+    if ((char *)p >= end) return false;
+    if ((char *)p + n_bytes > end) die("a copy past the end of device memory");
+    return true;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t)
+{
+    bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
+    if (is_inside(dst, n_bytes) != to || is_inside(src, n_bytes) != from) die("a copy in another direction than said");
+    open_memory(true);
+    memcpy(dst, src, n_bytes);
+    open_memory(false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t)
+{
+    if (!is_inside(dst, n_bytes)) die("clearing memory that is not the device's");
+    open_memory(true);
+    memset(dst, value, n_bytes);
+    open_memory(false);
+    return cudaSuccess;
+}
+
+/* ---- the rest of the runtime ---- */
+
+struct ml_emulated_stream {
+    int unused;
+};
+struct ml_emulated_event {
+    int unused;
+};
+
+static int n_device = 1;
+
+extern "C" void ml_emulate_set_device_count(int n)
+{
+    n_device = n;
+}
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = n_device;
+    return n_device > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
+{
+    memset(prop, 0, sizeof *prop);
+    snprintf(prop->name, sizeof prop->name, "emulated device");
+    prop->major = 9;
+    prop->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
+{
+    *available = *total = (size_t)64 << 30;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream)
+{
+    *stream = new ml_emulated_stream();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    *event = new ml_emulated_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
+{
+    *ms = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError()
+{
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorString(cudaError_t)
+{
+    return "an error of the emulated device";
+}

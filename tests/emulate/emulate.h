@@ -1,0 +1,18 @@
+/* What tests set on the emulated CUDA device (tests/emulate/cuda_runtime.h). */
+#ifndef ML_TESTS_EMULATE_EMULATE_H
+#define ML_TESTS_EMULATE_EMULATE_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The order in which a block's threads run between barriers, and blocks: 0 as numbered, 1 backward, others mixed. */
+void ml_emulate_set_order(unsigned seed);
+/* How many devices there seem to be. */
+void ml_emulate_set_device_count(int n);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

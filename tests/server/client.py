@@ -1,0 +1,151 @@
+"""What the tests of the server share: a server of its own on a free port, and HTTP with nothing but the standard
+library.  A test is a function named test_*; run() runs all of a file and exits with their number of failures."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "byte_tokenizer")
+
+
+def make_model(program, folder, *settings, layers=2, context=1024):
+    """A small model with random weights and a byte tokenizer."""
+    subprocess.run([program, "init", "nano-moe", folder, "--model.vocab_size", "260", "--model.num_hidden_layers",
+                    str(layers), "--model.eos_token_id", "256", "--model.max_position_embeddings", str(context),
+                    *settings], check=True, stderr=subprocess.DEVNULL)
+    for name in os.listdir(FIXTURES):
+        shutil.copy(os.path.join(FIXTURES, name), folder)
+    return folder
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+
+class Server:
+    def __init__(self, program, *arguments, store="none", env=None, threads="2"):
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([program, "serve", "--port", "0", "--store", store, "--threads", threads,
+                                         *arguments], stdout=subprocess.PIPE, stderr=self.log,
+                                        env=dict(os.environ, **(env or {})))
+        line = self.process.stdout.readline().decode().strip()
+        if not line.startswith("http://"):
+            self.process.wait()
+            raise RuntimeError("no server: " + self.messages())
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def messages(self):
+        self.log.seek(0)
+        return self.log.read().decode()
+
+    def request(self, method, path, body=None, headers=None, timeout=60):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        reply = Reply(answer.status, dict(answer.getheaders()), answer.read())
+        connection.close()
+        return reply
+
+    def get(self, path, **more):
+        return self.request("GET", path, **more)
+
+    def post(self, path, body, **more):
+        return self.request("POST", path, body, **more)
+
+    def events(self, path, body, method="POST", timeout=60):
+        """The data of an event stream, parsed; the last of an answer is "[DONE]"."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection.request(method, path, json.dumps(body) if body is not None else None)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        assert answer.getheader("Content-Type").startswith("text/event-stream")
+        for line in answer:
+            if line.startswith(b"data: "):
+                text = line[6:].strip()
+                yield text.decode() if text == b"[DONE]" else json.loads(text)
+        connection.close()
+
+    def metric(self, name):
+        for line in self.get("/metrics").body.decode().splitlines():
+            if line.startswith("moonlight_" + name):
+                return float(line.rsplit(" ", 1)[1])
+        raise KeyError(name)
+
+    def raw(self, data, timeout=10):
+        """Send bytes, and return all that comes back until the server closes or a second passes without a byte."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            try:
+                connection.sendall(data)
+            except OSError:
+                pass
+            connection.settimeout(1)
+            out = b""
+            try:
+                while True:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        break
+                    out += piece
+            except OSError:
+                pass
+            return out
+
+    def stop(self):
+        """Ctrl-C; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        return status
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def chat(text, **more):
+    return dict({"messages": [{"role": "user", "content": text}]}, **more)
+
+
+def wait_until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def run(module):
+    """Run the test_* functions of a module, in order; argv[1] is the program, further ones are names to run."""
+    program, names = sys.argv[1], sys.argv[2:]
+    failures = 0
+    for name, test in list(vars(module).items()):
+        if not name.startswith("test_") or (names and name not in names):
+            continue
+        work = tempfile.mkdtemp(prefix="moonlight-server-")
+        start = time.monotonic()
+        try:
+            test(program, work)
+            print("ok   %s (%.1f s)" % (name, time.monotonic() - start), flush=True)
+        except Exception:
+            failures += 1
+            print("FAIL %s" % name, flush=True)
+            traceback.print_exc(file=sys.stdout)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    sys.exit(1 if failures else 0)
