@@ -4,7 +4,7 @@
 # facts come with values that training had, and with values kept out of it.
 #   bench/chat_stages.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/chat-stages); what is there is used.
-# OPTION: of eval, e.g. --temperature 0.7 --seed 2.  About fifteen minutes on two cores.
+# OPTION: of eval, e.g. --temperature 0.7 --seed 2.  About ten minutes on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build/release/moonlight} folder=${2:-runs/chat-stages}

@@ -140,7 +140,9 @@ static ml_status make_tokenizer(const building *b, ml_error *err)
 static ml_status mix(const building *b, const ml_build_config *config, ml_build_result *result, ml_error *err)
 {
     json_t *sources;
-    ml_mix_config c = { .sources = &b->sources, .tokens = ml_options_int(b->d->o, "data.tokens"), .allow_fewer = true, .build = *config };
+    ml_mix_config c = {
+        .sources = &b->sources, .tokens = ml_options_int(b->d->o, "data.tokens"), .allow_fewer = true, .build = *config
+    };
     c.build.input = NULL;
     c.build.n_input = 0;
     ML_TRY(ml_data_mix(&c, b->d->tokenizer, result, &sources, err));
