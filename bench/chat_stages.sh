@@ -4,7 +4,7 @@
 # facts come with values that training had, and with values kept out of it.
 #   bench/chat_stages.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/chat-stages); what is there is used.
-# OPTION: of eval, e.g. --temperature 0.7 --seed 2.  About fifteen minutes on two cores.
+# OPTION: of eval, e.g. --temperature 0.7 --seed 2.  About ten minutes on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build/release/moonlight} folder=${2:-runs/chat-stages}
@@ -23,13 +23,13 @@ train() {
 }
 train pretrain pretrain --model.hidden_size 128 --model.num_hidden_layers 4 --model.num_attention_heads 4 \
     --model.num_key_value_heads 4 --model.head_dim 32 --model.rotary_dim 32 --model.moe_intermediate_size 256 \
-    --model.max_position_embeddings 512 --model.vocab_size 2056 --data.builtin notes --data.bytes 12m \
-    --data.vocab_size 2048 --train.steps 1000 --train.batch 16 --train.seq 256 --optim.lr 4e-3 --optim.lr_min 4e-4 \
-    --optim.warmup 100 --eval.every 250 --eval.windows 64 --sample.every 0
-train sft instruct --init.from "$folder/pretrain" --data.examples 3000 --train.batch 32 --train.seq 500 \
-    --optim.lr 1.5e-3 --optim.lr_min 7e-4 --eval.every 50 --eval.rows 128
-train sft chat --init.from "$folder/instruct" --data.examples 6000 --train.batch 32 --train.seq 500 \
-    --optim.lr 1e-3 --optim.lr_min 1e-4 --eval.every 50 --eval.rows 128
+    --model.max_position_embeddings 512 --model.vocab_size 2056 --data.bytes 8m \
+    --data.vocab_size 2048 --train.steps 350 --train.batch 16 --train.seq 256 --optim.lr 4e-3 --optim.lr_min 4e-4 \
+    --optim.warmup 35 --eval.every 50 --eval.windows 64 --sample.every 0
+train sft instruct --init.from "$folder/pretrain" --data.examples 1500 --train.batch 32 --train.seq 500 \
+    --optim.lr 3e-3 --optim.lr_min 1.5e-3 --eval.every 20 --eval.rows 128
+train sft chat --init.from "$folder/instruct" --data.examples 6000 --train.batch 64 --train.seq 500 \
+    --optim.lr 3e-3 --optim.lr_min 3e-4 --eval.every 25 --eval.rows 128
 
 talks=$folder/talks.jsonl
 [ -e "$talks" ] || "$program" data synth chats --split val --seed 1 --docs 200 --out "$talks"

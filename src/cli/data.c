@@ -27,15 +27,13 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     memset(c, 0, sizeof *c);
     if (strcmp(kind, "stories") == 0)
         c->kind = ML_SYNTH_STORIES;
-    else if (strcmp(kind, "notes") == 0)
-        c->kind = ML_SYNTH_NOTES;
     else if (strcmp(kind, "arithmetic") == 0)
         c->kind = ML_SYNTH_ARITHMETIC;
     else
-        return ml_fail(err, ML_EINVAL,
-                       "data synth: expected stories, notes, arithmetic, constraints, preferences, chats or questions, "
-                       "found \"%s\"",
-                       kind);
+        return ml_fail(
+            err, ML_EINVAL,
+            "data synth: expected stories, arithmetic, constraints, preferences, chats or questions, found \"%s\"",
+            kind);
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
     c->n_document = (uint64_t)ml_options_int(o, "docs");
@@ -141,7 +139,7 @@ ml_status ml_cli_data_synth(int argc, char **argv, ml_error *err)
 {
     ml_options *o;
     ML_TRY(ml_cli_parse("data synth", NULL, argc, argv, 1, 1,
-                        "stories, notes, arithmetic, constraints, preferences, chats or questions", &o, err));
+                        "stories, arithmetic, constraints, preferences, chats or questions", &o, err));
     ml_status status = synth(o, err);
     ml_options_free(o);
     return status;

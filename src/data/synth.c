@@ -5,7 +5,6 @@
 #include "base/thread.h"
 #include "data/arithmetic.h"
 #include "data/stories.h"
-#include "data/synth_constraints.h"
 
 #include <string.h>
 
@@ -14,7 +13,7 @@ enum {
     PART_DOCUMENTS = 64,
     N_PART = 128,
     /* A document: a story or problem, at most doubled by escapes, with the keys of its JSON line. */
-    DOCUMENT_MAX = 2 * (ML_STORY_MAX + 512) + 256,
+    DOCUMENT_MAX = 2 * ML_STORY_MAX + 256,
 };
 
 typedef struct {
@@ -53,29 +52,12 @@ static size_t put_pair(char *out, const char *before, const char *value)
     return n + put_text(out + n, "\"");
 }
 
-/* A story behind notes; false when none of those drawn keeps them. */
-static bool tell_notes(uint64_t seed, uint64_t index, char text[ML_STORY_MAX + 512])
-{
-    enum { N_DRAW = 8 };
-    ml_constraint_example x;
-    uint64_t own = seed ^ 0x6e6f7465; /* not the stories that are asked for in tuning */
-    ml_synth_fault fault = ML_SYNTH_EMPTY;
-    for (uint64_t i = 0; i < N_DRAW && fault != ML_SYNTH_KEPT; i++)
-        fault = ml_constraint_draw(own, N_DRAW * index + i, ML_SPLIT_TRAIN, false, &x);
-    if (fault != ML_SYNTH_KEPT) return false;
-    const ml_constraints *c = &x.constraints;
-    int n = snprintf(text, 512, "Notes: %s. %s.", c->protagonist, c->theme);
-    for (size_t i = 0; i < c->n_required; i++) n += snprintf(text + n, 80, " %s.", c->required[i]);
-    snprintf(text + n, ML_STORY_MAX + 1, "\n%s", x.story);
-    return true;
-}
-
 static size_t make_story(const ml_synth_config *c, uint64_t index, char *out)
 {
     ml_story_plan plan;
-    char text[ML_STORY_MAX + 512];
+    char text[ML_STORY_MAX];
     ml_story_plan_draw(c->seed, index, &plan);
-    if (c->kind != ML_SYNTH_NOTES || index % 4 == 0 || !tell_notes(c->seed, index, text)) ml_story_tell(&plan, text);
+    ml_story_tell(&plan, text);
     if (!c->jsonl) return put_text(out, text);
     size_t n = put_pair(out, "{\"text\": \"", text);
     n += put_pair(out + n, ", \"theme\": \"", ml_story_list_word(ML_STORY_THEME, plan.theme));
@@ -107,8 +89,7 @@ static void make_parts(void *arg, int64_t begin, int64_t end, int thread)
         size_t n = 0;
         for (int i = 0; i < PART_DOCUMENTS; i++) {
             uint64_t index = w->first + (uint64_t)k * PART_DOCUMENTS + (uint64_t)i;
-            n += c->kind != ML_SYNTH_ARITHMETIC ? make_story(c, index, p->text + n)
-                                                : make_problem(c, index, p->text + n);
+            n += c->kind == ML_SYNTH_STORIES ? make_story(c, index, p->text + n) : make_problem(c, index, p->text + n);
             n += put_text(p->text + n, c->jsonl ? "\n" : "\n<|endoftext|>\n");
             p->end[i] = n;
         }

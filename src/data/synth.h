@@ -5,10 +5,7 @@
 #include "base/log.h"
 #include "base/status.h"
 
-/* NOTES: stories, three of four behind a line of notes of what is in it,
- *   Notes: a kind owl. sharing. by the sea. Lily.
- * without the words that prompts for validation have (synth_constraints.h): what comes first decides what follows. */
-typedef enum { ML_SYNTH_STORIES = 0, ML_SYNTH_ARITHMETIC, ML_SYNTH_NOTES } ml_synth_kind;
+typedef enum { ML_SYNTH_STORIES = 0, ML_SYNTH_ARITHMETIC } ml_synth_kind;
 
 typedef struct {
     ml_synth_kind kind;

@@ -43,15 +43,12 @@ static ml_status generate_text(const building *b, ml_error *err)
     const ml_options *o = b->d->o;
     if (ml_path_exists(b->generated)) return ML_OK;
     const char *kind = ml_options_text(o, "data.builtin");
-    ml_synth_config config = { .kind = !strcmp(kind, "stories") ? ML_SYNTH_STORIES
-                                       : !strcmp(kind, "notes") ? ML_SYNTH_NOTES
-                                                                : ML_SYNTH_ARITHMETIC,
+    ml_synth_config config = { .kind = strcmp(kind, "stories") ? ML_SYNTH_ARITHMETIC : ML_SYNTH_STORIES,
                                .out = b->generated,
                                .n_bytes = (uint64_t)ml_options_int(o, "data.bytes"),
                                .seed = (uint64_t)ml_options_int(o, "data.seed") };
     double megabytes = (double)config.n_bytes / 1e6;
-    ml_listener_say(b->listener, "no data in %s: writing %.0f MB of built-in %s first", b->d->dir, megabytes,
-                    strcmp(kind, "notes") ? kind : "stories and notes");
+    ml_listener_say(b->listener, "no data in %s: writing %.0f MB of built-in %s first", b->d->dir, megabytes, kind);
     ML_TRY(ml_progress_begin_for(b->listener, "text", "MB", megabytes, &config.progress, err));
     uint64_t n_document, n_bytes;
     ml_status status = ml_data_synth(&config, &n_document, &n_bytes, err);
