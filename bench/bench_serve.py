@@ -21,10 +21,11 @@ def body(number, prompt, gen, bias):
 
 
 def tokens_per_second(server, n, prompt, gen, bias, salt):
-    total = [0]
+    counts = []
 
     def ask(i):
-        total[0] += server.post("/v1/completions", body(salt + i, prompt, gen, bias), timeout=600).json()["usage"]["completion_tokens"]
+        answer = server.post("/v1/completions", body(salt + i, prompt, gen, bias), timeout=600).json()
+        counts.append(answer["usage"]["completion_tokens"])
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(n)]
     start = time.monotonic()
@@ -32,7 +33,7 @@ def tokens_per_second(server, n, prompt, gen, bias, salt):
         t.start()
     for t in threads:
         t.join()
-    return total[0] / (time.monotonic() - start)
+    return sum(counts) / (time.monotonic() - start)
 
 
 def first_token(server, ids):

@@ -4,8 +4,10 @@ In double precision, so that what differs is the other side's rounding alone.
 
 A choice of experts, a place within an expert's capacity and the slope of a ReLU are discontinuous: where two scores or
 a ReLU's argument lie within fp32 rounding of the threshold, right programs differ by far more than rounding, and no bar
-can tell them from wrong ones.  So the ids are searched for: the first set for which nothing that is compared comes so
-near is taken, and PyTorch's own fp32 run of the same batch must meet the bars with room."""
+can tell them from wrong ones.  So the ids are searched for.  For moonlight-moe-130m the first set is taken for which
+nothing that is compared comes so near, and for which PyTorch's own fp32 run meets the bars with room.  nano-moe has no
+capacity and no ReLU; there PyTorch's fp32 leaves fp64 by 1e-5 at AdamW's second loss whatever the ids, so it cannot
+judge them: of ten sets the one with the widest margin between experts is taken, and ours is held to fp64 all the same."""
 
 import sys
 
@@ -16,6 +18,7 @@ import common
 import reference
 
 LENGTHS = {"nano_moe": [64, 64], "moonlight_moe_130m": [4, 8, 12]}
+TRIES = {"nano_moe": 10}
 N_POSITION = 16
 N_STEP = 10
 # The 130M model at its own initial scale (variance 0.1 / fan_in): at 1 / fan_in PyTorch's own fp32 gradients are 4e-4
@@ -64,6 +67,16 @@ def find_unclear(w, c, ids, lengths):
         if training:
             unclear |= stats["kink"] < LEAST_KINK
     return [i for i, part in enumerate(unclear.split(lengths)) if part.any()]
+
+
+def find_widest_ids(c, label, lengths):
+    best = (-1.0, None)
+    for attempt in range(TRIES[label]):
+        ids = common.make_ids(f"{label}.{attempt}", sum(lengths), c["vocab_size"])
+        with torch.no_grad():
+            margin = reference.forward(make_weights(c, label), c, ids, lengths, training=True)[1]["margin"].min().item()
+        best = max(best, (margin, ids), key=lambda x: x[0])
+    return best[1]
 
 
 def search_ids(c, label, lengths):
@@ -147,15 +160,16 @@ def compare_steps(exact, rounded, facts):
 
 def describe(c, label, ids, lengths):
     """Entries and facts of the golden file, or None when these ids cannot be held to the bars."""
+    judged = label not in TRIES
     facts = {"lr": LR[label], "made_by": f"torch {torch.__version__}, fp64, reference.py"}
     entries = {"ids": ids.numpy().astype(np.int32), "seq": np.cumsum([0] + lengths).astype(np.int32)}
     entries |= describe_first(c, label, ids, lengths, facts)
-    if facts["fp32_gradient_error"] > MOST_GRADIENT_ERROR:
+    if judged and facts["fp32_gradient_error"] > MOST_GRADIENT_ERROR:
         return None
     for name in ["adamw", "muon"]:
         print(f" {name}", flush=True)
         exact = train(c, label, name, torch.float64, ids, lengths)
-        if not compare_steps(exact, train(c, label, name, torch.float32, ids, lengths), facts):
+        if judged and not compare_steps(exact, train(c, label, name, torch.float32, ids, lengths), facts):
             return None
         entries[name + "_losses"] = np.array([loss for loss, _stats in exact])
     return entries, facts
@@ -163,7 +177,7 @@ def describe(c, label, ids, lengths):
 
 def make(label):
     c, lengths = reference.PRESETS[label], LENGTHS[label]
-    for ids in search_ids(c, label, lengths):
+    for ids in [find_widest_ids(c, label, lengths)] if label in TRIES else search_ids(c, label, lengths):
         found = describe(c, label, ids, lengths)
         if found:
             common.write(label, found[0], c, found[1])
