@@ -365,7 +365,7 @@ static void check_routing(void *arg, int64_t layer, const ml_routing *routing)
     int64_t n_expert = x->config.n_routed_experts, top_k = x->config.num_experts_per_tok;
     for (int64_t row = 0; row < x->n; row++) {
         int64_t place = row * t->n_layer + layer - t->first_layer;
-        double score[8], sum = 0, entropy = 0, last = INFINITY, next = -INFINITY, total = 0;
+        double score[8], sum = 0, entropy = 0, last = INFINITY, next = -INFINITY;
         for (int64_t e = 0; e < n_expert; e++) sum += exp((double)ml_f32(routing->logit)[row * n_expert + e]);
         for (int64_t e = 0; e < n_expert; e++) {
             double z = (double)ml_f32(routing->logit)[row * n_expert + e], p = exp(z) / sum;
@@ -381,7 +381,6 @@ static void check_routing(void *arg, int64_t layer, const ml_routing *routing)
             assert_true(fabs((double)t->weight[place * top_k + k] - (double)ml_f32(routing->prob)[row * top_k + k]) <
                         2e-3); /* keys and values of the cache are f16 */
             last = fmin(last, score[id]);
-            total += score[id];
             score[id] = -INFINITY;
         }
         for (int64_t e = 0; e < n_expert; e++) next = fmax(next, score[e]);
