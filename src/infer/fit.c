@@ -89,6 +89,7 @@ ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_sour
     size_t stored, copied;
     char advice[512];
     int64_t available = b->available ? b->available : ml_memory_available();
+    ML_TRY(ml_kv_cache_check(config, b->kv_dtype, err));
     ML_TRY(ml_model_measure_bind(config, source, &stored, &copied, err));
     ml_fit_plan p = ml_fit_make_plan(config, (int64_t)stored, (int64_t)copied, b->cache_token, b->kv_dtype);
     if (p.total - (b->stream ? p.stored : 0) <= available) return ML_OK;
@@ -115,6 +116,7 @@ ml_status ml_fit_check_cache(const ml_model *m, int64_t n_token, const ml_memory
                              ml_error *err)
 {
     int64_t held, left = b->available ? b->available : ml_memory_available();
+    ML_TRY(ml_kv_cache_check(&m->config, b->kv_dtype, err));
     int64_t need = ml_kv_cache_token_bytes(&m->config, b->kv_dtype) * n_token;
     ML_TRY(held_bytes(m, b, &held, err));
     left = left > held ? left - held : 0;

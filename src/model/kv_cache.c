@@ -22,7 +22,7 @@ static void row_bytes(const ml_config *c, ml_dtype dtype, int64_t *k, int64_t *v
 }
 
 /* What is stored in one piece must be whole blocks: c_kv and k_pe, or every head. */
-static ml_status check_type(const ml_config *c, ml_dtype dtype, ml_error *err)
+ml_status ml_kv_cache_check(const ml_config *c, ml_dtype dtype, ml_error *err)
 {
     if (!ml_kv_dtype_is_valid(dtype)) {
         return ml_fail(err, ML_EINVAL, "a key/value cache of %s: expected f32, f16, bf16 or q8_0",
@@ -49,7 +49,7 @@ int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype)
 ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_kv_cache **out, ml_error *err)
 {
     *out = NULL;
-    ML_TRY(check_type(config, dtype, err));
+    ML_TRY(ml_kv_cache_check(config, dtype, err));
     ml_kv_cache *cache = ml_calloc(1, sizeof *cache);
     if (!cache) return ml_fail_memory(err, sizeof *cache, "a key/value cache");
     cache->config = *config;
