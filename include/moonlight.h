@@ -234,6 +234,7 @@ typedef struct {
     size_t n_set;
     const char *run_folder; /* made if missing; another process cannot use it at the same time */
     bool resume;            /* continue the run in it from its latest checkpoint, bit for bit; else it must hold none */
+    const char *device;     /* "cpu", "cuda", "cuda:N", or "auto": a GPU where there is one; NULL: "cpu" */
     /* Who is told what, by the thread that called; each may be NULL.  Texts live until the function returns. */
     void *arg;
     void (*on_step)(void *arg, const ml_trainer_step *step);

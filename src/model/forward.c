@@ -46,21 +46,23 @@ static void entropy_rows(void *arg, int64_t begin, int64_t end, int thread)
 static void count_routing(ml_ctx *ctx, ml_router_stats *stats, int64_t layer, const ml_routing *routing,
                           const ml_tensor *loss)
 {
-    const int32_t *count = ml_i32(routing->count);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    const int32_t *count = ml_tensor_read(ctx, routing->count);
+    const float *losses = ml_tensor_read(ctx, loss), *logit = ml_tensor_read(ctx, routing->logit);
+    if (!count || !logit) return;
     for (int64_t e = 0; e < stats->n_expert; e++) stats->count[layer * stats->n_expert + e] += count[e];
-    if (loss) {
-        stats->balance += (double)ml_f32(loss)[0];
-        stats->z += (double)ml_f32(loss)[1];
+    if (losses) {
+        stats->balance += (double)losses[0];
+        stats->z += (double)losses[1];
     }
     int64_t n = routing->logit->dim[0];
-    size_t mark = ml_arena_mark(&ctx->act);
     double *entropy = ml_ctx_scratch(ctx, (size_t)n * sizeof *entropy);
     if (entropy) {
-        entropy_work work = { ml_f32(routing->logit), entropy, stats->n_expert };
+        entropy_work work = { logit, entropy, stats->n_expert };
         ml_parallel_for(n, 256, entropy_rows, &work);
         for (int64_t t = 0; t < n; t++) stats->entropy[layer] += entropy[t];
     }
-    ml_arena_release(&ctx->act, mark);
+    ml_ctx_release(ctx, mark);
 }
 
 /* ---- one layer ---- */
@@ -178,11 +180,11 @@ void ml_router_stats_free(ml_router_stats *stats)
     stats->entropy = NULL;
 }
 
-void ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, double rate)
+ml_status ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, double rate, ml_error *err)
 {
     int64_t n = stats->n_expert;
     for (int64_t i = 0; i < stats->n_layer; i++) {
-        float *bias = ml_f32(&m->layer[i].router_bias);
+        float *there = ml_f32(&m->layer[i].router_bias), *bias = ml_model_find_here(m, there);
         if (!bias || !ml_config_layer_is_moe(&m->config, i)) continue;
         const int64_t *count = stats->count + i * n;
         int64_t total = 0, sign_sum = 0;
@@ -194,5 +196,7 @@ void ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, doub
             int sign = (total > n * count[e]) - (total < n * count[e]);
             bias[e] = (float)((double)bias[e] + rate * (sign - mean_sign));
         }
+        if (m->device) ML_TRY(ml_device_upload(m->device, there, bias, (size_t)n * sizeof *bias, err));
     }
+    return ML_OK;
 }

@@ -96,6 +96,7 @@ ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *e
 void ml_model_free(ml_model *m)
 {
     if (!m) return;
+    ml_model_leave_device(m);
     ml_arena_free(&m->values);
     ml_arena_free(&m->grads);
     ml_arena_free(&m->panels);
@@ -110,7 +111,8 @@ void ml_model_free(ml_model *m)
 
 void ml_model_zero_grads(ml_model *m)
 {
-    if (m->grads.base) memset(m->grads.base, 0, m->grads.capacity);
+    char *grads = m->device ? m->device_grads : m->grads.base;
+    if (grads) ml_device_zero(m->device, grads, m->grads.capacity);
 }
 
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name)

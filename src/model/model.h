@@ -60,6 +60,9 @@ struct ml_model {
     ml_tensor *part;          /* of the tensors above that a source has in parts */
     ml_weight_source *source; /* NULL, or where the weights lie; owned */
     ml_arena panels;          /* repacked weights */
+    ml_device *own_device;    /* NULL, or where there is a copy of values and grads (ml_model_move) ... */
+    char *device_values, *device_grads;
+    ml_device *device; /* ... and where the tensors and parameters above point to now */
 };
 
 /* Memory for every weight, uninitialised.  trainable: fp32 with gradients (zeroed); otherwise matrices are kept
@@ -81,6 +84,20 @@ void ml_model_init(ml_model *m, uint64_t seed);
  * config.init truncated). */
 double ml_model_init_std(const ml_config *c, ml_param_kind kind, int64_t fan_in);
 void ml_model_zero_grads(ml_model *m);
+
+/* Give a model of its own fp32 memory a copy on a device, and compute with that from now on: its tensors, and the
+ * values and gradients of its parameters, lie there; `weight` stays here, where files are read and written. */
+ml_status ml_model_move(ml_model *m, ml_device *device, ml_error *err);
+/* Compute with the device's copy, or with the one here; contents stay as they are.  Nothing without a device. */
+void ml_model_use(ml_model *m, bool on_device);
+/* Drop the device's copy. */
+void ml_model_leave_device(ml_model *m);
+/* Copy all weights from here to the device; back; gradients back.  Nothing without a device. */
+ml_status ml_model_push(ml_model *m, ml_error *err);
+ml_status ml_model_pull(ml_model *m, ml_error *err);
+ml_status ml_model_pull_grads(ml_model *m, ml_error *err);
+/* The place, in the copy here, of what a tensor or parameter points to. */
+void *ml_model_find_here(const ml_model *m, const void *data);
 /* NULL when there is none of that name. */
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name);
 int64_t ml_weight_count(const ml_weight *w);
@@ -130,6 +147,6 @@ ml_tensor *ml_model_logprob(ml_ctx *ctx, ml_model *m, ml_tensor *x, ml_tensor *t
 
 /* DeepSeek-V3's auxiliary-loss-free balancing: bias_e += rate * (sign(error_e) - mean sign(error)), error_e =
  * mean load - load_e, on the counts summed over one optimizer step. */
-void ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, double rate);
+ml_status ml_model_update_router_bias(ml_model *m, const ml_router_stats *stats, double rate, ml_error *err);
 
 #endif

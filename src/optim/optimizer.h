@@ -16,6 +16,7 @@
 
 #include "base/status.h"
 #include "model/param.h"
+#include "tensor/device.h"
 
 #include <stdbool.h>
 
@@ -63,7 +64,13 @@ typedef struct ml_optimizer ml_optimizer;
  * ML_EINVAL on a configuration out of range and ML_ENOMEM. */
 ml_status ml_optimizer_make(const ml_optim_config *config, const ml_param *param, int64_t n_param, ml_optimizer **out,
                             ml_error *err);
+/* The same for parameters whose values and gradients lie on a device, where the moments then lie too; NULL: here. */
+ml_status ml_optimizer_make_on(ml_device *device, const ml_optim_config *config, const ml_param *param, int64_t n_param,
+                               ml_optimizer **out, ml_error *err);
 void ml_optimizer_free(ml_optimizer *opt);
+
+/* ml_clip_compute_norm over the optimizer's parameters, where they lie. */
+ml_status ml_optimizer_compute_norm(ml_optimizer *opt, double *norm, ml_error *err);
 
 /* One row of the table printed at the start of a run, in the order of the parameters. */
 typedef struct {
@@ -97,6 +104,9 @@ typedef struct {
 } ml_optim_state;
 int64_t ml_optimizer_n_state(const ml_optimizer *opt);
 ml_optim_state ml_optimizer_get_state(const ml_optimizer *opt, int64_t i);
+/* On a device these buffers are copies here: bring them up to date before a save, and the moments after a load. */
+ml_status ml_optimizer_pull(ml_optimizer *opt, ml_error *err);
+ml_status ml_optimizer_push(ml_optimizer *opt, ml_error *err);
 int64_t ml_optimizer_get_step(const ml_optimizer *opt);
 void ml_optimizer_set_step(ml_optimizer *opt, int64_t step);
 

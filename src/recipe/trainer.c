@@ -22,6 +22,7 @@ struct ml_trainer {
     ml_train_plan plan;
     ml_param_counts n_params;
     int64_t available; /* bytes */
+    ml_device *device; /* NULL: the processor */
     ml_loop *loop;     /* from the first ml_trainer_run that came so far */
     bool is_done, has_failed;
     ml_status finish;
@@ -95,6 +96,21 @@ static ml_status read_options(ml_trainer *t, const ml_trainer_config *c, ml_erro
                    c->recipe, t->stage->name);
 }
 
+/* Where the plan's memory is taken. */
+static int64_t memory_available(const ml_trainer *t)
+{
+    return t->device ? ml_device_get_info(t->device).free_bytes : ml_memory_available();
+}
+
+static ml_status choose_device(ml_trainer *t, const char *wanted, ml_error *err)
+{
+    char choice[256];
+    ML_TRY(ml_device_choose(wanted ? wanted : "cpu", &t->device, choice, err));
+    t->run.train.device = t->device;
+    if (wanted) ml_listener_say(&t->listener, "device: %s", choice);
+    return ML_OK;
+}
+
 static void make_plan(ml_trainer *t)
 {
     const ml_train_config *c = &t->run.train;
@@ -103,7 +119,12 @@ static void make_plan(ml_trainer *t)
     t->plan.weights += 4 * t->run.n_frozen;
     t->plan.total += 4 * t->run.n_frozen;
     t->n_params = ml_model_count(&t->run.config);
-    t->available = ml_memory_available();
+    t->available = memory_available(t);
+    if (t->device) {
+        int64_t scratch = ml_train_plan_device_scratch(&t->run.config, c->batch * c->seq);
+        t->plan.activations += scratch;
+        t->plan.total += scratch;
+    }
     ml_train_format_plan(&t->plan, text, sizeof text);
     ml_listener_say(&t->listener, "%s: %lld parameters, %lld active per token", ml_config_class_name(&t->run.config),
                     (long long)t->n_params.total, (long long)t->n_params.active);
@@ -117,6 +138,7 @@ static ml_status check(ml_trainer *t, ml_error *err)
     ML_TRY(ml_loop_check_folder(t->run_folder, t->resume, err));
     if (t->resume) ML_TRY(ml_recipe_check_resume(t->o, &t->listener, t->run_folder, err));
     ML_TRY(ml_recipe_train_config(t->o, &t->listener, &r->train, err));
+    ML_TRY(choose_device(t, t->config.device, err));
     ML_TRY(t->stage->check(r, err));
     ML_TRY(ml_loop_check_config(&r->train, &r->config, err));
     ml_recipe_say_steps(&r->train, &r->config, &t->listener);
@@ -141,7 +163,7 @@ ml_status ml_trainer_open(const ml_trainer_config *config, ml_trainer **out, ml_
         ml_trainer_free(t);
         return status;
     }
-    t->config.stage = t->config.recipe = t->config.run_folder = NULL;
+    t->config.stage = t->config.recipe = t->config.run_folder = t->config.device = NULL;
     t->config.set = NULL;
     *out = t;
     return ML_OK;
@@ -153,6 +175,7 @@ void ml_trainer_free(ml_trainer *t)
     ml_loop_free(t->loop);
     ml_model_free(t->run.model);
     if (t->stage) t->stage->free(&t->run);
+    ml_device_close(t->device);
     ml_options_free(t->o);
     ml_free(t);
 }
@@ -188,7 +211,7 @@ static ml_status set_up(ml_trainer *t, ml_error *err)
 {
     ml_recipe_run *r = &t->run;
     ml_train_hooks hooks = { .arg = t, .line = tell_line, .step = tell_step, .eval = tell_evaluation };
-    t->available = ml_memory_available();
+    t->available = memory_available(t);
     ML_TRY(ml_train_check_plan(&t->plan, t->available, r->train.batch, r->train.recompute, err));
     ML_TRY(t->stage->prepare(r, err));
     ml_model_free(r->model);

@@ -65,9 +65,15 @@ static ml_status make_memory(ml_loop *t, ml_error *err)
     int64_t tokens = c->batch * c->seq;
     ml_train_plan plan = ml_train_make_plan(&t->model->config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
     /* Address space only: twice the bound leaves room for descriptions and scratch without costing memory. */
-    ML_TRY(ml_ctx_init(&t->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28),
-                       (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
-    ML_TRY(ml_optimizer_make(&c->optim, t->model->param, (int64_t)t->model->n_param, &t->optimizer, err));
+    size_t act_bytes = (size_t)(2 * plan.activations) + ((size_t)1 << 28),
+           grad_bytes = (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26);
+    if (c->device) { /* there memory is taken at once */
+        act_bytes = (size_t)(plan.activations + ml_train_plan_device_scratch(&t->model->config, tokens));
+        grad_bytes = (size_t)plan.activation_gradients;
+        ML_TRY(ml_model_move(t->model, c->device, err));
+    }
+    ML_TRY(ml_ctx_init_on(&t->ctx, c->device, act_bytes, grad_bytes, err));
+    ML_TRY(ml_optimizer_make_on(c->device, &c->optim, t->model->param, (int64_t)t->model->n_param, &t->optimizer, err));
     ML_TRY(ml_router_stats_make(&t->model->config, &t->stats, err));
     t->n_batch = c->accumulate * largest_factor(c);
     t->batch = ml_calloc((size_t)t->n_batch, sizeof *t->batch);
@@ -160,6 +166,7 @@ void ml_loop_free(ml_loop *t)
     ml_metrics_close(t->metrics);
     ml_run_close(t->run);
     ml_optimizer_free(t->optimizer);
+    ml_model_leave_device(t->model);
     ml_ctx_free(&t->ctx);
     ml_router_stats_free(&t->stats);
     for (int64_t i = 0; t->batch && i < t->n_batch; i++) ml_batch_free(&t->batch[i]);
@@ -318,7 +325,7 @@ static bool is_out_of_patience(const ml_loop *t)
 
 ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
-    t->peak_flops = measure_peak();
+    t->peak_flops = t->config.device ? 0 : measure_peak(); /* of the processor's products only */
     ML_TRY(evaluate_resumed(t, err));
     while (t->step < t->config.schedule.steps && !is_out_of_patience(t)) {
         ml_train_step r;

@@ -34,6 +34,7 @@ typedef struct {
     int64_t sample_every, sample_tokens; /* 0: never */
     const char *const *prompt;           /* [n_prompt] */
     size_t n_prompt;
+    ml_device *device; /* NULL: this machine's processor; else the caller's, open for as long as the loop */
 } ml_train_config;
 
 /* What a stage's loss makes of one micro-batch: logp [n_token] are the log-probabilities of its targets (no value where

@@ -126,6 +126,17 @@ ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, 
     return plan;
 }
 
+int64_t ml_train_plan_device_scratch(const ml_config *c, int64_t tokens)
+{
+    const int64_t chunk_bytes = (int64_t)256 << 20, least_chunk = 32; /* ops/cuda/logprob.cu */
+    int64_t rows = tokens * c->num_experts_per_tok, d = c->hidden_size, f = c->moe_intermediate_size;
+    int64_t head = larger(chunk_bytes, 4 * least_chunk * c->vocab_size);
+    int64_t experts = 4 * rows * (d + 3 * f + 8), routing = tokens * (24 * c->n_routed_experts + 64);
+    int64_t attention = 4 * tokens * c->num_attention_heads * (c->qk_rope_head_dim + 2);
+    int64_t norm = 4 * (tokens / 32 + 1) * larger(d, larger(c->q_lora_rank, c->kv_lora_rank));
+    return larger(head, experts + routing + attention + norm) + ((int64_t)1 << 20);
+}
+
 ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, bool recompute,
                               ml_error *err)
 {

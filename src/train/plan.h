@@ -15,6 +15,9 @@ typedef struct {
  * the matrices instead of two. */
 ml_train_plan ml_train_make_plan(const ml_config *config, int64_t tokens, bool muon, bool recompute);
 
+/* Bytes beyond the plan's activations that operators on a device use as scratch: an upper bound. */
+int64_t ml_train_plan_device_scratch(const ml_config *config, int64_t tokens);
+
 /* ML_ENOMEM, with what to change, when the plan needs more than `available` bytes. */
 ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, bool recompute,
                               ml_error *err);

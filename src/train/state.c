@@ -22,7 +22,8 @@ static ml_status list_buffers(ml_loop *t, bool masters, ml_state_buffer **out, s
     for (size_t i = 0; i < *n; i++) {
         if (masters) {
             const ml_param *p = &t->model->param[i];
-            list[i] = (ml_state_buffer){ p->name, ML_ST_F32, ml_param_count(p), p->value };
+            list[i] =
+                (ml_state_buffer){ p->name, ML_ST_F32, ml_param_count(p), ml_model_find_here(t->model, p->value) };
         } else {
             ml_optim_state s = ml_optimizer_get_state(t->optimizer, (int64_t)i);
             list[i] = (ml_state_buffer){ s.name, ML_ST_F32, s.count, s.data };
@@ -95,6 +96,8 @@ static ml_status write_checkpoint(ml_loop *t, ml_checkpoint *c, ml_error *err)
 ml_status ml_loop_save(ml_loop *t, ml_error *err)
 {
     ml_checkpoint *c = NULL;
+    ML_TRY(ml_model_pull(t->model, err));
+    ML_TRY(ml_optimizer_pull(t->optimizer, err));
     ML_TRY(ml_checkpoint_begin(&c, t->run, t->step, expected_bytes(t), err));
     ml_status status = write_checkpoint(t, c, err);
     ml_checkpoint_free(c);
@@ -151,6 +154,8 @@ ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err)
     ML_TRY(read_weights(t, folder, err));
     ML_TRY(load_buffers(t, folder, false, err));
     if (t->config.save_dtype != ML_F32) ML_TRY(load_buffers(t, folder, true, err));
+    ML_TRY(ml_model_push(t->model, err));
+    ML_TRY(ml_optimizer_push(t->optimizer, err));
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
     json_t *j;
     ML_TRY(ml_json_load(path, &j, err));

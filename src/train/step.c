@@ -36,6 +36,23 @@ void ml_loss_cross_entropy(void *self, const ml_batch *batch, const float *logp,
     }
 }
 
+/* What the stage's loss makes of the log-probabilities; in training its gradient becomes the seed of the way back. */
+static ml_status take_loss(ml_loop *t, const ml_batch *b, ml_tensor *logp, double weight, bool training, double *sum,
+                           ml_error *err)
+{
+    ml_ctx *ctx = &t->ctx;
+    const float *found = ml_tensor_read(ctx, logp);
+    float *grad = found && training ? ml_tape_grad(ctx, logp) : NULL, *seed = grad;
+    if (ctx->device && grad) {
+        seed = ml_ctx_scratch(ctx, (size_t)b->n_token * sizeof *seed);
+        if (seed) memset(seed, 0, (size_t)b->n_token * sizeof *seed);
+    }
+    ML_TRY(ml_ctx_status(ctx, err));
+    t->stage->loss(t->stage->self, b, found, weight, seed, sum);
+    if (grad) ml_ctx_write(ctx, grad, seed, b->n_token);
+    return ml_ctx_status(ctx, err);
+}
+
 /* Forward and backward of one micro-batch of n_micro; adds its loss to *sum. */
 static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, double weight, double *sum, ml_error *err)
 {
@@ -49,9 +66,7 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, doub
     ctx->recording = true;
     ml_tensor *hidden = ml_model_forward(ctx, t->model, &p.input);
     ml_tensor *logp = ml_model_logprob(ctx, t->model, hidden, p.target); // [tokens]
-    float *seed = logp ? ml_tape_grad(ctx, logp) : NULL;
-    ML_TRY(ml_ctx_status(ctx, err));
-    t->stage->loss(t->stage->self, b, ml_f32(logp), weight, seed, sum);
+    ML_TRY(take_loss(t, b, logp, weight, true, sum, err));
     return ml_tape_backward(ctx, err);
 }
 
@@ -95,9 +110,12 @@ static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *e
 static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *verdict, ml_error *err)
 {
     ml_error not_finite = { 0 };
-    if (ml_clip_compute_norm(t->model->param, (int64_t)t->model->n_param, &result->grad_norm, &not_finite) != ML_OK) {
-        result->grad_norm = NAN;
+    ml_status status = ml_optimizer_compute_norm(t->optimizer, &result->grad_norm, &not_finite);
+    if (status != ML_OK && status != ML_ENUMERIC) {
+        *err = not_finite;
+        return status;
     }
+    if (status != ML_OK) result->grad_norm = NAN;
     if (!isfinite(result->loss)) result->grad_norm = NAN;
     *verdict = ml_guard_judge(&t->guard, result->grad_norm);
     result->skipped = *verdict != ML_GUARD_USE;
@@ -108,7 +126,7 @@ static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *ver
     ML_TRY(ml_optimizer_step(t->optimizer, result->lr, factor, &optim, err));
     result->update_rms = optim.rms_all;
     if (t->model->config.bias_update_rate > 0 && ml_schedule_moves_bias(&t->config.schedule, t->step)) {
-        ml_model_update_router_bias(t->model, &t->stats, t->model->config.bias_update_rate);
+        return ml_model_update_router_bias(t->model, &t->stats, t->model->config.bias_update_rate, err);
     }
     return ML_OK;
 }
@@ -161,8 +179,7 @@ ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
         prepared p = prepare(t, b);
         ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
-        ML_TRY(ml_ctx_status(&t->ctx, err));
-        t->stage->loss(t->stage->self, b, ml_f32(logp), 0, NULL, &sum);
+        ML_TRY(take_loss(t, b, logp, 0, false, &sum, err));
         n += count(t, b);
     }
     t->n_eval_figure = get_figures(t, t->eval_figure);

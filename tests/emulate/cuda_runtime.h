@@ -89,8 +89,12 @@ template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned
 
 static inline unsigned __ballot_sync(unsigned, int predicate)
 {
-    unsigned all = 0;
-    for (unsigned i = 0; i < 32; i++) all |= (unsigned)(ml_emulated_exchange(predicate != 0, i) ? 1 : 0) << i;
+    uint64_t(*slot)[8] = ml_emulated_slots();
+    unsigned base = ml_emulated_now.warp * 32, all = 0;
+    slot[base + ml_emulated_now.lane][0] = predicate != 0;
+    ml_emulated_warp_barrier();
+    for (unsigned i = 0; i < 32; i++) all |= (unsigned)slot[base + i][0] << i;
+    ml_emulated_warp_barrier();
     return all;
 }
 

@@ -218,24 +218,34 @@ extern "C" void ml_emulate_set_order(unsigned seed)
 
 /* ---- memory ---- */
 
+/* One stretch of addresses, opened and closed as a whole; allocations lie one after another, and the stretch begins
+ * anew when the last is freed. */
 struct region {
     size_t n_bytes;
 };
 static std::map<char *, region> regions;
+static const size_t CAPACITY = (size_t)64 << 30;
+static char *device_base;
+static size_t device_used;
 
 static void open_memory(bool open)
 {
-    for (auto &r : regions) mprotect(r.first, r.second.n_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    if (device_used > 0) mprotect(device_base, device_used, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 cudaError_t cudaMalloc(void **p, size_t n_bytes)
 {
     size_t total = (n_bytes + 4095) & ~(size_t)4095;
-    void *base = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
-    (void)madvise(base, total, MADV_HUGEPAGE); /* fewer pages to open and close */
-    regions[(char *)base] = { total };
-    *p = base;
+    if (!device_base) {
+        void *base = mmap(NULL, CAPACITY, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+        (void)madvise(base, CAPACITY, MADV_HUGEPAGE); /* fewer pages to open and close */
+        device_base = (char *)base;
+    }
+    if (total > CAPACITY - device_used) return cudaErrorMemoryAllocation;
+    *p = device_base + device_used;
+    regions[(char *)*p] = { n_bytes };
+    device_used += total;
     return cudaSuccess;
 }
 
@@ -243,8 +253,11 @@ cudaError_t cudaFree(void *p)
 {
     auto found = regions.find((char *)p);
     if (found == regions.end()) return cudaErrorUnknown;
-    munmap(p, found->second.n_bytes);
     regions.erase(found);
+    if (regions.empty()) {
+        (void)madvise(device_base, device_used, MADV_DONTNEED);
+        device_used = 0;
+    }
     return cudaSuccess;
 }
 
