@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <vector>
 
@@ -218,8 +219,8 @@ extern "C" void ml_emulate_set_order(unsigned seed)
 
 /* ---- memory ---- */
 
-/* One stretch of addresses, opened and closed as a whole; allocations lie one after another, and the stretch begins
- * anew when the last is freed. */
+/* One stretch of addresses, opened and closed as a whole; allocations lie one after another, and what is freed is
+ * used again once everything behind it is freed as well. */
 struct region {
     size_t n_bytes;
 };
@@ -254,10 +255,14 @@ cudaError_t cudaFree(void *p)
     auto found = regions.find((char *)p);
     if (found == regions.end()) return cudaErrorUnknown;
     regions.erase(found);
-    if (regions.empty()) {
-        (void)madvise(device_base, device_used, MADV_DONTNEED);
-        device_used = 0;
+    size_t end = 0; /* of the last allocation left */
+    if (!regions.empty()) {
+        auto last = std::prev(regions.end());
+        end = ((size_t)(last->first - device_base) + last->second.n_bytes + 4095) & ~(size_t)4095;
     }
+    if (end == device_used) return cudaSuccess;
+    (void)madvise(device_base + end, device_used - end, MADV_DONTNEED);
+    device_used = end;
     return cudaSuccess;
 }
 
