@@ -62,7 +62,8 @@ static ml_status release(ml_chat_output *o, ml_chars *to, size_t n, ml_error *er
     size_t skip = 0;
     bool first = !to->n && o->has_thought;
     while (first && skip < n && o->held.data[skip] == '\n') skip++;
-    ML_TRY(ml_chars_append(to, o->held.data + skip, n - skip, err));
+    const char *rest = n ? o->held.data + skip : ""; /* nothing may be held, nowhere */
+    ML_TRY(ml_chars_append(to, rest, n - skip, err));
     drop(&o->held, n);
     return ML_OK;
 }
