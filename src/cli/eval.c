@@ -3,6 +3,7 @@
 #include "cli/eval_constraints.h"
 #include "cli/eval_facts.h"
 #include "cli/eval_math.h"
+#include "cli/lines.h"
 #include "cli/load.h"
 
 #include "base/file.h"
@@ -163,8 +164,15 @@ static ml_status add_choice(const job *j, quiz *q, const char *context, const ch
     return status;
 }
 
-static ml_status add_question(const job *j, quiz *q, const json_t *object, const char *where, ml_error *err)
+typedef struct {
+    const job *j;
+    quiz *q;
+} reading;
+
+static ml_status add_question(void *arg, const char *where, json_t *object, ml_error *err)
 {
+    const job *j = ((reading *)arg)->j;
+    quiz *q = ((reading *)arg)->q;
     static const char *const context_keys[] = { "context", "prompt", "question", "query", NULL };
     const char *context = text_of(object, context_keys);
     json_t *choices;
@@ -191,22 +199,9 @@ static ml_status add_question(const job *j, quiz *q, const json_t *object, const
 
 static ml_status read_quiz(const job *j, quiz *q, ml_error *err)
 {
-    const char *path = ml_options_text(j->o, "data"), *end = j->text + j->n_bytes;
-    int64_t limit = ml_options_int(j->o, "limit"), n_line = 0;
-    for (const char *line = j->text; line < end && (limit == 0 || (int64_t)q->n_question < limit);) {
-        const char *stop = memchr(line, '\n', (size_t)(end - line));
-        size_t n = (size_t)((stop ? stop : end) - line);
-        char where[ML_PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)++n_line);
-        if (n > 0 && strspn(line, " \t\r\n") < n) {
-            json_t *object;
-            ML_TRY(ml_json_parse(line, n, where, &object, err));
-            ml_status status = add_question(j, q, object, where, err);
-            json_decref(object);
-            ML_TRY(status);
-        }
-        line += n + 1;
-    }
+    const char *path = ml_options_text(j->o, "data");
+    reading r = { j, q };
+    ML_TRY(ml_cli_each_object(path, j->text, j->n_bytes, ml_options_int(j->o, "limit"), add_question, &r, NULL, err));
     if (q->n_question == 0) return ml_fail(err, ML_EINVAL, "%s: expected one question or more, found none", path);
     return ML_OK;
 }

@@ -1,4 +1,5 @@
 #include "cli/eval_constraints.h"
+#include "cli/lines.h"
 
 #include "base/alloc.h"
 #include "cli/cli.h"
@@ -32,8 +33,9 @@ typedef struct {
 
 /* ---- reading ---- */
 
-static ml_status add_demand(evaluation *e, const json_t *object, const char *where, ml_error *err)
+static ml_status add_demand(void *arg, const char *where, json_t *object, ml_error *err)
 {
+    evaluation *e = arg;
     const char *text;
     json_t *wanted;
     demand d = { 0 };
@@ -52,22 +54,7 @@ static ml_status add_demand(evaluation *e, const json_t *object, const char *whe
 
 static ml_status read_demands(evaluation *e, const char *path, const char *text, size_t n_bytes, ml_error *err)
 {
-    int64_t limit = ml_options_int(e->o, "limit"), number = 0;
-    const char *end = text + n_bytes;
-    while (text < end && (limit == 0 || (int64_t)e->n < limit)) {
-        const char *stop = memchr(text, '\n', (size_t)(end - text));
-        size_t n = (size_t)((stop ? stop : end) - text);
-        char where[ML_PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)++number);
-        if (n > 0 && strspn(text, " \t\r\n") < n) {
-            json_t *object;
-            ML_TRY(ml_json_parse(text, n, where, &object, err));
-            ml_status status = add_demand(e, object, where, err);
-            json_decref(object);
-            ML_TRY(status);
-        }
-        text += n + 1;
-    }
+    ML_TRY(ml_cli_each_object(path, text, n_bytes, ml_options_int(e->o, "limit"), add_demand, e, NULL, err));
     if (e->n == 0) return ml_fail(err, ML_EINVAL, "%s: expected prompts with constraints, found none", path);
     return ML_OK;
 }
@@ -76,10 +63,9 @@ static ml_status read_demands(evaluation *e, const char *path, const char *text,
 
 static ml_status decode(const evaluation *e, const ml_answer *a, ml_chars *out, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
+    const ml_detok how = { .skip_special = true, .replace_invalid = true };
     out->n = 0;
-    for (size_t i = 0; i < a->answer.n; i++) ML_TRY(ml_detok_push(&detok, e->m->tokenizer, a->answer.id[i], out, err));
-    ML_TRY(ml_detok_flush(&detok, out, err));
+    ML_TRY(ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, out, err));
     ML_TRY(ml_chars_append(out, "", 1, err));
     out->n = strlen(out->data); /* a 0 in it would end it for people too */
     return ML_OK;

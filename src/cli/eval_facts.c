@@ -1,4 +1,5 @@
 #include "cli/eval_facts.h"
+#include "cli/lines.h"
 
 #include "base/alloc.h"
 #include "base/json.h"
@@ -61,8 +62,9 @@ static ml_status check_facts(const talk *t, const char *where, ml_error *err)
     return ML_OK;
 }
 
-static ml_status add_talk(evaluation *e, json_t *record, const char *where, ml_error *err)
+static ml_status add_talk(void *arg, const char *where, json_t *record, ml_error *err)
 {
+    evaluation *e = arg;
     json_t *messages;
     ML_TRY(ml_json_array(record, "messages", where, &messages, err));
     ML_TRY(ml_grow((void **)&e->talk, &e->capacity, e->n + 1, sizeof *e->talk, err));
@@ -84,22 +86,7 @@ static ml_status add_talk(evaluation *e, json_t *record, const char *where, ml_e
 
 static ml_status read_talks(evaluation *e, const char *path, const char *text, size_t n_bytes, ml_error *err)
 {
-    int64_t limit = ml_options_int(e->o, "limit"), number = 0;
-    const char *end = text + n_bytes;
-    while (text < end && (limit == 0 || (int64_t)e->n < limit)) {
-        const char *stop = memchr(text, '\n', (size_t)(end - text));
-        size_t n = (size_t)((stop ? stop : end) - text);
-        char where[ML_PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)++number);
-        if (n > 0 && strspn(text, " \t\r\n") < n) {
-            json_t *object;
-            ML_TRY(ml_json_parse(text, n, where, &object, err));
-            ml_status status = add_talk(e, object, where, err);
-            json_decref(object);
-            ML_TRY(status);
-        }
-        text += n + 1;
-    }
+    ML_TRY(ml_cli_each_object(path, text, n_bytes, ml_options_int(e->o, "limit"), add_talk, e, NULL, err));
     if (e->n == 0) return ml_fail(err, ML_EINVAL, "%s: expected conversations with facts, found none", path);
     return ML_OK;
 }
@@ -128,12 +115,9 @@ static ml_status make_prompt(const evaluation *e, const talk *t, size_t at, ml_i
 
 static ml_status keep_answer(const evaluation *e, talk *t, size_t at, const ml_answer *a, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
+    const ml_detok how = { .skip_special = true, .replace_invalid = true };
     ml_chars text = { 0 };
-    ml_status status = ML_OK;
-    for (size_t i = 0; i < a->answer.n && status == ML_OK; i++)
-        status = ml_detok_push(&detok, e->m->tokenizer, a->answer.id[i], &text, err);
-    if (status == ML_OK) status = ml_detok_flush(&detok, &text, err);
+    ml_status status = ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, &text, err);
     if (status == ML_OK) status = ml_chars_append(&text, "", 1, err);
     if (status == ML_OK) t->answer[at] = ml_strdup(text.data);
     if (status == ML_OK && !t->answer[at]) status = ml_fail_memory(err, text.n, "an answer");

@@ -86,12 +86,9 @@ static ml_status prepare(evaluation *e, const char *path, ml_error *err)
 
 static ml_status decode(evaluation *e, const ml_answer *a, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
+    const ml_detok how = { .skip_special = true, .replace_invalid = true };
     e->text.n = 0;
-    for (size_t i = 0; i < a->answer.n; i++) {
-        ML_TRY(ml_detok_push(&detok, e->m->tokenizer, a->answer.id[i], &e->text, err));
-    }
-    return ml_detok_flush(&detok, &e->text, err);
+    return ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, &e->text, err);
 }
 
 static ml_status write_answer(evaluation *e, size_t i, ml_span answer, bool right, ml_error *err)

@@ -159,12 +159,9 @@ static bool take_token(void *arg, int32_t id, double logprob)
 /* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
 static ml_status decode(job *j, const ml_generation *g, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true, .inside = continues(j) };
+    const ml_detok how = { .skip_special = true, .replace_invalid = true, .inside = continues(j) };
     j->pending.n = 0;
-    for (int64_t i = 0; i < g->n; i++) {
-        ML_TRY(ml_detok_push(&detok, j->m.tokenizer, g->id[i], &j->pending, err));
-    }
-    return ml_detok_flush(&detok, &j->pending, err);
+    return ml_detok_append(how, j->m.tokenizer, g->id, (size_t)g->n, &j->pending, err);
 }
 
 static ml_status print_result(job *j, const ml_generation *g, ml_error *err)

@@ -139,10 +139,9 @@ static ml_status run(batch *b, ml_error *err)
 
 static ml_status decode(const batch *b, const item *it, ml_chars *out, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
+    const ml_detok how = { .skip_special = true, .replace_invalid = true };
     out->n = 0;
-    for (size_t i = 0; i < it->answer.n; i++) ML_TRY(ml_detok_push(&detok, b->tokenizer, it->answer.id[i], out, err));
-    return ml_detok_flush(&detok, out, err);
+    return ml_detok_append(how, b->tokenizer, it->answer.id, it->answer.n, out, err);
 }
 
 static json_t *item_to_json(const item *it, const ml_chars *text)

@@ -143,11 +143,9 @@ static ml_status read_ids(const ml_options *o, ml_ids *ids, ml_error *err)
 /* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
 static ml_status print_text(const ml_tokenizer *t, const ml_ids *ids, bool skip_special, bool json, ml_error *err)
 {
-    ml_detok detok = { .skip_special = skip_special, .replace_invalid = json };
+    const ml_detok how = { .skip_special = skip_special, .replace_invalid = json };
     ml_chars text = { 0 };
-    ml_status status = ML_OK;
-    for (size_t i = 0; i < ids->n && status == ML_OK; i++) status = ml_detok_push(&detok, t, ids->id[i], &text, err);
-    if (status == ML_OK) status = ml_detok_flush(&detok, &text, err);
+    ml_status status = ml_detok_append(how, t, ids->id, ids->n, &text, err);
     if (status == ML_OK && json) {
         status = ml_cli_print_json(json_pack("{s:s%}", "text", text.n ? text.data : "", text.n), err);
     } else if (status == ML_OK && text.n) {

@@ -38,7 +38,10 @@ static void gather_generated(ml_engine *e, int64_t *extra)
         ml_job *j = e->slot[slot];
         if (!is_read(j) || j->n_cached == j->n_token) continue;
         push_token(e, slot, j->n_cached++);
-        for (; j->n_cached<j->n_token && * extra> 0; --*extra) push_token(e, slot, j->n_cached++);
+        while (j->n_cached<j->n_token && * extra> 0) {
+            push_token(e, slot, j->n_cached++);
+            --*extra;
+        }
         want_last(e, slot);
     }
 }

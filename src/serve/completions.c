@@ -96,11 +96,8 @@ static json_t *logprobs(const ml_choice *c, sent *s, bool prompt, int64_t to)
 
 static ml_status append_prompt(const ml_choice *c, ml_chars *out, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true };
-    for (int64_t i = 0; i < c->n_prompt; i++) {
-        ML_TRY(ml_detok_push(&detok, c->task.served->m.tokenizer, c->prompt[i], out, err));
-    }
-    return ml_detok_flush(&detok, out, err);
+    const ml_detok how = { .skip_special = true, .replace_invalid = true };
+    return ml_detok_append(how, c->task.served->m.tokenizer, c->prompt, (size_t)c->n_prompt, out, err);
 }
 
 static json_t *choice_object(const ml_choice *c, json_t *text, json_t *scores, const char *reason)

@@ -99,3 +99,10 @@ ml_status ml_detok_flush(ml_detok *d, ml_chars *out, ml_error *err)
     d->n_held = 0;
     return ML_OK;
 }
+
+ml_status ml_detok_append(ml_detok how, const ml_tokenizer *t, const int32_t *id, size_t n, ml_chars *out,
+                          ml_error *err)
+{
+    for (size_t i = 0; i < n; i++) ML_TRY(ml_detok_push(&how, t, id[i], out, err));
+    return ml_detok_flush(&how, out, err);
+}

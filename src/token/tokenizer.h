@@ -76,6 +76,9 @@ typedef struct {
 ml_status ml_detok_push(ml_detok *d, const ml_tokenizer *t, int32_t id, ml_chars *out, ml_error *err);
 /* At the end: append what is still held. */
 ml_status ml_detok_flush(ml_detok *d, ml_chars *out, ml_error *err);
+/* Append the text of id[n], decoded as the first three fields of `how` say. */
+ml_status ml_detok_append(ml_detok how, const ml_tokenizer *t, const int32_t *id, size_t n, ml_chars *out,
+                          ml_error *err);
 
 /* Bytes of a token, not 0-terminated; NULL for an id that has none. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *n_bytes);

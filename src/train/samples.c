@@ -10,9 +10,8 @@
 /* JSON text is UTF-8: bytes that are not come out as U+FFFD. */
 static ml_status decode(const ml_loop *t, const ml_generation *g, ml_chars *text, ml_error *err)
 {
-    ml_detok detok = { .skip_special = true, .replace_invalid = true, .inside = true };
-    for (int64_t i = 0; i < g->n; i++) ML_TRY(ml_detok_push(&detok, t->tokenizer, g->id[i], text, err));
-    return ml_detok_flush(&detok, text, err);
+    const ml_detok how = { .skip_special = true, .replace_invalid = true, .inside = true };
+    return ml_detok_append(how, t->tokenizer, g->id, (size_t)g->n, text, err);
 }
 
 static ml_status append_line(const ml_loop *t, json_t *line, ml_error *err)
