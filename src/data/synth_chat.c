@@ -187,18 +187,20 @@ static void ask(ml_rng *rng, const said *s, size_t message, ml_data_split split,
     if (x->n_message < message + 2) x->n_message = message + 2;
 }
 
-static void say_two(ml_rng *rng, ml_data_split split, said s[2], char text[ML_CHAT_TEXT])
+/* One fact, or two of different kinds.  Returns how many. */
+static size_t say(ml_rng *rng, ml_data_split split, said s[2], char text[ML_CHAT_TEXT])
 {
-    size_t a = (size_t)ml_rng_below(rng, N_KIND), b;
+    size_t n = 1 + (size_t)ml_rng_below(rng, 2), a = (size_t)ml_rng_below(rng, N_KIND), b;
     do b = (size_t)ml_rng_below(rng, N_KIND);
     while (b == a);
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < n; i++) {
         s[i].kind = &kinds[i ? b : a];
         s[i].held_out = split == ML_SPLIT_VAL && ml_rng_below(rng, 2);
         do s[i].value = draw_value(rng, s[i].kind, s[i].held_out);
         while (i == 1 && strcmp(s[0].value, s[1].value) == 0);
         add(text, s[i].kind->say[draw_wording(rng, N_WORDING, N_OWN, split)], s[i].value);
     }
+    return n;
 }
 
 void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool single, ml_chat_example *x)
@@ -210,8 +212,7 @@ void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool singl
     if (x->has_system) add(x->text[0], "%s", draw_small(&rng, systems, split));
     size_t at = x->has_system;
     if (ml_rng_below(&rng, 2)) add(x->text[at], "%s", draw_small(&rng, hello, split));
-    say_two(&rng, split, s, x->text[at]);
-    size_t first = (size_t)ml_rng_below(&rng, 2);
+    size_t n = say(&rng, split, s, x->text[at]), first = (size_t)ml_rng_below(&rng, n);
     if (single) {
         ask(&rng, &s[first], at, split, x);
         return;
@@ -224,7 +225,7 @@ void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool singl
         at += 2;
     }
     ask(&rng, &s[first], at, split, x);
-    if (ml_rng_below(&rng, 2)) ask(&rng, &s[1 - first], at + 2, split, x);
+    if (n == 2 && ml_rng_below(&rng, 2)) ask(&rng, &s[1 - first], at + 2, split, x);
 }
 
 const char *ml_chat_example_role(const ml_chat_example *x, size_t message)
