@@ -177,10 +177,41 @@ static void for_each_expert(const ml_experts_layer *l, expert_product_fn product
     }
 }
 
+/* y[token] += g (a down^T + h b^T) with magnitudes: in the blocks of ops/cpu/gemm.h, so that a factor of one and a term
+ * of zero change no bit. */
+static void add_scaled_down(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n)
+{
+    enum { BLOCK = 512 };
+    const ml_experts_adapter *adapter = l->adapter;
+    float *u = adapter->du; // [n, d]
+    for (int64_t k = 0; k <= l->f; k += BLOCK) {
+        bool term = k + BLOCK > l->f;
+        ml_gemm g = {
+            .m = n,
+            .n = l->d,
+            .k = term ? l->f - k : BLOCK,
+            .a = { .data = l->a + begin * l->f + k, .stride = l->f },
+            .b = { .data = expert_of(l->down, ml_f32(l->down), expert) + k, .stride = l->f, .transpose = true },
+            .c = u,
+            .c_stride = l->d
+        };
+        ml_gemm_run(&g);
+        if (term) ml_experts_term_add(l, &adapter->down, expert, begin, n, 0, l->d, u, l->d, NULL);
+        for (int64_t r = 0; r < n; r++) {
+            float *y = ml_f32(l->y) + l->token[begin + r] * l->y->stride;
+            ml_experts_add_down_row(l, expert, 0, l->d, u + r * l->d, y);
+        }
+    }
+}
+
 /* y[token] += a down^T */
 static void add_down(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     (void)arg;
+    if (l->adapter && l->adapter->down.m) {
+        add_scaled_down(l, expert, begin, n);
+        return;
+    }
     ml_gemm g = { .m = n,
                   .n = l->d,
                   .k = l->f,
@@ -203,8 +234,7 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
     ML_TRY(describe(ctx, args, NULL, &l));
     for (int64_t t = 0; t < y->dim[0]; t++) memset(ml_f32(y) + t * y->stride, 0, (size_t)l.d * sizeof(float));
     /* Which products run depends on the mode and the weights alone, so a token's bits do not depend on the batch. */
-    bool scales = l.adapter && l.adapter->scales;
-    if (ctx->mode == ML_MODE_FAST || !is_trainable(&l) || scales) return ml_experts_run_inference(ctx, &l);
+    if (ctx->mode == ML_MODE_FAST || !is_trainable(&l)) return ml_experts_run_inference(ctx, &l);
     ml_parallel_for(l.first_tile[l.n_expert], 1, forward_tiles, &l);
     for_each_expert(&l, add_down, NULL);
     return ML_OK;

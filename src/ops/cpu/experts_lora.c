@@ -354,9 +354,7 @@ static ml_status make_gradients(ml_ctx *ctx, const ml_op_args *args, const ml_ex
         adapter->share = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->n_col) * sizeof(float));
         if (!adapter->share) return ML_ENOMEM;
     }
-    if (!adapter->down.m) return ML_OK;
-    adapter->du = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->d) * sizeof(float));
-    return adapter->du ? ML_OK : ML_ENOMEM;
+    return ML_OK;
 }
 
 ml_status ml_experts_adapter_make(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads, ml_experts_layer *l)
@@ -372,8 +370,12 @@ ml_status ml_experts_adapter_make(ml_ctx *ctx, const ml_op_args *args, const ml_
     adapter->up = make_term(args, grads, 8, &h, param->seed);
     adapter->down = make_term(args, grads, 10, &h, param->seed);
     adapter->h_stride = h;
-    adapter->scales = adapter->gate.m || adapter->up.m || adapter->down.m;
     if (grads) ML_TRY(make_gradients(ctx, args, l, adapter));
+    bool keeps = grads || (l->down->dtype == ML_F32 && !l->down->part);
+    if (adapter->down.m && keeps) {
+        adapter->du = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->d) * sizeof(float));
+        if (!adapter->du) return ML_ENOMEM;
+    }
     if (adapter->dropout > 0) {
         adapter->dropped_count = l->tile_rows * (l->d > l->f ? l->d : l->f);
         adapter->dropped = ml_ctx_scratch(ctx, (size_t)(ml_thread_count() * adapter->dropped_count) * sizeof(float));

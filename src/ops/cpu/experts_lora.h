@@ -32,9 +32,8 @@ struct ml_experts_adapter {
     float scale, dropout;
     float *dropped; /* with dropout: of each thread, [tile_rows, max(d, f)] */
     int64_t dropped_count;
-    bool scales;  /* one of the terms has magnitudes */
     float *share; /* going back, of gate and up with magnitudes: what each row adds to dm, [n_row, n_col] */
-    float *du;    /* going back, of down with magnitudes: the gradient of u, [n_row, d] */
+    float *du;    /* of down with magnitudes: going back the gradient of u, [n_row, d]; going forward u of an expert */
 };
 
 /* The terms of an operator's arguments, or NULL (on failure with the error in ctx) when there are none.  `l` is
