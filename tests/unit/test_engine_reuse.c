@@ -363,6 +363,19 @@ static void test_the_least_recently_used_goes_first(void **state)
     assert_int_equal(ml_prefix_find(&p, a, NULL, ids + 2), b);
     ml_prefix_evict(&p, 5);
     assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
+    /* An adapter goes, with all that it computed, held or not, and nothing else. */
+    assert_true(ml_pages_reserve(&pages, 0, 6));
+    int32_t x = pages.table[0], y = pages.table[1], z = pages.table[2];
+    ml_prefix_add(&p, ML_PREFIX_ROOT, &p, ids, x);
+    ml_prefix_add(&p, x, &p, ids + 2, y);
+    ml_prefix_add(&p, ML_PREFIX_ROOT, &pages, ids, z);
+    ml_prefix_forget(&p, &p);
+    assert_int_equal(p.n_node, 2);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, &p, ids), ML_PREFIX_NONE);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, &pages, ids), z);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
+    ml_pages_truncate(&pages, 0, 0);
+    assert_int_equal(pages.n_free, 4);
     ml_prefix_evict(&p, 6);
     assert_int_equal(p.n_node, 0);
     assert_int_equal(pages.n_free, 6);
