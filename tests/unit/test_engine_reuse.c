@@ -13,7 +13,7 @@
 
 static ml_error err;
 
-enum { CONTEXT = TEST_MAX_PROMPT, MAX_ANSWER = TEST_MAX_ANSWER, N_PROMPT = 8, PAGE = 64 };
+enum { CONTEXT = TEST_MAX_PROMPT, MAX_ANSWER = TEST_MAX_ANSWER, N_PROMPT = 8, PAGE = 16 };
 
 /* The first `n_same` tokens of all are the same; `salt` makes others. */
 static void make_questions(test_question *q, int64_t n_same, uint64_t salt)
@@ -98,9 +98,9 @@ static void test_a_prompt_is_computed_once(void **state)
     }
     submit_all(e, q);
     test_engine_run(e);
-    int64_t rest = 220 - 3 * PAGE; /* what is no full page is everybody's own */
+    int64_t rest = 220 % PAGE; /* what is no full page is everybody's own */
     assert_int_equal(ml_engine_get_stats(e).n_prompt_token, 220 + (N_PROMPT - 1) * rest);
-    for (int i = 1; i < N_PROMPT; i++) assert_int_equal(q[i].stats.n_reused, 3 * PAGE);
+    for (int i = 1; i < N_PROMPT; i++) assert_int_equal(q[i].stats.n_reused, 220 - rest);
     /* One that ends with a full page still computes it, for the logits of its last token. */
     test_question last = q[0];
     last.n_prompt = 3 * PAGE;
@@ -152,6 +152,33 @@ static void test_turns_of_clients(void **state)
     test_engine_run(e);
     assert_true(q[N_PROMPT - 1].turn <= 1);
     for (int i = 2; i < N_PROMPT - 1; i++) assert_true(q[i].turn > q[i - 1].turn);
+    ml_engine_free(e);
+    ml_model_free(m);
+}
+
+static void test_a_long_prompt_lets_short_ones_pass(void **state)
+{
+    (void)state;
+    ml_model *m = make_model(TEST_MLA_MOE);
+    ml_engine *e = make_engine(m, 3, 128, 0);
+    question q[N_PROMPT];
+    make_questions(q, 0, 0);
+    q[0].n_prompt = 390;
+    q[1].n_prompt = q[2].n_prompt = 20;
+    for (int64_t k = 0; k < q[0].n_prompt; k++) q[0].prompt[k] = (int32_t)(k * 7 % 61);
+    /* Read after each pass: the long one has its piece, its next one, then it is the turn of those who came meanwhile,
+     * and it gets what they leave. */
+    static const int64_t n_read[] = { 128, 256, 384, 430 };
+    for (int pass = 0; pass < 4; pass++) {
+        for (int i = pass == 1; i < (pass == 0 ? 1 : pass == 1 ? 3 : 0); i++) {
+            ml_request request = request_of(&q[i]);
+            assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
+        }
+        assert_ok(ml_engine_step(e, &err));
+        assert_int_equal(ml_engine_get_stats(e).n_prompt_token, n_read[pass]);
+        assert_int_equal(q[0].n_answer, pass == 3);
+        for (int i = 1; i < 3; i++) assert_int_equal(q[i].n_answer, pass < 2 ? 0 : pass - 1);
+    }
     ml_engine_free(e);
     ml_model_free(m);
 }
@@ -391,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_a_prompt_is_computed_once),
         cmocka_unit_test(test_without_the_cache_the_answer_is_the_same),
         cmocka_unit_test(test_turns_of_clients),
+        cmocka_unit_test(test_a_long_prompt_lets_short_ones_pass),
         cmocka_unit_test(test_prompts_can_be_listened_to),
         cmocka_unit_test(test_choices_can_be_adjusted),
         cmocka_unit_test(test_routing_is_traced),
