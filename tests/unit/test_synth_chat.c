@@ -23,7 +23,7 @@ static void check_example(const ml_chat_example *x, bool single)
     for (size_t i = 0; i < x->n_fact; i++) {
         const ml_chat_fact *f = &x->fact[i];
         size_t said = first;
-        assert_in_range(f->among, 10, 64);
+        assert_in_range(f->among, 10, 256);
         assert_true(ml_constraints_has_phrase(x->text[said], strlen(x->text[said]), f->value));
         assert_true(ml_constraints_has_phrase(x->text[f->message], strlen(x->text[f->message]), f->value));
         for (size_t k = said + 1; k < f->message; k++) { /* nobody has said it in between: it must be remembered */
