@@ -1,7 +1,7 @@
 /* Beginnings of prompts whose keys and values are still in the cache: a radix tree whose edges are pages.
  *
- *   root -- 64 ids --> page 7 -- 64 ids --> page 9
- *                             \- 64 ids --> page 3
+ *   root -- 16 ids --> page 7 -- 64 ids --> page 9
+ *                             \- 16 ids --> page 3
  *
  * A node is one page full of prompt tokens, and is named by it; its way from the root spells the ids that lead there.
  * The same ids through another adapter are another way.
