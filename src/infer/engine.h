@@ -78,6 +78,8 @@ ml_status ml_engine_check(const ml_model *model, const ml_engine_config *config,
 ml_status ml_engine_submit(ml_engine *e, const ml_request *request, int64_t *id, ml_error *err);
 /* End a request with ML_FINISH_CANCEL; nothing when it has ended. */
 void ml_engine_cancel(ml_engine *e, int64_t id);
+/* An adapter is about to go, and no request has it: forget the prompts that were read with it. */
+void ml_engine_forget_adapter(ml_engine *e, const ml_adapter *adapter);
 /* Whether any request waits or runs. */
 bool ml_engine_is_busy(const ml_engine *e);
 /* One pass.  A failure (memory, keys too large for their type) leaves the engine usable only for being freed. */
