@@ -161,7 +161,7 @@ static void test_a_long_prompt_lets_short_ones_pass(void **state)
     (void)state;
     ml_model *m = make_model(TEST_MLA_MOE);
     ml_engine *e = make_engine(m, 3, 128, 0);
-    question q[N_PROMPT];
+    test_question q[N_PROMPT];
     make_questions(q, 0, 0);
     q[0].n_prompt = 390;
     q[1].n_prompt = q[2].n_prompt = 20;
@@ -171,7 +171,7 @@ static void test_a_long_prompt_lets_short_ones_pass(void **state)
     static const int64_t n_read[] = { 128, 256, 384, 430 };
     for (int pass = 0; pass < 4; pass++) {
         for (int i = pass == 1; i < (pass == 0 ? 1 : pass == 1 ? 3 : 0); i++) {
-            ml_request request = request_of(&q[i]);
+            ml_request request = test_question_request(&q[i]);
             assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
         }
         assert_ok(ml_engine_step(e, &err));
