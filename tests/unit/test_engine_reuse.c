@@ -159,7 +159,7 @@ static void test_turns_of_clients(void **state)
 static void test_a_long_prompt_lets_short_ones_pass(void **state)
 {
     (void)state;
-    ml_model *m = make_model(TEST_MLA_MOE);
+    ml_model *m = test_model_make_sharp(TEST_MLA_MOE, CONTEXT);
     ml_engine *e = make_engine(m, 3, 128, 0);
     test_question q[N_PROMPT];
     make_questions(q, 0, 0);
