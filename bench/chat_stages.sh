@@ -24,8 +24,8 @@ train() {
 train pretrain pretrain --model.hidden_size 128 --model.num_hidden_layers 4 --model.num_attention_heads 4 \
     --model.num_key_value_heads 4 --model.head_dim 32 --model.rotary_dim 32 --model.moe_intermediate_size 256 \
     --model.max_position_embeddings 512 --model.vocab_size 2056 --data.bytes 8m \
-    --data.vocab_size 2048 --train.steps 350 --train.batch 16 --train.seq 256 --optim.lr 4e-3 --optim.lr_min 4e-4 \
-    --optim.warmup 35 --eval.every 50 --eval.windows 64 --sample.every 0
+    --data.vocab_size 2048 --train.steps 1500 --train.batch 8 --train.seq 256 --optim.name muon --optim.lr 5e-3 \
+    --optim.lr_min 3e-4 --optim.warmup 50 --eval.every 250 --eval.windows 64 --sample.every 0
 train sft instruct --init.from "$folder/pretrain" --data.examples 1500 --train.batch 32 --train.seq 500 \
     --optim.lr 3e-3 --optim.lr_min 1.5e-3 --eval.every 20 --eval.rows 128
 train sft chat --init.from "$folder/instruct" --data.examples 6000 --train.batch 64 --train.seq 500 \

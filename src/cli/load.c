@@ -21,33 +21,11 @@ ml_dtype ml_cli_kv_dtype(const ml_options *o)
 
 /* ---- adapters ---- */
 
-/* "NAME=PATH", or a path alone: then its last name is its own. */
-static ml_status split_adapter(const char *given, char **name, const char **path, ml_error *err)
-{
-    const char *equals = strchr(given, '='), *begin = given;
-    size_t n = equals ? (size_t)(equals - given) : strlen(given);
-    *path = equals ? equals + 1 : given;
-    if (!equals) {
-        while (n > 1 && given[n - 1] == '/') n--;
-        for (size_t i = 0; i + 1 < n; i++) {
-            if (given[i] == '/') begin = given + i + 1;
-        }
-        n -= (size_t)(begin - given);
-    }
-    if (n == 0 || (n == 4 && !memcmp(begin, "none", 4)) || !**path) {
-        return ml_fail(err, ML_EINVAL, "--adapter %s: expected PATH or NAME=PATH, with another name than none", given);
-    }
-    *name = ml_calloc(n + 1, 1);
-    if (!*name) return ml_fail_memory(err, n, "a name");
-    memcpy(*name, begin, n);
-    return ML_OK;
-}
-
 static ml_status add_adapter(ml_loaded *m, const char *given, ml_error *err)
 {
     char *name;
     const char *path;
-    ML_TRY(split_adapter(given, &name, &path, err));
+    ML_TRY(ml_adapter_split_name(given, &name, &path, err));
     m->adapter_name[m->n_adapter] = name;
     m->n_adapter++; /* its name is freed with the model whatever comes */
     for (size_t i = 0; i + 1 < m->n_adapter; i++) {

@@ -45,6 +45,8 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("eval", "", "stream", "on", "the same; off: refuse a model that does not fit"),
     LIST("serve", "", "model", NULL, "M",
          "model folder, GGUF or safetensors file, or run folder (its best checkpoint); may be repeated"),
+    LIST("serve", "", "adapter", NULL, "[NAME=]PATH",
+         "adapter folder, or the run that trained it, of the first model, answering by its own name; may be repeated"),
     TEXT("serve", "", "runs", NULL, "DIR",
          "folder of run folders: their checkpoints can be loaded, their metrics watched"),
     TEXT("serve", "", "host", "127.0.0.1", "ADDRESS",

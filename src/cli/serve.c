@@ -53,6 +53,7 @@ static ml_status serve(const ml_options *o, ml_error *err)
                                        .chunk = ml_options_int(o, "chunk"),
                                        .budget = ml_cli_budget(o) } };
     c.n_model = ml_options_list(o, "model", &c.model);
+    c.n_adapter = ml_options_list(o, "adapter", &c.adapter);
     if (c.n_model == 0 && !c.models.runs) {
         return ml_fail(err, ML_EINVAL, "expected --model M, or --runs DIR to load models from");
     }

@@ -1,11 +1,9 @@
 #include "data/stories.h"
 
-#include "base/rng.h"
 #include "data/story_words.h"
 
 #include <assert.h>
 #include <ctype.h>
-#include <stdbool.h>
 #include <string.h>
 
 /* ---- tables ---- */
@@ -48,13 +46,93 @@ const char *ml_story_subject(size_t theme, size_t i)
     return ml_story_themes[theme].subject[i].column[0];
 }
 
-uint64_t ml_story_count_plans(size_t theme)
+/* Every fifth, but in no order that a word's place could tell; another choice for each `list`. */
+static bool is_fifth(uint64_t list, uint64_t i)
 {
-    uint64_t names = ml_story_names_he.n * ml_story_names_she.n;
-    uint64_t kinds = ml_story_kinds.n * ml_story_kinds.n - (ml_story_kinds.n - 1);
-    uint64_t traits = ml_story_traits.n * (ml_story_traits.n - 1);
+    return ml_rng_mix(list << 32 | i) % 5 == 0;
+}
+
+bool ml_story_is_held_out(ml_story_list list, size_t i)
+{
+    return (list == ML_STORY_KIND || list == ML_STORY_TRAIT) && i >= ML_STORY_N_COMMON && is_fifth(list, i);
+}
+
+static double count_drawn(ml_story_list list)
+{
+    double n = 0;
+    for (size_t i = 0; i < ml_story_list_size(list); i++) n += !ml_story_is_held_out(list, i);
+    return n;
+}
+
+/* ---- names ---- */
+
+static ml_story_list names_of(bool she)
+{
+    return she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
+}
+
+static const ml_story_words *ends_of(bool she)
+{
+    return she ? &ml_story_ends_she : &ml_story_ends_he;
+}
+
+static uint32_t count_composed(bool she)
+{
+    return (uint32_t)(ml_story_onsets.n * ml_story_vowels.n * ml_story_middles.n * ends_of(she)->n);
+}
+
+uint32_t ml_story_n_name(bool she)
+{
+    return (uint32_t)ml_story_list_size(names_of(she)) + count_composed(she);
+}
+
+void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX])
+{
+    const ml_story_words *part[] = { &ml_story_onsets, &ml_story_vowels, &ml_story_middles, ends_of(she) };
+    uint32_t n = (uint32_t)ml_story_list_size(names_of(she));
+    assert(i < ml_story_n_name(she));
+    *out = 0;
+    if (i < n) {
+        strcpy(out, ml_story_list_word(names_of(she), i));
+        return;
+    }
+    i -= n;
+    for (size_t k = 0; k < sizeof part / sizeof *part; k++) {
+        assert(strlen(out) + strlen(part[k]->word[i % part[k]->n]) < ML_STORY_NAME_MAX);
+        strcat(out, part[k]->word[i % part[k]->n]);
+        i /= (uint32_t)part[k]->n;
+    }
+}
+
+bool ml_story_name_is_held_out(bool she, uint32_t i)
+{
+    return i >= ml_story_list_size(names_of(she)) && is_fifth(names_of(she), i);
+}
+
+uint32_t ml_story_name_draw(ml_rng *rng, bool she, bool held_out)
+{
+    uint32_t i, n = (uint32_t)ml_story_list_size(names_of(she));
+    if (!held_out && ml_rng_below(rng, 4) == 0) return (uint32_t)ml_rng_below(rng, n);
+    do i = n + (uint32_t)ml_rng_below(rng, count_composed(she));
+    while (ml_story_name_is_held_out(she, i) != held_out);
+    return i;
+}
+
+static double count_composed_drawn(bool she)
+{
+    double n = 0;
+    for (uint32_t i = (uint32_t)ml_story_list_size(names_of(she)); i < ml_story_n_name(she); i++)
+        n += !ml_story_name_is_held_out(she, i);
+    return n;
+}
+
+double ml_story_count_plans(size_t theme)
+{
+    double n_kind = count_drawn(ML_STORY_KIND), n_trait = count_drawn(ML_STORY_TRAIT);
+    double names = count_composed_drawn(false) * count_composed_drawn(true);
+    double kinds = n_kind * n_kind - (n_kind - 1); /* two children, or different */
     /* hero he and friend she, or the other way round */
-    return 2 * names * kinds * traits * ml_story_places.n * ml_story_n_subject(theme);
+    return 2 * names * kinds * n_trait * (n_trait - 1) * (double)ml_story_places.n * (double)ml_story_n_subject(theme);
 }
 
 /* ---- plan ---- */
@@ -64,16 +142,19 @@ static uint16_t pick(ml_rng *rng, size_t n)
     return (uint16_t)ml_rng_below(rng, n);
 }
 
-static uint16_t pick_other(ml_rng *rng, size_t n, uint16_t taken)
+/* One that is not held out. */
+static uint16_t pick_drawn(ml_rng *rng, ml_story_list list, size_t first)
 {
-    uint16_t i = pick(rng, n - 1);
-    return (uint16_t)(i < taken ? i : i + 1);
+    size_t i;
+    do i = first + (size_t)ml_rng_below(rng, ml_story_list_size(list) - first);
+    while (ml_story_is_held_out(list, i));
+    return (uint16_t)i;
 }
 
-/* A third of all characters are children, the rest animals. */
+/* A sixth of all characters are children. */
 static uint16_t pick_kind(ml_rng *rng)
 {
-    return (uint16_t)(ml_rng_below(rng, 3) == 0 ? 0 : 1 + ml_rng_below(rng, ml_story_kinds.n - 1));
+    return ml_rng_below(rng, 6) == 0 ? 0 : pick_drawn(rng, ML_STORY_KIND, 1);
 }
 
 void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
@@ -83,20 +164,20 @@ void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
     plan->theme = pick(&rng, ml_story_n_theme);
     plan->subject = pick(&rng, ml_story_n_subject(plan->theme));
     plan->hero_is_she = (uint8_t)(ml_rng_u32(&rng) & 1);
-    const ml_story_words *hero = plan->hero_is_she ? &ml_story_names_she : &ml_story_names_he;
-    const ml_story_words *friend = plan->hero_is_she ? &ml_story_names_he : &ml_story_names_she;
-    plan->hero_name = pick(&rng, hero->n);
-    plan->friend_name = pick(&rng, friend->n);
+    plan->hero_name = ml_story_name_draw(&rng, plan->hero_is_she, false);
+    plan->friend_name = ml_story_name_draw(&rng, !plan->hero_is_she, false);
     plan->hero_kind = pick_kind(&rng);
     do plan->friend_kind = pick_kind(&rng);
     while (plan->friend_kind && plan->friend_kind == plan->hero_kind);
-    plan->hero_trait = pick(&rng, ml_story_traits.n);
-    plan->friend_trait = pick_other(&rng, ml_story_traits.n, plan->hero_trait);
+    plan->hero_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0);
+    do plan->friend_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0);
+    while (plan->friend_trait == plan->hero_trait);
     plan->grownup = pick(&rng, ml_story_grownups.n);
     plan->place = pick(&rng, ml_story_places.n);
     plan->color = pick(&rng, ml_story_colors.n);
     plan->baby = pick(&rng, ml_story_babies.n);
     plan->detail = (uint8_t)pick(&rng, ML_STORY_DETAIL_MAX + 1);
+    plan->announced = (uint8_t)(ml_rng_u32(&rng) & 1);
     plan->wording = ml_rng_u64(&rng);
 }
 
@@ -106,6 +187,7 @@ typedef struct {
     const ml_story_plan *plan;
     ml_rng rng;
     uint64_t detail; /* out of 4 details, how many are told */
+    char hero[ML_STORY_NAME_MAX], friend[ML_STORY_NAME_MAX];
     char *out;
     size_t n;
 } teller;
@@ -149,8 +231,8 @@ static const char *value_of(const teller *t, const char *key)
     const struct {
         const char *key, *value;
     } table[] = {
-        { "N", (she ? ml_story_names_she : ml_story_names_he).word[p->hero_name] },
-        { "F", (she ? ml_story_names_he : ml_story_names_she).word[p->friend_name] },
+        { "N", t->hero },
+        { "F", t->friend },
         { "G", ml_story_grownups.word[p->grownup] },
         { "kind", kind_word(p->hero_kind, she) },
         { "fkind", kind_word(p->friend_kind, !she) },
@@ -159,6 +241,7 @@ static const char *value_of(const teller *t, const char *key)
         { "at", ml_story_places.word[p->place] },
         { "color", ml_story_colors.word[p->color] },
         { "baby", ml_story_babies.word[p->baby] },
+        { "theme", theme->name },
         { "open", ml_story_open },
         { "meet", ml_story_meet },
         { "day", ml_story_day },
@@ -259,17 +342,23 @@ int ml_story_count_sentences(const char *text)
     return n;
 }
 
+static void tell_beat(teller *t, const char *beat)
+{
+    bool paragraph = *beat == '/';
+    while (t->n && t->out[t->n - 1] == ' ') t->n--;
+    if (t->n && t->out[t->n - 1] != '\n') put(t, paragraph ? '\n' : ' ');
+    tell(t, beat + paragraph, beat + strlen(beat));
+}
+
 static size_t tell_beats(teller *t)
 {
     const ml_story_theme *theme = &ml_story_themes[t->plan->theme];
     t->n = 0;
-    for (size_t i = 0; i < ML_STORY_N_BEAT && theme->beat[i]; i++) {
-        const char *beat = theme->beat[i];
-        bool paragraph = *beat == '/';
-        while (t->n && t->out[t->n - 1] == ' ') t->n--;
-        if (t->n) put(t, paragraph ? '\n' : ' ');
-        tell(t, beat + paragraph, beat + strlen(beat));
+    if (t->plan->announced) {
+        tell_beat(t, ml_story_announce);
+        put(t, '\n');
     }
+    for (size_t i = 0; i < ML_STORY_N_BEAT && theme->beat[i]; i++) tell_beat(t, theme->beat[i]);
     while (t->n && t->out[t->n - 1] == ' ') t->n--;
     t->out[t->n] = 0;
     return t->n;
@@ -278,7 +367,9 @@ static size_t tell_beats(teller *t)
 size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX])
 {
     assert(plan->theme < ml_story_n_theme && plan->subject < ml_story_n_subject(plan->theme));
-    teller t = { plan, ml_rng_make(plan->wording, 1), plan->detail, out, 0 };
+    teller t = { .plan = plan, .rng = ml_rng_make(plan->wording, 1), .detail = plan->detail, .out = out };
+    ml_story_name(plan->hero_is_she, plan->hero_name, t.hero);
+    ml_story_name(!plan->hero_is_she, plan->friend_name, t.friend);
     for (int attempt = 0; attempt < 32; attempt++) {
         if (attempt == 4) t.detail = 0;
         tell_beats(&t);

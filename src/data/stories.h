@@ -7,13 +7,20 @@
  *
  * Hero and friend have different pronouns, so "he" and "she" never leave a doubt; a grown-up is never a pronoun.
  *
+ * Three names in four are composed ("Brenna", "Twilor"): there are so many that few come twice, and whoever tells the
+ * story on has to look the name up.  Half of the stories begin with a line that says what comes in them, which they
+ * then keep.  A fifth of the kinds, traits and composed names are held out: no plan that is drawn has them.
+ *
  * How many stories: every telling contains, word for word, the hero's trait, kind and name, the friend's trait, kind
  * and name, the place and the subject.  Plans that differ in one of them are different texts, so the number of
  * plans of a theme bounds its number of stories from below, wordings not counted (ml_story_count_plans; more than
- * 10^10 for every theme). */
+ * 10^19 for every theme). */
 #ifndef ML_DATA_STORIES_H
 #define ML_DATA_STORIES_H
 
+#include "base/rng.h"
+
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +28,7 @@ enum {
     ML_STORY_MAX = 4096, /* bytes of the longest story with its final 0 */
     ML_STORY_SENTENCES = 20,
     ML_STORY_DETAIL_MAX = 2,
+    ML_STORY_NAME_MAX = 16, /* bytes of the longest name with its final 0 */
 };
 
 /* Word lists; each is an index of ml_story_plan. */
@@ -40,15 +48,28 @@ typedef enum {
 size_t ml_story_list_size(ml_story_list list);
 /* A word as the stories write it; a place with its preposition ("in the forest"). */
 const char *ml_story_list_word(ml_story_list list, size_t i);
+/* Whether word i is kept out of all plans that are drawn: kinds and traits only; a fifth of those that no plot uses. */
+bool ml_story_is_held_out(ml_story_list list, size_t i);
+
+/* Names, those of the list ML_STORY_NAME_SHE or _HE first and then composed ones, in capitals as stories write them. */
+uint32_t ml_story_n_name(bool she);
+void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX]);
+/* A fifth of the composed ones. */
+bool ml_story_name_is_held_out(bool she, uint32_t i);
+/* One name that is held out or, three times in four, a composed one that is not. */
+uint32_t ml_story_name_draw(ml_rng *rng, bool she, bool held_out);
+
 /* Subjects of a theme, and the words by which subject i shows in the story. */
 size_t ml_story_n_subject(size_t theme);
 const char *ml_story_subject(size_t theme, size_t i);
 
 typedef struct {
-    uint16_t theme, subject; /* subject: of the theme */
-    uint8_t hero_is_she;     /* the friend is then he, and the other way round */
-    uint16_t hero_name, hero_kind, hero_trait;
-    uint16_t friend_name, friend_kind, friend_trait; /* names index the list of their pronoun */
+    uint16_t theme, subject;         /* subject: of the theme */
+    uint8_t hero_is_she;             /* the friend is then he, and the other way round */
+    uint8_t announced;               /* it begins with what comes in it */
+    uint32_t hero_name, friend_name; /* below ml_story_n_name of their pronoun */
+    uint16_t hero_kind, hero_trait;
+    uint16_t friend_kind, friend_trait;
     uint16_t grownup, place, color, baby;
     uint8_t detail;   /* 0 .. ML_STORY_DETAIL_MAX: how much of what the plot can do without is told */
     uint64_t wording; /* seeds the choice among wordings */
@@ -63,7 +84,8 @@ size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX]);
 /* Sentences end in . ! or ?, perhaps with a quotation mark, before a capital letter, a quotation mark or the end:
  * "Stop!" said Tom.  is one. */
 int ml_story_count_sentences(const char *text);
-/* Plans of one theme, not counting color, baby, grown-up, detail and wording. */
-uint64_t ml_story_count_plans(size_t theme);
+/* Plans of one theme that can be drawn, with composed names, not counting color, baby, grown-up, detail, announcement
+ * and wording. */
+double ml_story_count_plans(size_t theme);
 
 #endif

@@ -1,6 +1,14 @@
 /* What happens in the stories: one plot for each theme. */
 #include "data/story_words.h"
 
+const char ml_story_announce[] =
+    "[[This is|Here comes|Listen to] [the|a] [story|tale] of|[Now|Here] you [hear|will hear] of] {a trait} {kind}"
+    "[| named {N}| {at}| and {a ftrait} {fkind}| and of {F}|, {N}, who lived {at}]."
+    "[ [There is|You will find|You will also meet] [{F}|{a ftrait} {fkind}] in it.| It happens {at}."
+    "| It [tells|speaks] of {theme}.|]"
+    "[ In this story: [{at}, {F}|{F}, {at}|{0}, {F}|{N}, {0}|{F}, {0}, {at}|{at}, {0}, {N}|{a ftrait} {fkind}, {0}"
+    "|{0}, {a ftrait} {fkind}, {F}|{N}, {F}|{F}, {N}, {at}, {0}|{0}, {at}, {a ftrait} {fkind}, {N}].|]";
+
 const char ml_story_open[] =
     "[[Once upon a time|Once|Long ago], there was {a trait} {kind} named {N}. {He} lived [in a [cozy|little|warm] house"
     "|with {his} family|in a little home] {at}.|"
@@ -21,7 +29,8 @@ const char ml_story_end[] = "[[They|{N} and {F}] [were|stayed] [good|best] frien
                             "And they [all lived|lived] happily ever after.|"
                             "[That night|When night came], {N} [went to bed|fell asleep] with a [smile|happy heart].|"
                             "[It was a [very good|wonderful|happy] day.|It was the best day of the year.]|"
-                            "From then on, {N} [always remembered that day|never forgot it].|]";
+                            "From then on, {N} [always remembered that day|never forgot it].|"
+                            "[And that|This] was the story of {a trait} {kind} [named {N}|and {a ftrait} {fkind}].|]";
 
 #define SUBJECTS(name) name, sizeof name / sizeof name[0]
 

@@ -11,7 +11,10 @@ typedef struct {
 
 extern const ml_story_words ml_story_names_he, ml_story_names_she, ml_story_kinds, ml_story_traits, ml_story_grownups,
     ml_story_places, ml_story_colors, ml_story_babies;
+/* A composed name is onset, vowel, middle and ending. */
+extern const ml_story_words ml_story_onsets, ml_story_vowels, ml_story_middles, ml_story_ends_he, ml_story_ends_she;
 
+enum { ML_STORY_N_COMMON = 40 }; /* kinds, traits: the first are words of the plots too, so none of them is held out */
 enum { ML_STORY_N_COLUMN = 4, ML_STORY_N_BEAT = 12 };
 
 /* What a theme is about, in the forms its beats need ({0} .. {3}). */
@@ -33,7 +36,8 @@ typedef struct {
 
 extern const ml_story_theme ml_story_themes[];
 extern const size_t ml_story_n_theme;
-/* Alternatives that every theme shares: {open} and {meet} name hero, friend and place, {day} begins the action. */
-extern const char ml_story_open[], ml_story_meet[], ml_story_day[], ml_story_end[];
+/* Alternatives that every theme shares: {announce} says before the story what comes in it, {open} and {meet} name hero,
+ * friend and place, {day} begins the action. */
+extern const char ml_story_announce[], ml_story_open[], ml_story_meet[], ml_story_day[], ml_story_end[];
 
 #endif

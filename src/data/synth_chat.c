@@ -11,11 +11,12 @@
 
 /* ---- what can be said ---- */
 
-enum { N_SAY = 4, N_TRAINED = 3 }; /* the last wording of each is for validation */
+/* Ways to put something, in an array of N_WORDING: the last N_OWN are validation's, the others training's. */
+enum { N_WORDING = 13, N_OWN = 3 };
 
 /* A kind of fact: ways to say it, to ask for it, and to answer. */
 typedef struct {
-    const char *say[N_SAY], *ask[N_SAY], *answer[2];
+    const char *say[N_WORDING], *ask[N_WORDING], *answer[2];
     ml_story_list list[2]; /* its values; the second list goes on where the first ends */
     int n_list;
     size_t first;       /* values of the list before it are none, ... */
@@ -23,49 +24,78 @@ typedef struct {
 } fact_kind;
 
 static const fact_kind kinds[] = {
-    { { "My name is %s.", "I am called %s.", "I am %s.", "People call me %s." },
-      { "What is my name?", "Do you know my name?", "What am I called?", "Can you tell me my name?" },
+    { { "My name is %s.", "I am called %s.", "I am %s.", "You can call me %s.", "My friends call me %s.",
+        "%s is my name.", "Mom calls me %s.", "The name I have is %s.", "It is me, %s.", "My own name is %s.",
+        "People call me %s.", "They all call me %s.", "%s is what I am called." },
+      { "What is my name?", "Do you know my name?", "What am I called?", "Tell me my name.", "Who am I?",
+        "What was my name?", "Which name do I have?", "Say my name.", "What do my friends call me?",
+        "Do you still know what I am called?", "Can you tell me my name?", "Do you remember my name?",
+        "What do people call me?" },
       { "Your name is %s.", "You are called %s." },
       { ML_STORY_NAME_HE, ML_STORY_NAME_SHE },
       2,
       0,
       NULL },
-    { { "My best friend is %s.", "I have a friend called %s.", "My friend is %s.", "I often play with my friend %s." },
-      { "Who is my friend?", "What is the name of my friend?", "Do you know my friend?",
-        "Who is it that I play with?" },
+    { { "My best friend is %s.", "I have a friend called %s.", "My friend is %s.", "I play with my friend %s.",
+        "%s is my friend.", "The name of my friend is %s.", "I like my friend %s.", "%s is a good friend of mine.",
+        "I went out with my friend %s.", "My friend next door is called %s.", "I often play with my friend %s.",
+        "I have a good friend, %s.", "My dear friend is named %s." },
+      { "Who is my friend?", "What is the name of my friend?", "Do you know my friend?", "What is my friend called?",
+        "Tell me who my friend is.", "Who is my best friend?", "What was the name of my friend?",
+        "Which friend do I have?", "Who is it that is my friend?", "Do you still know my friend?",
+        "Can you tell me who my friend is?", "Do you remember my friend?", "What is the name that my friend has?" },
       { "Your friend is %s.", "It is your friend %s." },
       { ML_STORY_NAME_SHE, ML_STORY_NAME_HE },
       2,
       0,
       NULL },
-    { { "I have a dog called %s.", "My dog is called %s.", "I have a dog. Its name is %s.",
-        "There is a dog at home, and it is called %s." },
-      { "What is my dog called?", "What is the name of my dog?", "Do you know my dog?", "How do I call my dog?" },
+    { { "I have a dog called %s.", "My dog is called %s.", "I have a dog. Its name is %s.", "The name of my dog is %s.",
+        "%s is my dog.", "My dog is %s.", "I go out with my dog %s.", "I call my dog %s.", "We have a dog, %s.",
+        "At home there is my dog %s.", "There is a dog at home, and it is called %s.", "I like my dog %s.",
+        "My little dog is named %s." },
+      { "What is my dog called?", "What is the name of my dog?", "Do you know my dog?", "What do I call my dog?",
+        "Tell me the name of my dog.", "Who is my dog?", "What was the name of my dog?", "Which name does my dog have?",
+        "Tell me what my dog is called.", "Do you still know my dog?", "Can you tell me the name of my dog?",
+        "Do you remember my dog?", "What is the name that my dog has?" },
       { "Your dog is called %s.", "The name of your dog is %s." },
       { ML_STORY_NAME_HE, ML_STORY_NAME_SHE },
       2,
       0,
       NULL },
-    { { "I like the color %s.", "My favorite color is %s.", "The color I love is %s.",
-        "The best color is %s, I think." },
-      { "Which color do I like?", "What is my favorite color?", "Do you know the color I love?",
-        "What color is best for me?" },
+    { { "I like the color %s.", "My favorite color is %s.", "The color I love is %s.", "My color is %s.",
+        "The color %s is mine.", "The color for me is %s.", "I love the color %s.", "Of all colors I like %s.",
+        "The color I like is %s.", "I like all that is %s in color.", "The best color is %s, I think.",
+        "The color that I like best is %s.", "The color %s is best of all." },
+      { "Which color do I like?", "What is my favorite color?", "Do you know the color I love?", "What is my color?",
+        "Tell me my color.", "What was the color I like?", "Which color is mine?", "Which color do I love?",
+        "What color do I like best?", "Do you still know my color?", "Can you tell me my color?",
+        "Do you remember the color I like?", "What color is best for me?" },
       { "You like the color %s.", "Your color is %s." },
       { ML_STORY_COLOR, ML_STORY_COLOR },
       1,
       0,
       NULL },
-    { { "I live %s.", "My house is %s.", "My home is %s.", "You can find me %s." },
-      { "Where do I live?", "Where is my house?", "Where is my home?", "Where can you find me?" },
+    { { "I live %s.", "My house is %s.", "My home is %s.", "I have a house %s.", "My family lives %s.", "We live %s.",
+        "The house of my family is %s.", "I have my home %s.", "I live in a house %s.", "My place is %s.",
+        "You can find me %s.", "The home I have is %s.", "I live with Mom %s." },
+      { "Where do I live?", "Where is my house?", "Where is my home?", "Do you know where I live?",
+        "Tell me where I live.", "Where do we live?", "Where was my house?", "Where does my family live?",
+        "Do you still know where my home is?", "Where am I at home?", "Where can you find me?",
+        "Can you tell me where I live?", "Do you remember where my house is?" },
       { "You live %s.", "Your home is %s." },
       { ML_STORY_PLACE, ML_STORY_PLACE },
       1,
       0,
       NULL },
-    { { "The animal I like best is the %s.", "I like to draw the %s.", "My toy is the %s.",
-        "The animal on my shirt is the %s." },
-      { "Which animal do I like?", "What do I like to draw?", "What is my toy?", "Which animal is on my shirt?" },
-      { "It is the %s.", "That is the %s." },
+    { { "The animal I like best is the %s.", "I like the %s.", "My favorite animal is the %s.",
+        "The animal I love is the %s.", "Of all animals I like the %s.", "My animal is the %s.", "The %s is my animal.",
+        "The best animal is the %s.", "I love the %s more than other animals.", "The animal for me is the %s.",
+        "No animal is as good as the %s.", "The %s is the animal I love.", "I think the best animal is the %s." },
+      { "Which animal do I like?", "What is my favorite animal?", "Do you know the animal I love?",
+        "What is my animal?", "Tell me my animal.", "What was the animal I like?", "Which animal is mine?",
+        "Which animal do I love?", "What animal do I like best?", "Do you still know my animal?",
+        "Can you tell me my animal?", "Do you remember the animal I like?", "What animal is best for me?" },
+      { "Your animal is the %s.", "You like the %s." },
       { ML_STORY_KIND, ML_STORY_KIND },
       1,
       1, /* the first is the child */
@@ -73,13 +103,26 @@ static const fact_kind kinds[] = {
 };
 enum { N_KIND = sizeof kinds / sizeof *kinds };
 
-static const char *const hello[] = { "Hello!", "Hi!", "Good day!", "Hey there!" };
+/* What the user says beside his facts; again the last of each are validation's. */
+enum { N_SMALL = 8, N_SMALL_OWN = 2 };
+static const char *const hello[N_SMALL] = { "Hello!",        "Hi!",        "Good day!",  "Hello to you!",
+                                            "Good morning!", "Hi, hello!", "Hey there!", "Good evening!" };
+static const char *const thanks[N_SMALL] = { "Thank you.",           "That is kind of you.", "Good.",
+                                             "Thank you very much.", "That is good.",        "You are kind.",
+                                             "I am glad.",           "Well, thank you." };
+static const char *const systems[N_SMALL] = { "You are a kind helper.",
+                                              "You listen well and answer in one sentence.",
+                                              "You are a friend of children.",
+                                              "You know what you are told.",
+                                              "You help and answer.",
+                                              "You are kind and know a lot.",
+                                              "You remember what you are told.",
+                                              "You are a good helper of children." };
+/* What the assistant says, the same in both splits: its ways are what is learned. */
 static const char *const noted[] = { "Nice to meet you. I will keep that in mind.", "Hello! Thank you for telling me.",
                                      "How nice! I will not forget it.", "That is good to know." };
-static const char *const thanks[] = { "Thank you.", "That is kind of you.", "Good.", "I am glad." };
 static const char *const welcome[] = { "You are welcome.", "What else can I do for you?", "I am happy to help." };
-static const char *const systems[] = { "You are a kind helper.", "You listen well and answer in one sentence.",
-                                       "You are a friend of children.", "You remember what you are told." };
+#define SOME(rng, list) list[ml_rng_below(rng, sizeof list / sizeof *list)]
 
 /* ---- drawing ---- */
 
@@ -108,13 +151,17 @@ static const char *draw_value(ml_rng *rng, const fact_kind *k, bool held_out)
     return value;
 }
 
-/* One of n wordings, of which the last is for validation alone. */
-static size_t draw_wording(ml_rng *rng, size_t n, ml_data_split split)
+/* One of n wordings, of which the last n_own are for validation alone. */
+static size_t draw_wording(ml_rng *rng, size_t n, size_t n_own, ml_data_split split)
 {
-    return split == ML_SPLIT_VAL ? n - 1 : (size_t)ml_rng_below(rng, n - 1);
+    if (split == ML_SPLIT_VAL) return n - n_own + (size_t)ml_rng_below(rng, n_own);
+    return (size_t)ml_rng_below(rng, n - n_own);
 }
 
-#define DRAW(rng, list, split) list[draw_wording(rng, sizeof list / sizeof *list, split)]
+static const char *draw_small(ml_rng *rng, const char *const list[N_SMALL], ml_data_split split)
+{
+    return list[draw_wording(rng, N_SMALL, N_SMALL_OWN, split)];
+}
 
 static void add(char text[ML_CHAT_TEXT], const char *format, const char *value)
 {
@@ -128,32 +175,32 @@ typedef struct {
     const fact_kind *kind;
     const char *value;
     bool held_out;
-    size_t wording; /* asked as it was said: a toy is not a drawing */
 } said;
 
-static void ask(ml_rng *rng, const said *s, size_t message, ml_chat_example *x)
+static void ask(ml_rng *rng, const said *s, size_t message, ml_data_split split, ml_chat_example *x)
 {
     const fact_kind *k = s->kind;
-    add(x->text[message], "%s", k->ask[s->wording]);
-    add(x->text[message + 1], k->answer[ml_rng_below(rng, 2)], s->value);
+    add(x->text[message], "%s", k->ask[draw_wording(rng, N_WORDING, N_OWN, split)]);
+    add(x->text[message + 1], SOME(rng, k->answer), s->value);
     x->fact[x->n_fact] = (ml_chat_fact){ .message = message + 1, .among = count_values(k), .held_out = s->held_out };
     snprintf(x->fact[x->n_fact++].value, sizeof x->fact->value, "%s", s->value);
     if (x->n_message < message + 2) x->n_message = message + 2;
 }
 
-static void say_two(ml_rng *rng, ml_data_split split, said s[2], char text[ML_CHAT_TEXT])
+/* One fact, or two of different kinds.  Returns how many. */
+static size_t say(ml_rng *rng, ml_data_split split, said s[2], char text[ML_CHAT_TEXT])
 {
-    size_t a = (size_t)ml_rng_below(rng, N_KIND), b;
+    size_t n = 1 + (size_t)ml_rng_below(rng, 2), a = (size_t)ml_rng_below(rng, N_KIND), b;
     do b = (size_t)ml_rng_below(rng, N_KIND);
     while (b == a);
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < n; i++) {
         s[i].kind = &kinds[i ? b : a];
-        s[i].wording = split == ML_SPLIT_VAL ? N_TRAINED : (size_t)ml_rng_below(rng, N_TRAINED);
         s[i].held_out = split == ML_SPLIT_VAL && ml_rng_below(rng, 2);
         do s[i].value = draw_value(rng, s[i].kind, s[i].held_out);
         while (i == 1 && strcmp(s[0].value, s[1].value) == 0);
-        add(text, s[i].kind->say[s[i].wording], s[i].value);
+        add(text, s[i].kind->say[draw_wording(rng, N_WORDING, N_OWN, split)], s[i].value);
     }
+    return n;
 }
 
 void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool single, ml_chat_example *x)
@@ -162,24 +209,23 @@ void ml_chat_draw(uint64_t seed, uint64_t index, ml_data_split split, bool singl
     ml_rng rng = ml_rng_make(ml_rng_mix(seed + 0x9e3779b97f4a7c15u) ^ ml_rng_mix(index + 1), 16 + use);
     said s[2];
     *x = (ml_chat_example){ .has_system = ml_rng_below(&rng, 2) };
-    if (x->has_system) add(x->text[0], "%s", DRAW(&rng, systems, split));
+    if (x->has_system) add(x->text[0], "%s", draw_small(&rng, systems, split));
     size_t at = x->has_system;
-    if (ml_rng_below(&rng, 2)) add(x->text[at], "%s", DRAW(&rng, hello, split));
-    say_two(&rng, split, s, x->text[at]);
-    size_t first = (size_t)ml_rng_below(&rng, 2);
+    if (ml_rng_below(&rng, 2)) add(x->text[at], "%s", draw_small(&rng, hello, split));
+    size_t n = say(&rng, split, s, x->text[at]), first = (size_t)ml_rng_below(&rng, n);
     if (single) {
-        ask(&rng, &s[first], at, x);
+        ask(&rng, &s[first], at, split, x);
         return;
     }
-    add(x->text[at + 1], "%s", DRAW(&rng, noted, split));
+    add(x->text[at + 1], "%s", SOME(&rng, noted));
     at += 2;
     if (ml_rng_below(&rng, 4) == 0) {
-        add(x->text[at], "%s", DRAW(&rng, thanks, split));
-        add(x->text[at + 1], "%s", welcome[ml_rng_below(&rng, sizeof welcome / sizeof *welcome)]);
+        add(x->text[at], "%s", draw_small(&rng, thanks, split));
+        add(x->text[at + 1], "%s", SOME(&rng, welcome));
         at += 2;
     }
-    ask(&rng, &s[first], at, x);
-    if (ml_rng_below(&rng, 2)) ask(&rng, &s[1 - first], at + 2, x);
+    ask(&rng, &s[first], at, split, x);
+    if (n == 2 && ml_rng_below(&rng, 2)) ask(&rng, &s[1 - first], at + 2, split, x);
 }
 
 const char *ml_chat_example_role(const ml_chat_example *x, size_t message)

@@ -3,13 +3,14 @@
  *   {"id", "messages": [{"role", "content"}, ...], "facts": [{"message": 3, "value": "Lily", "among": 64, "held_out":
  * false}, ...], "provenance"}
  *
- * The user says two things about himself (a name, a friend, a pet, a color, a place, an animal), the assistant takes
- * note without repeating them, and the user asks for one, perhaps for the other too, perhaps after a word of thanks.  A
- * fact is a message of the assistant, the value it must have and how many values there are of its kind.  As single
- * questions all is said and asked in one message.
+ * The user says one thing or two about himself (a name, a friend, a dog, a color, a place, an animal), the assistant
+ * takes note without repeating them, and the user asks for one, perhaps for the other too, perhaps after a word of
+ * thanks.  A fact is a message of the assistant, the value it must have and how many values there are of its kind.  As
+ * single questions all is said and asked in one message.
  *
- * For validation some ways to say and ask and some values, every fifth of each kind, are kept out of training; of its
- * values every second is one of those. */
+ * Of thirteen ways to say each thing, and as many to ask for it, three are kept out of training and are those of
+ * validation, and so are some of what else the user and the system say.  What the assistant says is the same in both.
+ * Of its values every fifth of each kind is kept out of training; in validation every second value is one of those. */
 #ifndef ML_DATA_SYNTH_CHAT_H
 #define ML_DATA_SYNTH_CHAT_H
 

@@ -68,27 +68,24 @@ static void write_prompt(const ml_constraints *c, const wording *w, char out[ML_
 
 /* ---- who and what ---- */
 
-/* Words that training never sees: every fourth trait, every fifth kind (the child is none of them). */
-static bool is_held_out(ml_story_list list, size_t i)
-{
-    return list == ML_STORY_TRAIT ? i % 4 == 3 : list == ML_STORY_KIND ? i % 5 == 4 : false;
-}
-
 static uint16_t pick(ml_rng *rng, ml_story_list list, bool held_out)
 {
     size_t i;
     do i = (size_t)ml_rng_below(rng, ml_story_list_size(list));
-    while (is_held_out(list, i) != held_out);
+    while (ml_story_is_held_out(list, i) != held_out);
     return (uint16_t)i;
 }
 
-/* A plan whose protagonist has held-out words (validation), or of which nobody has (training). */
+/* A plan whose protagonist and names no training text has (validation), or of words of training. */
 static void draw_plan(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 {
     bool held_out = split == ML_SPLIT_VAL;
     ml_story_plan_draw(ml_rng_u64(rng), 0, p);
+    p->announced = false; /* the prompt says it */
     p->hero_trait = pick(rng, ML_STORY_TRAIT, held_out);
     p->hero_kind = pick(rng, ML_STORY_KIND, held_out);
+    p->hero_name = ml_story_name_draw(rng, p->hero_is_she, held_out);
+    p->friend_name = ml_story_name_draw(rng, !p->hero_is_she, held_out);
     do p->friend_trait = pick(rng, ML_STORY_TRAIT, false);
     while (p->friend_trait == p->hero_trait);
     do p->friend_kind = pick(rng, ML_STORY_KIND, false);
@@ -107,12 +104,11 @@ static void describe(uint16_t trait, uint16_t kind, bool she, char out[ML_CONSTR
 static size_t list_phrases(const ml_story_plan *p, char out[ML_CONSTRAINT_PHRASES][ML_CONSTRAINT_TEXT])
 {
     bool she = p->hero_is_she;
-    ml_story_list hero = she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE, other = she ? ML_STORY_NAME_HE : ML_STORY_NAME_SHE;
     size_t n = 0;
     snprintf(out[n++], ML_CONSTRAINT_TEXT, "%s", ml_story_list_word(ML_STORY_PLACE, p->place));
     snprintf(out[n++], ML_CONSTRAINT_TEXT, "%s", ml_story_subject(p->theme, p->subject));
-    snprintf(out[n++], ML_CONSTRAINT_TEXT, "%s", ml_story_list_word(hero, p->hero_name));
-    snprintf(out[n++], ML_CONSTRAINT_TEXT, "%s", ml_story_list_word(other, p->friend_name));
+    ml_story_name(she, p->hero_name, out[n++]);
+    ml_story_name(!she, p->friend_name, out[n++]);
     describe(p->friend_trait, p->friend_kind, !she, out[n++]);
     snprintf(out[n++], ML_CONSTRAINT_TEXT, "%s", ml_story_list_word(ML_STORY_GROWNUP, p->grownup));
     return n;
@@ -155,24 +151,26 @@ static ml_synth_fault find_fault(const ml_constraint_verdict *v)
     return v->sentences ? ML_SYNTH_KEPT : ML_SYNTH_SENTENCES;
 }
 
-/* Another trait, another kind, or both. */
-static void change_protagonist(ml_rng *rng, ml_story_plan *p)
+/* Another trait, another kind, or both, of the words of the split: which of two is right must not show without the
+ * prompt. */
+static void change_protagonist(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 {
+    bool held_out = split == ML_SPLIT_VAL;
     uint64_t what = ml_rng_below(rng, 3);
     uint16_t trait = p->hero_trait, kind = p->hero_kind;
     while (what != 0 && (p->hero_trait == trait || p->hero_trait == p->friend_trait)) {
-        p->hero_trait = pick(rng, ML_STORY_TRAIT, false);
+        p->hero_trait = pick(rng, ML_STORY_TRAIT, held_out);
     }
     while (what != 1 && (p->hero_kind == kind || p->hero_kind == p->friend_kind)) {
-        p->hero_kind = pick(rng, ML_STORY_KIND, false);
+        p->hero_kind = pick(rng, ML_STORY_KIND, held_out);
     }
 }
 
 /* The story of the plan with the wrong protagonist: all else is kept. */
-static ml_synth_fault tell_wrong(ml_rng *rng, const ml_story_plan *plan, ml_constraint_example *x)
+static ml_synth_fault tell_wrong(ml_rng *rng, ml_data_split split, const ml_story_plan *plan, ml_constraint_example *x)
 {
     ml_story_plan other = *plan;
-    change_protagonist(rng, &other);
+    change_protagonist(rng, split, &other);
     ml_story_tell(&other, x->wrong);
     ml_constraint_verdict v = ml_constraints_check(&x->constraints, x->wrong);
     return !v.protagonist && v.required && v.banned ? ML_SYNTH_KEPT : ML_SYNTH_NOT_WRONG;
@@ -202,7 +200,7 @@ void ml_constraint_draw_order(uint64_t seed, uint64_t index, ml_data_split split
     ml_rng rng = begin_draw(seed, index, split, pair);
     ml_story_plan plan;
     const wording *w = draw_prompt(&rng, split, &plan, &x->constraints, x->prompt);
-    change_protagonist(&rng, &plan);
+    change_protagonist(&rng, split, &plan);
     x->wrong = x->constraints;
     describe(plan.hero_trait, plan.hero_kind, plan.hero_is_she, x->wrong.protagonist);
     write_prompt(&x->wrong, w, x->wrong_prompt);
@@ -220,7 +218,7 @@ ml_synth_fault ml_constraint_draw(uint64_t seed, uint64_t index, ml_data_split s
         ml_story_tell(&plan, x->story);
         ml_constraint_verdict v = ml_constraints_check(&x->constraints, x->story);
         fault = find_fault(&v);
-        if (fault == ML_SYNTH_KEPT && pair) fault = tell_wrong(&rng, &plan, x);
+        if (fault == ML_SYNTH_KEPT && pair) fault = tell_wrong(&rng, split, &plan, x);
         if (fault == ML_SYNTH_KEPT) break;
         plan.wording = ml_rng_u64(&rng);
         plan.detail = (uint8_t)ml_rng_below(&rng, ML_STORY_DETAIL_MAX + 1);

@@ -314,12 +314,26 @@ static ml_status fail_unread(const opened *o, const ml_adapter *a, ml_error *err
     return ml_fail(err, ML_EFORMAT, "%s: %s holds tensors twice", o->path, WEIGHTS_FILE);
 }
 
+/* Experts that the file lacks keep the norms they have. */
+static void keep_lacking(const opened *o, ml_adapter_term *t)
+{
+    for (int64_t i = 0; i < t->module.n_matrix; i++) {
+        char key[KEY_MAX];
+        int64_t first = i * t->module.rows;
+        make_key(&t->module, i, PIECE_A, key);
+        if (ml_safetensors_find(o->file, key)) continue;
+        memcpy(ml_f32(&t->m) + first, ml_f32(&t->norm) + first, (size_t)t->module.rows * sizeof(float));
+    }
+}
+
 static ml_status read_values(const opened *o, ml_adapter *a, ml_error *err)
 {
     size_t n_read = 0;
     for (size_t i = 0; i < a->n_term; i++) ML_TRY(read_term(o, a, &a->term[i], &n_read, err));
     if (n_read != ml_safetensors_count(o->file)) return fail_unread(o, a, err);
-    return ml_adapter_update_norms(a, err);
+    ML_TRY(ml_adapter_update_norms(a, err));
+    for (size_t i = 0; i < a->n_term && a->dora; i++) keep_lacking(o, &a->term[i]);
+    return ML_OK;
 }
 
 /* The experts of a layer share one factor: b takes up what differs. */
@@ -350,11 +364,6 @@ ml_status ml_peft_load(const char *folder, const ml_model *m, ml_adapter **out, 
     if (status == ML_OK) {
         a->dropout = o.dropout;
         status = a->n_term ? read_values(&o, a, err) : fail_unread(&o, a, err);
-    }
-    for (size_t i = 0; status == ML_OK && i < a->n_term; i++) {
-        if (!a->dora || a->term[i].module.n_matrix == 1) continue;
-        status = ml_fail(err, ML_EINVAL, "%s: magnitudes of routed experts (%s) are not supported", o.path,
-                         a->term[i].module.name);
     }
     close_adapter(&o);
     if (status != ML_OK) {

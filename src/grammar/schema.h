@@ -1,10 +1,13 @@
 /* JSON schemas as grammars: what the grammar makes is JSON that the schema accepts.
  *
- * Honoured: type (also a list), properties, required, additionalProperties, items, prefixItems, minItems, maxItems,
- * enum, const, anyOf, minLength, maxLength, $ref into $defs or definitions or to "#", true and false, and annotations.
- * Any other keyword is refused by name, so that nothing that is asked for goes unheeded.  Not everything that a schema
- * accepts is made: properties come in the schema's order, those it does not name are left out when it names some,
- * numbers have up to 15 digits before and behind the point, and there is at most one space behind ':' and ','. */
+ * Honoured (docs/api.md lists them): type, properties, required, additionalProperties, patternProperties and
+ * propertyNames of maps, minProperties, maxProperties, items, prefixItems, minItems, maxItems, enum, const, minLength,
+ * maxLength, pattern, format, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf, anyOf, oneOf where it
+ * is seen that its schemas exclude each other, allOf, $ref within the schema, true and false, and annotations.  Any
+ * other keyword is refused by name, and so is one of these where it cannot be kept to, so that nothing that is asked
+ * for goes unheeded.  Not everything that a schema accepts is made: properties come in the schema's order, those it
+ * does not name are left out when it names some, numbers have up to 15 digits before and behind the point (with bounds:
+ * 15 in all, and no exponent), and there is at most one space behind ':' and ','. */
 #ifndef ML_GRAMMAR_SCHEMA_H
 #define ML_GRAMMAR_SCHEMA_H
 

@@ -167,6 +167,11 @@ void ml_engine_cancel(ml_engine *e, int64_t id)
     }
 }
 
+void ml_engine_forget_adapter(ml_engine *e, const ml_adapter *adapter)
+{
+    if (e->config.reuse) ml_prefix_forget(&e->prefix, adapter);
+}
+
 bool ml_engine_is_busy(const ml_engine *e)
 {
     return e->first || e->n_order > 0;

@@ -2,8 +2,8 @@
  *
  *   submit ->  queue  ->  slot: prompt, in chunks  ->  slot: one token a pass  ->  end
  *
- * Every pass takes one token of each sequence that is generating, and fills up with pieces of prompts, in equal
- * shares, so that a long prompt stalls neither the answers nor the other prompts.  A request waits in the queue until a
+ * Every pass takes one token of each sequence that is generating, and fills up with pieces of prompts, in turns, so
+ * that a long prompt stalls neither the answers nor the other prompts.  A request waits in the queue until a
  * slot and the pages for its prompt and all it may generate are free.  The next one to get a slot is that of the client
  * who has the fewest, among those the first that came; it is not overtaken while it waits for pages.  With `reuse`,
  * prompts that begin alike share pages (infer/prefix.h), also while the first of them is still being read.
@@ -24,7 +24,8 @@ typedef struct {
     int64_t capacity;    /* tokens of one at most, prompt and answer */
     int64_t cache_token; /* tokens that the cache has room for; 0: n_slot * capacity */
     int64_t chunk;       /* prompt tokens of one pass; 0: 512 */
-    double pass_seconds; /* 0, or: while others generate, as many prompt tokens as take about so long */
+    double pass_seconds; /* 0, or: while others generate, as many prompt tokens as take about so long, or when more
+                          * prompts wait than answers, so many times longer */
     int64_t n_valid;     /* ids from here on are never chosen */
     ml_dtype kv_dtype;
     bool reuse; /* share and keep the pages of prompts */
@@ -77,6 +78,8 @@ ml_status ml_engine_check(const ml_model *model, const ml_engine_config *config,
 ml_status ml_engine_submit(ml_engine *e, const ml_request *request, int64_t *id, ml_error *err);
 /* End a request with ML_FINISH_CANCEL; nothing when it has ended. */
 void ml_engine_cancel(ml_engine *e, int64_t id);
+/* An adapter is about to go, and no request has it: forget the prompts that were read with it. */
+void ml_engine_forget_adapter(ml_engine *e, const ml_adapter *adapter);
 /* Whether any request waits or runs. */
 bool ml_engine_is_busy(const ml_engine *e);
 /* One pass.  A failure (memory, keys too large for their type) leaves the engine usable only for being freed. */

@@ -24,6 +24,7 @@ typedef struct ml_job {
     int32_t node;                    /* the store's node of its last shared page */
     int64_t n_shared;                /* pages */
     int64_t n_reused;                /* tokens it need not compute */
+    int64_t turn, share;             /* when its prompt was last read from; its tokens of this pass */
     double submitted, started, read; /* moments */
 } ml_job;
 
@@ -38,7 +39,9 @@ struct ml_engine {
     int64_t *order;       /* [n_order] slots in use, the oldest request first */
     int64_t n_order;
     int64_t next_id;
-    double prompt_rate; /* tokens per second of late; 0: not known */
+    int64_t turn;
+    double prompt_rate;    /* tokens per second of late; 0: not known */
+    double decode_seconds; /* of the last pass without prompts */
     ml_engine_stats stats;
     /* the pass being made: [n_slot + chunk], wanted rows and their slots [n_slot] */
     int32_t *id, *pos, *seq, *want, *row; /* row: [n_slot] */

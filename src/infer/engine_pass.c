@@ -5,7 +5,9 @@
 
 #include <string.h>
 
-enum { FEWEST_PROMPT_TOKENS = 16 };
+/* FEWEST_PROMPT_TOKENS: a pass of fewer reads nearly all experts for little, and says nothing about the rate of more.
+ */
+enum { FEWEST_PROMPT_TOKENS = 64, SHORTEST_PIECE = 128 };
 
 /* Whether its prompt is in the cache. */
 static bool is_read(const ml_job *j)
@@ -30,13 +32,15 @@ static void want_last(ml_engine *e, int64_t slot)
 }
 
 /* Tokens being generated: one of each answer, or with no_cache those so far, of which `extra` may be beyond the first.
- */
-static void gather_generated(ml_engine *e, int64_t *extra)
+ * How many answers. */
+static int64_t gather_generated(ml_engine *e, int64_t *extra)
 {
+    int64_t n_generating = 0;
     for (int64_t i = 0; i < e->n_order; i++) {
         int64_t slot = e->order[i];
         ml_job *j = e->slot[slot];
         if (!is_read(j) || j->n_cached == j->n_token) continue;
+        n_generating++;
         push_token(e, slot, j->n_cached++);
         while (j->n_cached<j->n_token && * extra> 0) {
             push_token(e, slot, j->n_cached++);
@@ -44,37 +48,69 @@ static void gather_generated(ml_engine *e, int64_t *extra)
         }
         want_last(e, slot);
     }
+    return n_generating;
 }
 
-/* How many prompt tokens the pass may take, `left` at most. */
-static int64_t prompt_budget(const ml_engine *e, int64_t left)
+/* How many prompt tokens the pass may take, `left` at most: as many as take pass_seconds while answers wait for their
+ * next token, and longer in proportion when more requests wait for their first one. */
+static int64_t prompt_budget(const ml_engine *e, int64_t n_generating, int64_t n_reader, int64_t left)
 {
-    if (e->n == 0 || e->config.pass_seconds <= 0 || e->prompt_rate <= 0) return left;
-    int64_t n = (int64_t)(e->prompt_rate * e->config.pass_seconds);
+    if (n_generating == 0 || e->config.pass_seconds <= 0 || e->prompt_rate <= 0) return left;
+    double seconds = e->config.pass_seconds;
+    if (n_reader > n_generating) seconds *= (double)n_reader / (double)n_generating;
+    int64_t n = (int64_t)(e->prompt_rate * seconds);
     if (n < FEWEST_PROMPT_TOKENS) n = FEWEST_PROMPT_TOKENS;
     return n < left ? n : left;
 }
 
-/* Prompts in equal shares; what one does not need goes to those behind it. */
-static void gather_prompts(ml_engine *e, int64_t left)
+/* Whose turn it is: of the prompts that have tokens left, the one whose last piece is longest ago. */
+static ml_job *next_reader(const ml_engine *e)
+{
+    ml_job *next = NULL;
+    for (int64_t i = 0; i < e->n_order; i++) {
+        ml_job *j = e->slot[e->order[i]];
+        if (is_read(j) || j->waits || j->n_cached + j->share == j->request.n_prompt) continue;
+        if (!next || j->turn < next->turn) next = j;
+    }
+    return next;
+}
+
+/* Prompt tokens of each slot in this pass, in turns.  A piece is as long as what its prompt has read already, since
+ * latent attention makes keys and values of all of that again for every piece, and no shorter than SHORTEST_PIECE: many
+ * small ones would read the weights of the experts as often.  Who got next to nothing of the pass goes on in the next.
+ */
+static void share_out(ml_engine *e, int64_t left)
+{
+    ml_job *j;
+    while (left > 0 && (j = next_reader(e))) {
+        int64_t n = j->n_cached + j->share, rest = j->request.n_prompt - n;
+        if (n < SHORTEST_PIECE) n = SHORTEST_PIECE;
+        if (n > rest) n = rest;
+        if (n <= left || left >= FEWEST_PROMPT_TOKENS) j->turn = ++e->turn;
+        if (n > left) n = left;
+        j->share += n;
+        left -= n;
+    }
+}
+
+static void gather_prompts(ml_engine *e, int64_t n_generating, int64_t left)
 {
     int64_t n_reader = 0;
     for (int64_t i = 0; i < e->n_order; i++) {
         int64_t slot = e->order[i];
-        if (is_read(e->slot[slot])) continue;
+        ml_job *j = e->slot[slot];
+        j->share = 0;
+        if (is_read(j)) continue;
         ml_engine_take_shared(e, slot);
-        e->slot[slot]->waits = ml_engine_must_wait(e, i);
-        n_reader += !e->slot[slot]->waits;
+        j->waits = ml_engine_must_wait(e, i);
+        n_reader += !j->waits;
     }
-    for (int64_t i = 0; i < e->n_order && left > 0; i++) {
+    share_out(e, prompt_budget(e, n_generating, n_reader, left));
+    for (int64_t i = 0; i < e->n_order; i++) {
         int64_t slot = e->order[i];
         ml_job *j = e->slot[slot];
-        if (is_read(j) || j->waits) continue;
-        int64_t share = n_reader > 1 ? left / n_reader : left, n = 0;
-        if (share < 1) share = 1;
-        for (; n < share && j->n_cached < j->request.n_prompt; n++) push_token(e, slot, j->n_cached++);
-        left -= n;
-        n_reader--;
+        if (j->share == 0) continue;
+        for (int64_t k = 0; k < j->share; k++) push_token(e, slot, j->n_cached++);
         if (is_read(j)) want_last(e, slot);
     }
 }
@@ -83,10 +119,8 @@ static void gather_prompts(ml_engine *e, int64_t left)
 static int64_t gather(ml_engine *e)
 {
     e->n = e->n_want = 0;
-    int64_t left = e->config.chunk;
-    gather_generated(e, &left);
-    int64_t n_decode = e->n;
-    gather_prompts(e, prompt_budget(e, left));
+    int64_t left = e->config.chunk, n_generating = gather_generated(e, &left), n_decode = e->n;
+    gather_prompts(e, n_generating, left);
     return n_decode;
 }
 
@@ -202,8 +236,10 @@ static void count(ml_engine *e, int64_t n_decode, double seconds)
     e->stats.n_pass++;
     e->stats.n_decode_token += n_decode;
     e->stats.n_prompt_token += n_prompt;
+    if (n_prompt == 0) e->decode_seconds = seconds;
     if (n_prompt < FEWEST_PROMPT_TOKENS || seconds <= 0) return;
-    double rate = (double)n_prompt / seconds;
+    double decode = n_decode == 0 ? 0 : e->decode_seconds < 0.5 * seconds ? e->decode_seconds : 0.5 * seconds;
+    double rate = (double)n_prompt / (seconds - decode);
     e->prompt_rate = e->prompt_rate > 0 ? 0.5 * (e->prompt_rate + rate) : rate;
 }
 

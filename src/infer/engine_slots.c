@@ -138,6 +138,7 @@ ml_status ml_engine_fill_slots(ml_engine *e, ml_error *err)
         ml_runner_set_adapter(e->runner, s, j->request.adapter);
         e->order[e->n_order++] = s;
         j->started = ml_clock_seconds();
+        j->turn = e->turn; /* behind those who wait for their next piece */
         ML_TRY(ml_sampler_make(&j->request.sampling, e->model->config.vocab_size, e->config.n_valid, &j->sampler, err));
     }
     return ML_OK;

@@ -1,5 +1,6 @@
 #include "infer/open.h"
 
+#include "base/alloc.h"
 #include "format/peft.h"
 #include "format/run.h"
 #include "format/source.h"
@@ -60,6 +61,27 @@ ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out,
     if (!is_run) return ml_peft_load(path, m, out, err);
     ML_TRY(ml_run_find(path, ML_RUN_BEST, found, NULL, err));
     return ml_peft_load(found, m, out, err);
+}
+
+ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err)
+{
+    const char *equals = strchr(given, '='), *begin = given;
+    size_t n = equals ? (size_t)(equals - given) : strlen(given);
+    *path = equals ? equals + 1 : given;
+    if (!equals) {
+        while (n > 1 && given[n - 1] == '/') n--;
+        for (size_t i = 0; i + 1 < n; i++) {
+            if (given[i] == '/') begin = given + i + 1;
+        }
+        n -= (size_t)(begin - given);
+    }
+    if (n == 0 || (n == 4 && !memcmp(begin, "none", 4)) || !**path) {
+        return ml_fail(err, ML_EINVAL, "--adapter %s: expected PATH or NAME=PATH, with another name than none", given);
+    }
+    *name = ml_calloc(n + 1, 1);
+    if (!*name) return ml_fail_memory(err, n, "a name");
+    memcpy(*name, begin, n);
+    return ML_OK;
 }
 
 ml_model_info ml_model_get_info(const ml_model *m)

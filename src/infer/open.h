@@ -26,5 +26,7 @@ ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget,
 
 /* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
 ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* What --adapter says: "NAME=PATH", or a path alone, whose last name is then its own.  ml_free(*name). */
+ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err);
 
 #endif

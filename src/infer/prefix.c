@@ -62,6 +62,26 @@ static void drop(ml_prefix *p, int32_t page)
     ml_pages_release(p->pages, page);
 }
 
+/* What is below a node was computed as it was, so whole trees go: children after their parents is as good. */
+void ml_prefix_forget(ml_prefix *p, const void *computed_by)
+{
+    for (int32_t *link = &p->first; *link != ML_PREFIX_NONE;) {
+        ml_prefix_node *n = &p->node[*link];
+        if (n->computed_by == computed_by) {
+            *link = n->sibling;
+        } else {
+            link = &n->sibling;
+        }
+    }
+    for (int32_t i = 0; i < p->pages->n_page; i++) {
+        ml_prefix_node *n = &p->node[i];
+        if (!n->used || n->computed_by != computed_by) continue;
+        n->used = false;
+        p->n_node--;
+        ml_pages_release(p->pages, i);
+    }
+}
+
 /* The leaf that nobody but the store holds and that was used before all others. */
 static int32_t oldest_leaf(const ml_prefix *p)
 {

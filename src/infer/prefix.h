@@ -1,7 +1,7 @@
 /* Beginnings of prompts whose keys and values are still in the cache: a radix tree whose edges are pages.
  *
- *   root -- 64 ids --> page 7 -- 64 ids --> page 9
- *                             \- 64 ids --> page 3
+ *   root -- 16 ids --> page 7 -- 64 ids --> page 9
+ *                             \- 16 ids --> page 3
  *
  * A node is one page full of prompt tokens, and is named by it; its way from the root spells the ids that lead there.
  * The same ids through another adapter are another way.
@@ -38,6 +38,8 @@ void ml_prefix_free(ml_prefix *p);
 int32_t ml_prefix_find(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id);
 /* Put a page below `parent`, where ml_prefix_find found none. */
 void ml_prefix_add(ml_prefix *p, int32_t parent, const void *computed_by, const int32_t *id, int32_t page);
+/* Let go of all that was computed by that: nobody may use it any more, and its address may be another's soon. */
+void ml_prefix_forget(ml_prefix *p, const void *computed_by);
 /* Let go of pages until `n_free` are free or nothing can go. */
 void ml_prefix_evict(ml_prefix *p, int64_t n_free);
 

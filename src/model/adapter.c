@@ -18,12 +18,11 @@ typedef struct {
     const ml_adapter_config *config;
     const char *const *target;
     size_t n_target;
-    const char *expert; /* a module of experts that a pattern means */
 } choice;
 
 static choice make_choice(const ml_adapter_config *c)
 {
-    choice made = { c, c->target, c->n_target, NULL };
+    choice made = { c, c->target, c->n_target };
     if (c->n_target == 0) {
         made.target = DEFAULT_TARGET;
         made.n_target = sizeof DEFAULT_TARGET / sizeof *DEFAULT_TARGET;
@@ -60,21 +59,11 @@ static void list_kinds(const ml_adapter_module *module, size_t n, char *text, si
     }
 }
 
-static ml_status check_target(const ml_adapter_config *c, const char *target, const ml_adapter_module *module, size_t n,
-                              ml_error *err)
+static ml_status check_target(const char *target, const ml_adapter_module *module, size_t n, ml_error *err)
 {
-    bool found = false;
     for (size_t i = 0; i < n; i++) {
-        if (!ml_adapter_matches(target, module[i].name)) continue;
-        found = true;
-        if (c->dora && module[i].n_matrix > 1) {
-            return ml_fail(err, ML_EINVAL,
-                           "adapter target %.80s means %s: dora has magnitudes for attention, dense and shared layers "
-                           "only: choose lora, or targets without routed experts",
-                           target, module[i].name);
-        }
+        if (ml_adapter_matches(target, module[i].name)) return ML_OK;
     }
-    if (found) return ML_OK;
     char kinds[400];
     list_kinds(module, n, kinds, sizeof kinds);
     return ml_fail(err, ML_EINVAL,
@@ -92,7 +81,7 @@ static ml_status check_config(const ml_adapter_config *c, const ml_adapter_modul
                        c->dropout, c->alpha);
     }
     choice ch = make_choice(c);
-    for (size_t i = 0; i < ch.n_target; i++) ML_TRY(check_target(c, ch.target[i], module, n, err));
+    for (size_t i = 0; i < ch.n_target; i++) ML_TRY(check_target(ch.target[i], module, n, err));
     return ML_OK;
 }
 
@@ -132,8 +121,10 @@ static void place(placement *p, const ml_adapter_term *t, ml_tensor *tensor, con
     if (p->placing) {
         float *value = (float *)(void *)(a->values.base + p->n_bytes);
         float *grad = a->grads.base ? (float *)(void *)(a->grads.base + p->n_bytes) : NULL;
-        if (kind == ML_PARAM_MAGNITUDE) {
+        if (kind == ML_PARAM_MAGNITUDE && n_matrix == 1) {
             *tensor = ml_tensor_describe(ML_F32, 1, &cols, value);
+        } else if (kind == ML_PARAM_MAGNITUDE) {
+            *tensor = ml_tensor_describe(ML_F32, 2, (int64_t[]){ n_matrix, cols }, value);
         } else if (n_matrix > 1) {
             *tensor = ml_tensor_describe(ML_F32, 3, (int64_t[]){ n_matrix, rows, cols }, value);
         } else {
@@ -162,7 +153,7 @@ static void place_all(placement *p)
         const ml_adapter_module *m = &t->module;
         place(p, t, &t->a, "lora_A.weight", ML_PARAM_LORA_A, m->n_matrix, t->rank, m->cols);
         place(p, t, &t->b, "lora_B.weight", ML_PARAM_LORA_B, m->n_matrix, m->rows, t->rank);
-        if (p->a->dora) place(p, t, &t->m, "lora_magnitude_vector", ML_PARAM_MAGNITUDE, 1, 1, m->rows);
+        if (p->a->dora) place(p, t, &t->m, "lora_magnitude_vector", ML_PARAM_MAGNITUDE, m->n_matrix, 1, m->rows);
     }
 }
 
@@ -179,7 +170,7 @@ static ml_status allocate(ml_adapter *a, bool trainable, ml_error *err)
     placement counted = { .a = a };
     place_all(&counted);
     int64_t n_norm = 0;
-    for (size_t i = 0; i < a->n_term && a->dora; i++) n_norm += a->term[i].module.rows;
+    for (size_t i = 0; i < a->n_term && a->dora; i++) n_norm += a->term[i].module.n_matrix * a->term[i].module.rows;
     size_t n_bytes = counted.n_bytes + (size_t)n_norm * sizeof(float);
     ML_TRY(ml_arena_init(&a->values, n_bytes + 64, err));
     memset(a->values.base, 0, n_bytes);
@@ -201,8 +192,10 @@ static ml_status allocate(ml_adapter *a, bool trainable, ml_error *err)
         if (!a->dora) continue;
         int64_t n = rows_at_once(&t->module) * t->module.cols;
         most = n > most ? n : most;
-        t->norm = ml_tensor_describe(ML_F32, 1, &t->module.rows, norm);
-        norm += t->module.rows;
+        int64_t n_matrix = t->module.n_matrix, rows = t->module.rows;
+        t->norm = n_matrix > 1 ? ml_tensor_describe(ML_F32, 2, (int64_t[]){ n_matrix, rows }, norm)
+                               : ml_tensor_describe(ML_F32, 1, &rows, norm);
+        norm += n_matrix * rows;
     }
     ml_adapter_zero_grads(a);
     if (!a->dora) return ML_OK;
@@ -296,7 +289,7 @@ ml_status ml_adapter_make(const ml_adapter_config *config, const ml_model *m, ui
     }
     for (size_t i = 0; i < a->n_term && a->dora; i++) {
         ml_adapter_term *t = &a->term[i];
-        memcpy(t->m.data, t->norm.data, (size_t)t->module.rows * sizeof(float));
+        memcpy(t->m.data, t->norm.data, (size_t)ml_tensor_count(&t->norm) * sizeof(float));
     }
     return ML_OK;
 }
@@ -374,13 +367,15 @@ static void add_term(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t c = 0; c < cols && work->norm; c++) sum += (double)w[c] * (double)w[c];
         if (work->norm) work->norm[i] = (float)sqrt(sum);
         if (!work->merges || !t->m.data) continue;
-        float norm = ml_f32(&t->norm)[work->first + i];
-        float g = norm > 0 ? ml_f32(&t->m)[work->first + i] / norm : 1;
+        int64_t row = work->matrix * t->module.rows + work->first + i;
+        float norm = ml_f32(&t->norm)[row];
+        float g = norm > 0 ? ml_f32(&t->m)[row] / norm : 1;
         for (int64_t c = 0; c < cols; c++) w[c] *= g;
     }
 }
 
-static ml_status update_norm(ml_adapter *a, ml_adapter_term *t, ml_error *err)
+/* Of matrix i of a term. */
+static ml_status update_norm(ml_adapter *a, ml_adapter_term *t, int64_t i, ml_error *err)
 {
     const ml_adapter_module *m = &t->module;
     float *buffer = a->rows;
@@ -390,8 +385,9 @@ static ml_status update_norm(ml_adapter *a, ml_adapter_term *t, ml_error *err)
         if (m->slot == ML_SLOT_KV_B)
             ml_model_read_kv_b(a->model, m->layer, buffer);
         else
-            ML_TRY(ml_adapter_read_base(a->model, m, 0, row, n, buffer, err));
-        row_work work = { .t = t, .first = row, .w = buffer, .norm = ml_f32(&t->norm) + row };
+            ML_TRY(ml_adapter_read_base(a->model, m, i, row, n, buffer, err));
+        float *norm = ml_f32(&t->norm) + i * m->rows + row;
+        row_work work = { .t = t, .matrix = i, .first = row, .w = buffer, .norm = norm };
         ml_parallel_for(n, 8, add_term, &work);
     }
     return ML_OK;
@@ -399,7 +395,9 @@ static ml_status update_norm(ml_adapter *a, ml_adapter_term *t, ml_error *err)
 
 ml_status ml_adapter_update_norms(ml_adapter *a, ml_error *err)
 {
-    for (size_t i = 0; i < a->n_term && a->dora; i++) ML_TRY(update_norm(a, &a->term[i], err));
+    for (size_t i = 0; i < a->n_term && a->dora; i++) {
+        for (int64_t e = 0; e < a->term[i].module.n_matrix; e++) ML_TRY(update_norm(a, &a->term[i], e, err));
+    }
     return ML_OK;
 }
 

@@ -6,9 +6,9 @@
  *
  * A begins normal with variance 2 / (rank + columns), B as zero: a fresh adapter changes no bit of the logits.
  * The matrices it can be beside ("modules") have their names in a Hugging Face checkpoint; the experts of a layer are
- * one module, "model.layers.3.mlp.experts.*.gate_proj", in which each expert has A and B of its own.  A pattern means
- * the modules whose whole name, or its end behind a dot, it matches: q_proj, self_attn.*, experts.*, layers.3.*; * and
- * ? stand for any characters and any one.
+ * one module, "model.layers.3.mlp.experts.*.gate_proj", in which each expert has A, B and m of its own.  A pattern
+ * means the modules whose whole name, or its end behind a dot, it matches: q_proj, self_attn.*, experts.*, layers.3.*;
+ * * and ? stand for any characters and any one.
  *
  * The model's own weights may be of any type, mapped from a file; nothing is kept for them but, with DoRA, row norms.
  */
@@ -51,7 +51,7 @@ typedef struct {
     double alpha;
     float scale;
     ml_tensor a, b;    /* [rank, cols], [rows, rank]; of experts [n_expert, ...] */
-    ml_tensor m, norm; /* DoRA: [rows] */
+    ml_tensor m, norm; /* DoRA: [rows]; of experts [n_expert, rows] */
 } ml_adapter_term;
 
 struct ml_adapter {
@@ -77,8 +77,7 @@ typedef struct {
     bool dora;
 } ml_adapter_config;
 
-/* A fresh adapter, for training.  ML_EINVAL when a pattern matches nothing (the message lists what there is), or means
- * experts with DoRA. */
+/* A fresh adapter, for training.  ML_EINVAL when a pattern matches nothing (the message lists what there is). */
 ml_status ml_adapter_make(const ml_adapter_config *config, const ml_model *m, uint64_t seed, ml_adapter **out,
                           ml_error *err);
 /* One with the terms that `choose` wants (true; then with rank and alpha), to be filled; values are zero. */

@@ -139,7 +139,7 @@ static ml_tensor *experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_t
     const ml_adapter_term *term[3] = { term_of(a, layer_id, ML_SLOT_EXPERT_GATE),
                                        term_of(a, layer_id, ML_SLOT_EXPERT_UP),
                                        term_of(a, layer_id, ML_SLOT_EXPERT_DOWN) };
-    ml_tensor *pair[6] = { 0 };
+    ml_tensor *pair[6] = { 0 }, *magnitude[6] = { 0 };
     ml_experts_lora_param p = { .experts = *param,
                                 .dropout = training ? (float)a->dropout : 0,
                                 .seed = seed_of(a, layer_id, ML_SLOT_EXPERT_GATE) };
@@ -147,9 +147,12 @@ static ml_tensor *experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_t
         if (!term[i]) continue;
         pair[2 * i] = maybe(&term[i]->a);
         pair[2 * i + 1] = maybe(&term[i]->b);
+        magnitude[2 * i] = maybe(&term[i]->m);
+        magnitude[2 * i + 1] = maybe(&term[i]->norm);
         p.scale = term[i]->scale; /* one for all of a layer's experts */
     }
-    ml_experts_terms terms = { pair[0], pair[1], pair[2], pair[3], pair[4], pair[5] };
+    ml_experts_terms terms = { pair[0],      pair[1],      pair[2],      pair[3],      pair[4],      pair[5],
+                               magnitude[0], magnitude[1], magnitude[2], magnitude[3], magnitude[4], magnitude[5] };
     return ml_experts_lora(ctx, x, id, prob, gate, up, down, &terms, &p);
 }
 

@@ -253,6 +253,15 @@ static bool term_fits(const ml_tensor *a, const ml_tensor *b, int64_t n_expert, 
            b->dim[2] == a->dim[1];
 }
 
+/* Do the magnitudes of a term fit [n_expert, n_out]? */
+static bool magnitudes_fit(const ml_tensor *a, const ml_tensor *m, const ml_tensor *norm, int64_t n_expert,
+                           int64_t n_out)
+{
+    if (!m && !norm) return true;
+    return a && m && norm && m->n_dim == 2 && norm->n_dim == 2 && m->dim[0] == n_expert && m->dim[1] == n_out &&
+           norm->dim[0] == n_expert && norm->dim[1] == n_out;
+}
+
 ml_tensor *ml_experts_lora(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
                            ml_tensor *down, const ml_experts_terms *t, const ml_experts_lora_param *param)
 {
@@ -261,8 +270,12 @@ ml_tensor *ml_experts_lora(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *
     EXPECT(term_fits(t->gate_a, t->gate_b, n, f, d, &rank[0]) && term_fits(t->up_a, t->up_b, n, f, d, &rank[1]) &&
                term_fits(t->down_a, t->down_b, n, d, f, &rank[2]) && (up || !t->up_a),
            "experts: shapes of the low-rank terms do not fit the weights");
+    EXPECT(magnitudes_fit(t->gate_a, t->gate_m, t->gate_norm, n, f) &&
+               magnitudes_fit(t->up_a, t->up_m, t->up_norm, n, f) &&
+               magnitudes_fit(t->down_a, t->down_m, t->down_norm, n, d),
+           "experts: shapes of the magnitudes do not fit the weights");
     ml_op_args args = { .in = { x, id, prob, gate, up, down, t->gate_a, t->gate_b, t->up_a, t->up_b, t->down_a,
-                                t->down_b },
+                                t->down_b, t->gate_m, t->gate_norm, t->up_m, t->up_norm, t->down_m, t->down_norm },
                         .param = param };
     /* scale * a dropout(input) of gate, up and down, row after row */
     args.save[3] = ml_tensor_new_2d(ctx, ML_F32, id->dim[0] * id->dim[1], rank[0] + rank[1] + rank[2]);

@@ -152,8 +152,12 @@ typedef struct {
  * pair a [n_expert, r, n_in], b [n_expert, n_out, r] that is absent (NULL) leaves its matrix alone. */
 typedef struct {
     ml_tensor *gate_a, *gate_b, *up_a, *up_b, *down_a, *down_b;
+    /* Magnitudes (DoRA), of a pair that is there: m, norm [n_expert, n_out], both or neither.  Row i of the sum of
+     * matrix and term is then multiplied with m / norm; a row of norm 0 is left as it is.  norm is a constant. */
+    ml_tensor *gate_m, *gate_norm, *up_m, *up_norm, *down_m, *down_norm;
 } ml_experts_terms;
-/* ml_experts with these.  down's dropout is of what it is multiplied with. */
+/* ml_experts with these.  down's dropout is of what it is multiplied with.  With magnitudes the pre-activations that
+ * are kept are those before them, and the products of down are made again going backward. */
 ml_tensor *ml_experts_lora(ml_ctx *ctx, ml_tensor *x, ml_tensor *id, ml_tensor *prob, ml_tensor *gate, ml_tensor *up,
                            ml_tensor *down, const ml_experts_terms *terms, const ml_experts_lora_param *param);
 

@@ -156,6 +156,7 @@ static ml_request request_of(ml_answers *a, ml_choice *c)
                      .n_stop = (int64_t)a->served->stop.n,
                      .client = a->h->client,
                      .no_cache = !p->kv_cache,
+                     .adapter = a->named->adapter,
                      .trace = p->trace ? &c->trace : NULL,
                      .stats = &c->stats,
                      .adjust = adjusted ? adjust : NULL,
@@ -174,6 +175,7 @@ static ml_status submit(ml_answers *a, ml_error *err)
         ml_choice *c = &a->choice[i];
         c->task.request = request_of(a, c);
         c->task.served = a->served;
+        c->task.named = a->named;
         c->task.ended = take_end;
         ml_status status = ml_scheduler_submit(a->h, &c->task, err);
         if (status == ML_OK) continue;
@@ -183,10 +185,11 @@ static ml_status submit(ml_answers *a, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *served, const ml_params *params, ml_ids *prompt,
+ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *named, const ml_params *params, ml_ids *prompt,
                            size_t n_prompt, const ml_chat_format *format, ml_error *err)
 {
-    *a = (ml_answers){ .h = h, .served = served, .params = params, .prompt = prompt, .n_prompt = n_prompt };
+    *a = (ml_answers){ .h = h, .named = named, .params = params, .prompt = prompt, .n_prompt = n_prompt };
+    a->served = ml_served_model(named);
     a->start = ml_clock_seconds();
     size_t n = n_prompt * (size_t)params->n;
     pthread_condattr_t monotonic;

@@ -57,7 +57,7 @@ typedef struct ml_choice {
 
 typedef struct ml_answers {
     ml_web *h;
-    ml_served *served;
+    ml_served *served, *named; /* named: the same, or an adapter of it */
     const ml_params *params;
     ml_grammar grammar; /* of response_format */
     ml_ids *prompt;     /* [n_prompt] owned */
@@ -72,7 +72,7 @@ typedef struct ml_answers {
 
 /* Begin answers to prompts, which are taken over also when it fails.  The params and the model outlive them; `format`
  * says how the answers are read.  End with ml_answers_free, also when it fails. */
-ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *served, const ml_params *params, ml_ids *prompt,
+ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *named, const ml_params *params, ml_ids *prompt,
                            size_t n_prompt, const ml_chat_format *format, ml_error *err);
 /* Cancels what is not done, and waits for it. */
 void ml_answers_free(ml_answers *a);

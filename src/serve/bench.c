@@ -12,7 +12,7 @@
 
 typedef struct {
     ml_web *h;
-    ml_served *served;
+    ml_served *named, *served;
     const char *model;
     int64_t n_prompt, n_gen, repeat;
     int32_t *prompt;    /* [n_prompt] */
@@ -52,7 +52,7 @@ static ml_status read_body(bench *b, ml_error *err)
 static bool is_over(bench *b)
 {
     b->gone = b->gone || ml_web_is_gone(b->h) || ml_server_is_stopping(b->h->server) ||
-              ml_models_is_closing(b->h->server->models, b->served);
+              ml_models_is_closing(b->h->server->models, b->named);
     return b->gone;
 }
 
@@ -73,6 +73,7 @@ static ml_status measure_once(bench *b, int mode, int64_t turn, ml_error *err)
     ml_generate_config config = { .max_tokens = b->n_gen, .on_token = on_token, .arg = b };
     ml_status status;
     ML_TRY_GOTO(ml_session_make_as(m, b->n_prompt + b->n_gen, mode == 0, b->served->config.kv_dtype, &s, err));
+    ml_session_set_adapter(s, b->named->adapter);
     ML_TRY_GOTO(ml_sampler_make(&greedy, m->config.vocab_size, b->served->config.n_valid, &sampler, err));
     ML_TRY_GOTO(ml_generate(s, sampler, b->prompt, b->n_prompt, &config, &g, err));
     if (b->gone) status = ml_fail(err, ML_ECANCEL, "the benchmark was stopped");
@@ -125,7 +126,7 @@ static ml_status reply(bench *b, bool undisturbed, ml_error *err)
     bool equal = memcmp(b->answer[0], b->answer[1], (size_t)(b->repeat * b->n_gen) * sizeof(int32_t)) == 0;
     json_t *modes = json_pack("[o, o]", mode_object(b, 0), mode_object(b, 1));
     return ml_web_reply_json(b->h, 200,
-                             json_pack("{s:s, s:I, s:I, s:I, s:b, s:b, s:o}", "model", b->served->id, "prompt_tokens",
+                             json_pack("{s:s, s:I, s:I, s:I, s:b, s:b, s:o}", "model", b->named->id, "prompt_tokens",
                                        (json_int_t)b->n_prompt, "gen_tokens", (json_int_t)b->n_gen, "repeat",
                                        (json_int_t)b->repeat, "equal", equal, "undisturbed", undisturbed, "modes",
                                        modes),
@@ -160,9 +161,10 @@ ml_status ml_api_bench(ml_web *h, ml_error *err)
 {
     bench b = { .h = h, .n_prompt = 64, .n_gen = 32, .repeat = 3 };
     ML_TRY(read_body(&b, err));
-    ML_TRY(ml_models_acquire(h, b.model, &b.served, err));
+    ML_TRY(ml_models_acquire(h, b.model, &b.named, err));
+    b.served = ml_served_model(b.named);
     ml_status status = run(&b, err);
-    ml_models_release(h->server->models, b.served);
+    ml_models_release(h->server->models, b.named);
     ml_free(b.prompt);
     for (int mode = 0; mode < 2; mode++) {
         ml_free(b.answer[mode]);

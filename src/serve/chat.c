@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     ml_web *h;
     ml_params params;
-    ml_served *served;
+    ml_served *named, *served;
     ml_answers answers;
     sent *sent; /* [n_choice] */
     char id[48], trace_id[ML_TRACE_ID_BYTES];
@@ -33,7 +33,7 @@ static void free_chat(void *arg)
     chat *c = arg;
     if (!c) return;
     ml_answers_free(&c->answers);
-    ml_models_release(c->h->server->models, c->served);
+    ml_models_release(c->h->server->models, c->named);
     ml_params_free(&c->params);
     ml_free(c->sent);
     ml_free(c);
@@ -94,7 +94,7 @@ static ml_status reply_whole(chat *c, ml_error *err)
         json_array_append_new(choices, whole_choice(&c->answers.choice[i]));
     }
     json_t *all = json_pack("{s:s, s:s, s:I, s:s, s:o, s:o, s:o}", "id", c->id, "object", "chat.completion", "created",
-                            c->created, "model", c->served->id, "choices", choices, "usage",
+                            c->created, "model", c->named->id, "choices", choices, "usage",
                             ml_answers_usage(&c->answers), "moonlight", extra(c));
     return ml_web_reply_json(c->h, 200, all, err);
 }
@@ -104,7 +104,7 @@ static ml_status reply_whole(chat *c, ml_error *err)
 static json_t *chunk(const chat *c, json_t *choices)
 {
     return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "chat.completion.chunk", "created", c->created,
-                     "model", c->served->id, "choices", choices);
+                     "model", c->named->id, "choices", choices);
 }
 
 static ml_status put_delta(const chat *c, const ml_choice *choice, json_t *delta, json_t *scores, json_t *routing,
@@ -268,7 +268,8 @@ static ml_status begin(chat *c, ml_error *err)
         return ml_web_refuse(c->h, err, 400, "top_logprobs", "top_logprobs: needs logprobs");
     }
     if (p->trace && p->n > 1) return ml_web_refuse(c->h, err, 400, "trace", "trace: expected n to be 1");
-    ML_TRY(ml_models_acquire(c->h, p->model, &c->served, err));
+    ML_TRY(ml_models_acquire(c->h, p->model, &c->named, err));
+    c->served = ml_served_model(c->named);
     ml_ids *prompt = ml_calloc(1, sizeof *prompt);
     if (!prompt) return ml_fail_memory(err, sizeof *prompt, "a prompt");
     const json_t *tools = p->tools_off || json_array_size(p->tools) == 0 ? NULL : p->tools;
@@ -277,7 +278,7 @@ static ml_status begin(chat *c, ml_error *err)
         ml_prompts_free(prompt, 1);
         return status;
     }
-    ML_TRY(ml_answers_start(&c->answers, c->h, c->served, p, prompt, 1, &c->served->format, err));
+    ML_TRY(ml_answers_start(&c->answers, c->h, c->named, p, prompt, 1, &c->served->format, err));
     c->sent = ml_calloc(c->answers.n_choice, sizeof *c->sent);
     return c->sent ? ML_OK : ml_fail_memory(err, 0, "answers");
 }

@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     ml_web *h;
     ml_params params;
-    ml_served *served;
+    ml_served *named, *served;
     ml_answers answers;
     sent *sent; /* [n_choice] */
     char id[48], trace_id[ML_TRACE_ID_BYTES];
@@ -32,7 +32,7 @@ static void free_completion(void *arg)
 {
     completion *c = arg;
     ml_answers_free(&c->answers);
-    ml_models_release(c->h->server->models, c->served);
+    ml_models_release(c->h->server->models, c->named);
     ml_params_free(&c->params);
     ml_free(c->sent);
     ml_free(c);
@@ -125,7 +125,7 @@ static ml_status new_text(const ml_choice *c, sent *s, json_t **out, ml_error *e
 static json_t *whole(const completion *c, json_t *choices)
 {
     return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", c->created,
-                     "model", c->served->id, "choices", choices);
+                     "model", c->named->id, "choices", choices);
 }
 
 static ml_status finish(completion *c, ml_error *err)
@@ -222,14 +222,15 @@ static ml_status begin(completion *c, ml_error *err)
         return ml_web_refuse(c->h, err, 400, "max_tokens", "max_tokens: 0 makes sense with echo only");
     }
     if (p->max_tokens == 0 && !p->logprobs) p->logprobs = true; /* the prompt is read in any case */
-    ML_TRY(ml_models_acquire(c->h, p->model, &c->served, err));
+    ML_TRY(ml_models_acquire(c->h, p->model, &c->named, err));
+    c->served = ml_served_model(c->named);
     ML_TRY(ml_chat_choose(c->served->m.tokenizer, "none", NULL, &none, err));
     ML_TRY(ml_prompts_from_json(c->h, c->served, p->prompt, "prompt", &prompt, &n, err));
     if (p->trace && (p->n > 1 || n > 1)) {
         ml_prompts_free(prompt, n);
         return ml_web_refuse(c->h, err, 400, "trace", "trace: expected one prompt, and n to be 1");
     }
-    ML_TRY(ml_answers_start(&c->answers, c->h, c->served, p, prompt, n, &none, err));
+    ML_TRY(ml_answers_start(&c->answers, c->h, c->named, p, prompt, n, &none, err));
     c->sent = ml_calloc(c->answers.n_choice, sizeof *c->sent);
     return c->sent ? ML_OK : ml_fail_memory(err, 0, "answers");
 }

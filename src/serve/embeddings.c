@@ -31,18 +31,21 @@ static void take_end(ml_task *task, ml_finish finish, const ml_error *failure)
     atomic_store(&in->ended, true);
 }
 
-static ml_status submit(ml_web *h, ml_served *s, const ml_ids *prompt, input *in, ml_error *err)
+static ml_status submit(ml_web *h, ml_served *named, const ml_ids *prompt, input *in, ml_error *err)
 {
+    ml_served *s = ml_served_model(named);
     in->width = s->m.model->config.hidden_size;
     in->sum = ml_calloc((size_t)in->width, sizeof *in->sum);
     atomic_store(&in->ended, true);
     if (!in->sum) return ml_fail_memory(err, (size_t)in->width * sizeof *in->sum, "an embedding");
     in->task.served = s;
+    in->task.named = named;
     in->task.ended = take_end;
     in->task.request = (ml_request){ .prompt = prompt->id,
                                      .n_prompt = (int64_t)prompt->n,
                                      .sampling = ml_sampling_default(),
                                      .client = h->client,
+                                     .adapter = named->adapter,
                                      .on_prompt_hidden = take_hidden,
                                      .arg = in };
     atomic_store(&in->ended, false);
@@ -129,7 +132,7 @@ static ml_status embed(ml_web *h, ml_served *s, const ml_params *p, ml_error *er
     ml_ids *prompt;
     size_t n;
     if (!p->input) return ml_web_refuse(h, err, 400, "input", "input: expected a text or token ids");
-    ML_TRY(ml_prompts_from_json(h, s, p->input, "input", &prompt, &n, err));
+    ML_TRY(ml_prompts_from_json(h, ml_served_model(s), p->input, "input", &prompt, &n, err));
     input *in = ml_calloc(n, sizeof *in);
     ml_status status = in ? ML_OK : ml_fail_memory(err, n * sizeof *in, "embeddings"), ended;
     size_t n_submitted = 0;

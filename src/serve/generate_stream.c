@@ -8,7 +8,7 @@
 typedef struct {
     ml_web *h;
     ml_params params;
-    ml_served *served;
+    ml_served *named;
     ml_answers answers;
     size_t sent;
 } plain;
@@ -17,7 +17,7 @@ static void free_plain(void *arg)
 {
     plain *p = arg;
     ml_answers_free(&p->answers);
-    ml_models_release(p->h->server->models, p->served);
+    ml_models_release(p->h->server->models, p->named);
     ml_params_free(&p->params);
     ml_free(p);
 }
@@ -38,15 +38,16 @@ static ml_status next(void *arg, ml_chars *out, bool *end, ml_error *err)
 static ml_status begin(plain *p, ml_error *err)
 {
     ML_TRY(ml_params_read(p->h, ML_FOR_STREAM, &p->params, err));
-    ML_TRY(ml_models_acquire(p->h, NULL, &p->served, err));
+    ML_TRY(ml_models_acquire(p->h, NULL, &p->named, err));
+    const ml_served *served = ml_served_model(p->named);
     ml_ids *prompt = ml_calloc(1, sizeof *prompt);
     if (!prompt) return ml_fail_memory(err, sizeof *prompt, "a prompt");
-    ml_status status = ml_prompt_from_messages(p->h, p->served, p->params.messages, NULL, prompt, err);
+    ml_status status = ml_prompt_from_messages(p->h, served, p->params.messages, NULL, prompt, err);
     if (status != ML_OK) {
         ml_prompts_free(prompt, 1);
         return status;
     }
-    return ml_answers_start(&p->answers, p->h, p->served, &p->params, prompt, 1, &p->served->format, err);
+    return ml_answers_start(&p->answers, p->h, p->named, &p->params, prompt, 1, &served->format, err);
 }
 
 ml_status ml_generate_stream(ml_web *h, ml_error *err)

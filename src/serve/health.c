@@ -111,7 +111,7 @@ static void put_models(page *p, ml_models *m)
         put_head(p, gauges[g].name, gauges[g].type, gauges[g].help);
         for (size_t i = 0; i < m->n; i++) {
             const ml_served *s = m->served[i];
-            if (s->state != ML_STATE_LOADED) continue;
+            if (s->state != ML_STATE_LOADED || s->parent) continue;
             int64_t value = field_of(&s->stats, gauges[g].offset);
             if (gauges[g].summed) value += field_of(&s->gone, gauges[g].offset);
             put(p, "moonlight_%s{model=\"%s\"} %lld\n", gauges[g].name, label(s->id, text, sizeof text),

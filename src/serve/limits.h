@@ -22,6 +22,7 @@ enum {
     ML_LIMIT_TRACE = 16,              /* traces kept */
     ML_LIMIT_TRACE_TOKEN = 4096,      /* tokens of a traced request, prompt and answer */
     ML_LIMIT_LOADED = 8,              /* models in memory */
+    ML_LIMIT_ADAPTER = 64,            /* adapters in memory */
     ML_LIMIT_BENCH_TOKEN = 1024,      /* prompt_tokens, gen_tokens of a benchmark */
     ML_LIMIT_BENCH_REPEAT = 20,       /* its repeats */
     ML_LIMIT_TITLE = 200,             /* bytes of a conversation's title */

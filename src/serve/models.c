@@ -31,6 +31,8 @@ ml_status ml_models_make(const ml_models_config *config, ml_models **out, ml_err
 /* Give back what a loaded model has. */
 static void unload(ml_served *s)
 {
+    ml_adapter_free(s->adapter);
+    s->adapter = NULL;
     ml_engine_free(s->engine);
     ml_vocabulary_free(s->vocabulary);
     s->vocabulary = NULL;
@@ -61,7 +63,8 @@ ml_served *ml_models_find(ml_models *m, const char *id)
     return NULL;
 }
 
-static ml_status add(ml_models *m, const char *id, const char *path, bool argument, ml_served **out, ml_error *err)
+ml_status ml_models_add_entry(ml_models *m, const char *id, const char *path, bool argument, ml_served **out,
+                              ml_error *err)
 {
     ML_TRY(ml_grow((void **)&m->served, &m->capacity, m->n + 1, sizeof(ml_served *), err));
     ml_served *s = ml_calloc(1, sizeof *s);
@@ -74,7 +77,7 @@ static ml_status add(ml_models *m, const char *id, const char *path, bool argume
     return ML_OK;
 }
 
-static void remove_served(ml_models *m, ml_served *s)
+void ml_models_remove_entry(ml_models *m, ml_served *s)
 {
     size_t n = 0;
     for (size_t i = 0; i < m->n; i++) {
@@ -96,7 +99,7 @@ ml_status ml_models_add(ml_models *m, const char *path, ml_error *err)
     snprintf(id, sizeof id, "%.*s", size, path + begin);
     for (int i = 2; ml_models_find(m, id); i++) snprintf(id, sizeof id, "%.*s#%d", size, path + begin, i);
     ml_served *s;
-    return add(m, id, path, true, &s, err);
+    return ml_models_add_entry(m, id, path, true, &s, err);
 }
 
 /* ---- loading ---- */
@@ -114,6 +117,7 @@ static int64_t cache_tokens(const ml_models_config *c, const ml_config *model, i
 static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
 {
     const ml_models_config *c = &m->config;
+    if (s->parent) return ml_adapter_open(s->path, s->parent->m.model, &s->adapter, err);
     ML_TRY(ml_loaded_open(s->path, c->repack, &c->budget, &s->m, err));
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
@@ -140,15 +144,17 @@ static ml_status load_now(ml_models *m, ml_served *s, ml_error *err)
 {
     pthread_mutex_lock(&m->lock);
     while (s->n_user > 0) pthread_cond_wait(&m->quiet, &m->lock); /* of one whose engine failed */
+    ml_adapters_unload_all(m, s);
     pthread_mutex_unlock(&m->lock);
     unload(s);
     ml_status status = load(m, s, err);
     if (status != ML_OK) unload(s);
     pthread_mutex_lock(&m->lock);
+    if (s->parent) s->parent->n_user--; /* held while it was loaded */
     s->state = status == ML_OK ? ML_STATE_LOADED : ML_STATE_FAILED;
     s->loaded_at = ml_clock_unix_seconds();
     if (status != ML_OK) s->failure = *err;
-    if (status == ML_OK) s->stats = ml_engine_get_stats(s->engine);
+    if (status == ML_OK && s->engine) s->stats = ml_engine_get_stats(s->engine);
     pthread_cond_broadcast(&m->quiet);
     pthread_mutex_unlock(&m->lock);
     return status;
@@ -156,52 +162,78 @@ static ml_status load_now(ml_models *m, ml_served *s, ml_error *err)
 
 ml_status ml_models_load_added(ml_models *m, ml_error *err)
 {
-    for (size_t i = 0; i < m->n; i++) {
-        m->served[i]->state = ML_STATE_LOADING;
-        ML_TRY(load_now(m, m->served[i], err));
+    for (size_t i = 0; i < m->n; i++) { /* an adapter's parent stands before it */
+        ml_served *s = m->served[i];
+        s->state = ML_STATE_LOADING;
+        if (s->parent) s->parent->n_user++;
+        ML_TRY(load_now(m, s, err));
     }
     return ML_OK;
 }
 
-static size_t count_loaded(const ml_models *m)
+/* Models, or adapters. */
+static size_t count_loaded(const ml_models *m, bool adapters)
 {
     size_t n = 0;
     for (size_t i = 0; i < m->n; i++) {
-        n += m->served[i]->state == ML_STATE_LOADED || m->served[i]->state == ML_STATE_LOADING;
+        const ml_served *s = m->served[i];
+        n += (s->state == ML_STATE_LOADED || s->state == ML_STATE_LOADING) && !s->parent == !adapters;
     }
     return n;
 }
 
-/* The model of that id, with the lock held: one that is known, or else a checkpoint of a run. */
-static ml_status find_or_add(ml_models *m, const char *id, ml_web *h, ml_served **out, ml_error *err)
+/* The checkpoint of a run that an id names, and whether it is an adapter's. */
+static bool find_checkpoint(const ml_models *m, const char *id, char path[ML_PATH_MAX], bool *adapter)
 {
-    char path[ML_PATH_MAX], config[ML_PATH_MAX];
-    *out = ml_models_find(m, id);
-    if (*out) return ML_OK;
+    char config[ML_PATH_MAX];
+    ml_error ignored;
     bool plain = m->config.runs && id[0] != '/' && id[0] != '.' && !strstr(id, "..") && strstr(id, "/step_");
-    if (plain && ml_path_join(path, m->config.runs, id, err) == ML_OK &&
-        ml_path_join(config, path, "config.json", err) == ML_OK && ml_path_exists(config)) {
-        return add(m, id, path, false, out, err);
+    if (!plain || ml_path_join(path, m->config.runs, id, &ignored) != ML_OK) return false;
+    if (ml_path_join(config, path, "adapter_config.json", &ignored) != ML_OK) return false;
+    *adapter = ml_path_exists(config);
+    return *adapter || (ml_path_join(config, path, "config.json", &ignored) == ML_OK && ml_path_exists(config));
+}
+
+/* Make one whose state allows it ready to be loaded, with the lock held. */
+static ml_status begin_loading(ml_models *m, ml_served *s, bool adapter, const char *parent, ml_web *h, ml_error *err)
+{
+    int most = adapter ? ML_LIMIT_ADAPTER : ML_LIMIT_LOADED;
+    if (s->state == ML_STATE_LOADING || s->state == ML_STATE_CLOSING) {
+        return ml_web_refuse(h, err, 409, "id", "%s is being %s", s->id,
+                             s->state == ML_STATE_LOADING ? "loaded" : "unloaded");
     }
+    if (count_loaded(m, adapter) >= (size_t)most) {
+        return ml_web_refuse(h, err, 409, "id", "%d %s are loaded already: unload one", most,
+                             adapter ? "adapters" : "models");
+    }
+    if (parent && !adapter) return ml_web_refuse(h, err, 400, "parent", "parent: %s is no adapter", s->id);
+    if (adapter) ML_TRY(ml_adapters_hold_parent(m, s, parent, h, err));
+    s->state = ML_STATE_LOADING;
+    return ML_OK;
+}
+
+/* The entry of that id, with the lock held: one that is known, or else a checkpoint of a run. */
+static ml_status find_or_add(ml_models *m, const char *id, ml_web *h, bool *adapter, ml_served **out, ml_error *err)
+{
+    char path[ML_PATH_MAX];
+    *out = ml_models_find(m, id);
+    if (*out && (*out)->parent) *adapter = true;
+    if (*out) return ML_OK;
+    if (find_checkpoint(m, id, path, adapter)) return ml_models_add_entry(m, id, path, false, out, err);
     return ml_web_refuse(h, err, 404, "id", "there is no model %.200s: GET /api/models lists them", id);
 }
 
-ml_status ml_models_load(ml_models *m, const char *id, ml_web *h, ml_error *err)
+ml_status ml_models_load(ml_models *m, const char *id, const char *parent, ml_web *h, ml_error *err)
 {
     ml_served *s = NULL;
+    bool adapter = false, loaded = false, added;
     pthread_mutex_lock(&m->lock);
-    ml_status status = find_or_add(m, id, h, &s, err);
-    bool loaded = s && s->state == ML_STATE_LOADED;
-    if (s && !loaded) {
-        if (s->state == ML_STATE_LOADING || s->state == ML_STATE_CLOSING) {
-            status = ml_web_refuse(h, err, 409, "id", "%s is being %s", id,
-                                   s->state == ML_STATE_LOADING ? "loaded" : "unloaded");
-        } else if (count_loaded(m) >= ML_LIMIT_LOADED) {
-            status = ml_web_refuse(h, err, 409, "id", "%d models are loaded already: unload one", ML_LIMIT_LOADED);
-        } else {
-            s->state = ML_STATE_LOADING;
-        }
-    }
+    size_t n = m->n;
+    ml_status status = find_or_add(m, id, h, &adapter, &s, err);
+    added = m->n > n;
+    if (status == ML_OK) loaded = s->state == ML_STATE_LOADED;
+    if (status == ML_OK && !loaded) status = begin_loading(m, s, adapter, parent, h, err);
+    if (status != ML_OK && added) ml_models_remove_entry(m, s);
     pthread_mutex_unlock(&m->lock);
     return status == ML_OK && !loaded ? load_now(m, s, err) : status;
 }
@@ -216,10 +248,15 @@ ml_status ml_models_unload(ml_models *m, const char *id, ml_web *h, ml_error *er
     }
     s->state = ML_STATE_CLOSING;
     pthread_cond_broadcast(&m->work);
-    while (s->n_user > 0 || s->tasks || s->stepping) pthread_cond_wait(&m->quiet, &m->lock);
-    unload(s);
-    s->state = ML_STATE_AVAILABLE;
-    if (!s->argument) remove_served(m, s);
+    if (s->parent) {
+        ml_adapters_unload(m, s);
+    } else {
+        while (s->n_user > 0 || s->tasks || s->stepping) pthread_cond_wait(&m->quiet, &m->lock);
+        ml_adapters_unload_all(m, s);
+        unload(s);
+        s->state = ML_STATE_AVAILABLE;
+        if (!s->argument) ml_models_remove_entry(m, s);
+    }
     pthread_cond_broadcast(&m->quiet);
     pthread_mutex_unlock(&m->lock);
     return ML_OK;
@@ -234,11 +271,13 @@ ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error
     bool any = false;
     pthread_mutex_lock(&m->lock);
     for (size_t i = 0; i < m->n && !found; i++) {
-        if (m->served[i]->state != ML_STATE_LOADED) continue;
+        ml_served *s = m->served[i];
+        if (s->state != ML_STATE_LOADED || ml_served_model(s)->state != ML_STATE_LOADED) continue;
         any = true;
-        if (!id || !strcmp(id, m->served[i]->id)) found = m->served[i];
+        if (!id || !strcmp(id, s->id)) found = s;
     }
     if (found) found->n_user++;
+    if (found && found->parent) found->parent->n_user++;
     pthread_mutex_unlock(&m->lock);
     *out = found;
     if (found) return ML_OK;
@@ -251,6 +290,7 @@ void ml_models_release(ml_models *m, ml_served *served)
     if (!served) return;
     pthread_mutex_lock(&m->lock);
     served->n_user--;
+    if (served->parent) served->parent->n_user--;
     pthread_cond_broadcast(&m->quiet);
     pthread_mutex_unlock(&m->lock);
 }
@@ -267,7 +307,7 @@ bool ml_models_any_loaded(ml_models *m)
 bool ml_models_is_closing(ml_models *m, const ml_served *served)
 {
     pthread_mutex_lock(&m->lock);
-    bool closing = served->state != ML_STATE_LOADED;
+    bool closing = served->state != ML_STATE_LOADED || (served->parent && served->parent->state != ML_STATE_LOADED);
     pthread_mutex_unlock(&m->lock);
     return closing;
 }

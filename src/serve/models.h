@@ -4,7 +4,10 @@
  *                          \-> failed, with the reason
  *
  * A handler that uses a model holds it (ml_models_acquire .. ml_models_release), and a model goes only when nobody
- * does.  One lock guards states and the scheduler's lists (scheduler.h). */
+ * does.  One lock guards states and the scheduler's lists (scheduler.h).
+ *
+ * An adapter is a model of its own name: the same states, the weights, engine and tasks of its parent (adapters.c).
+ * It goes with its parent. */
 #ifndef ML_SERVE_MODELS_H
 #define ML_SERVE_MODELS_H
 
@@ -20,11 +23,13 @@ enum { ML_MODEL_ID_BYTES = 512 };
 typedef enum { ML_STATE_AVAILABLE, ML_STATE_LOADING, ML_STATE_LOADED, ML_STATE_CLOSING, ML_STATE_FAILED } ml_state;
 
 typedef struct ml_served {
+    struct ml_served *parent; /* of an adapter: whose terms they are; NULL: a model */
     char id[ML_MODEL_ID_BYTES], path[ML_PATH_MAX];
     bool argument; /* named on the command line: stays known when it is unloaded */
     ml_state state;
     ml_error failure;
-    double loaded_at; /* seconds since 1970 */
+    double loaded_at;    /* seconds since 1970 */
+    ml_adapter *adapter; /* while loaded, of an adapter; all below is of models */
     /* while loaded */
     ml_loaded m;
     ml_chat_format format;
@@ -36,7 +41,8 @@ typedef struct ml_served {
     ml_vocabulary *vocabulary; /* for constraints */
     bool stepping;             /* the scheduler is in its engine */
     int64_t n_user, n_task;
-    struct ml_task *tasks; /* submitted and not ended */
+    struct ml_task *tasks;     /* submitted and not ended */
+    const ml_adapter *leaving; /* the engine is to forget it before its next pass */
 } ml_served;
 
 /* How engines are made, and where checkpoints are. */
@@ -54,13 +60,21 @@ ml_status ml_models_make(const ml_models_config *config, ml_models **out, ml_err
 void ml_models_free(ml_models *m);
 /* Name a model of the command line. */
 ml_status ml_models_add(ml_models *m, const char *path, ml_error *err);
+/* Name an adapter of the first model: "[NAME=]PATH".  ML_EINVAL when there is no model, or one of that name. */
+ml_status ml_models_add_adapter(ml_models *m, const char *given, ml_error *err);
 /* Load every model that was added. */
 ml_status ml_models_load_added(ml_models *m, ml_error *err);
 
-/* A loaded model, `id` NULL: the first.  404 when there is none of that name, 503 when none is loaded. */
+/* What a request uses, `id` NULL: the first that is loaded, a model or an adapter.  404 when there is none of that
+ * name, 503 when none is loaded. */
 ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error *err);
 void ml_models_release(ml_models *m, ml_served *served);
 bool ml_models_any_loaded(ml_models *m);
+/* The model behind a name: itself, or an adapter's parent. */
+static inline ml_served *ml_served_model(ml_served *named)
+{
+    return named->parent ? named->parent : named;
+}
 /* Whether somebody wants it unloaded: who holds it lets go soon. */
 bool ml_models_is_closing(ml_models *m, const ml_served *served);
 /* Passes of all engines so far. */

@@ -10,8 +10,8 @@
 
 static json_t *openai_model(const ml_served *s)
 {
-    return json_pack("{s:s, s:s, s:I, s:s}", "id", s->id, "object", "model", "created", (json_int_t)s->loaded_at,
-                     "owned_by", "moonlight");
+    return json_pack("{s:s, s:s, s:I, s:s, s:s?}", "id", s->id, "object", "model", "created", (json_int_t)s->loaded_at,
+                     "owned_by", "moonlight", "parent", s->parent ? s->parent->id : NULL);
 }
 
 json_t *ml_models_list_openai(ml_models *m)
@@ -45,8 +45,10 @@ static json_t *expert_layers(const ml_config *c)
     return list;
 }
 
-static void describe_loaded(const ml_served *s, json_t *out)
+/* What a request finds; of an adapter: its parent's, and how many numbers are its own. */
+static void describe_loaded(const ml_served *named, json_t *out)
 {
+    const ml_served *s = named->parent ? named->parent : named;
     const ml_config *c = &s->m.model->config;
     ml_model_info info = ml_model_get_info(s->m.model);
     json_t *more = json_pack(
@@ -58,15 +60,21 @@ static void describe_loaded(const ml_served *s, json_t *out)
         ml_chat_default_system(&s->format), "kv_token_bytes",
         (json_int_t)ml_kv_cache_token_bytes(c, s->config.kv_dtype), "kv_cache_type", ml_dtype_name(s->config.kv_dtype));
     json_object_update_new(out, more);
+    if (!named->adapter) return;
+    json_object_set_new(out, "n_params_adapter", json_integer(ml_adapter_count(named->adapter)));
+    json_object_set_new(out, "adapter_kind", json_string(named->adapter->dora ? "dora" : "lora"));
 }
 
 json_t *ml_models_describe(const ml_served *s)
 {
     static const char *const states[] = { "available", "loading", "loaded", "closing", "failed" };
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s}", "id", s->id, "path", s->path, "state", states[s->state], "source",
-                          s->argument ? "argument" : "run");
+    json_t *o =
+        json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", s->id, "path", s->path, "kind", s->parent ? "adapter" : "model",
+                  "state", states[s->state], "source", s->argument ? "argument" : "run");
+    if (s->parent) json_object_set_new(o, "parent", json_string(s->parent->id));
     if (s->state == ML_STATE_FAILED) json_object_set_new(o, "error", json_string(s->failure.message));
-    if (s->state == ML_STATE_LOADED) describe_loaded(s, o);
+    bool usable = s->state == ML_STATE_LOADED && (!s->parent || s->parent->state == ML_STATE_LOADED);
+    if (usable) describe_loaded(s, o);
     return o;
 }
 
@@ -78,6 +86,13 @@ static int64_t step_of(const char *folder, ml_run_which which)
     int64_t step = -1;
     ml_error ignored;
     return ml_run_find(folder, which, path, &step, &ignored) == ML_OK ? step : -1;
+}
+
+static bool holds_adapter(const char *folder)
+{
+    char config[ML_PATH_MAX];
+    ml_error ignored;
+    return ml_path_join(config, folder, "adapter_config.json", &ignored) == ML_OK && ml_path_exists(config);
 }
 
 static void list_run(ml_models *m, const char *name, json_t *list)
@@ -93,9 +108,9 @@ static void list_run(ml_models *m, const char *name, json_t *list)
         if (ml_run_step_path(folder, steps[i], path, &err) != ML_OK) continue;
         snprintf(id, sizeof id, "%s/%s", name, strrchr(path, '/') + 1);
         const ml_served *s = ml_models_find(m, id);
-        json_t *o =
-            s ? ml_models_describe(s)
-              : json_pack("{s:s, s:s, s:s, s:s}", "id", id, "path", path, "state", "available", "source", "run");
+        json_t *o = s ? ml_models_describe(s)
+                      : json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", id, "path", path, "kind",
+                                  holds_adapter(path) ? "adapter" : "model", "state", "available", "source", "run");
         json_object_update_new(o, json_pack("{s:s, s:I, s:b, s:b}", "run", name, "step", (json_int_t)steps[i], "best",
                                             steps[i] == best, "latest", steps[i] == latest));
         json_array_append_new(list, o);
@@ -128,40 +143,55 @@ ml_status ml_api_models(ml_web *h, ml_error *err)
 
 /* ---- load, unload, switch ---- */
 
-static ml_status read_id(ml_web *h, const char **id, ml_error *err)
+/* `parent` may be NULL: there is no such key. */
+static ml_status read_id(ml_web *h, const char **id, const char **parent, ml_error *err)
 {
     json_t *body;
     ML_TRY(ml_web_json(h, &body, err));
+    const json_t *given = parent ? json_object_get(body, "parent") : NULL;
     *id = json_string_value(json_object_get(body, "id"));
-    if (*id && json_object_size(body) == 1) return ML_OK;
-    return ml_web_refuse(h, err, 400, "id", "expected {\"id\": \"MODEL\"}");
+    if (parent) *parent = json_string_value(given);
+    bool fine = !given || json_is_string(given);
+    if (*id && fine && json_object_size(body) == (given ? 2 : 1)) return ML_OK;
+    return ml_web_refuse(h, err, 400, "id", "expected {\"id\": \"MODEL\"%s}", parent ? ", \"parent\"?: \"MODEL\"" : "");
 }
 
-static ml_status reply_model(ml_web *h, const char *id, ml_error *err)
+/* `kind` of one that is not known any more. */
+static ml_status reply_model(ml_web *h, const char *id, const char *kind, ml_error *err)
 {
     ml_models *m = h->server->models;
     pthread_mutex_lock(&m->lock);
     const ml_served *s = ml_models_find(m, id);
-    json_t *o =
-        s ? ml_models_describe(s) : json_pack("{s:s, s:s, s:s}", "id", id, "state", "available", "source", "run");
+    json_t *o = s ? ml_models_describe(s)
+                  : json_pack("{s:s, s:s, s:s, s:s}", "id", id, "kind", kind, "state", "available", "source", "run");
     pthread_mutex_unlock(&m->lock);
     return ml_web_reply_json(h, 200, o, err);
 }
 
 ml_status ml_api_models_load(ml_web *h, ml_error *err)
 {
-    const char *id;
-    ML_TRY(read_id(h, &id, err));
-    ML_TRY(ml_models_load(h->server->models, id, h, err));
-    return reply_model(h, id, err);
+    const char *id, *parent;
+    ML_TRY(read_id(h, &id, &parent, err));
+    ML_TRY(ml_models_load(h->server->models, id, parent, h, err));
+    return reply_model(h, id, "model", err);
+}
+
+static bool is_adapter(ml_models *m, const char *id)
+{
+    pthread_mutex_lock(&m->lock);
+    const ml_served *s = ml_models_find(m, id);
+    bool adapter = s && s->parent;
+    pthread_mutex_unlock(&m->lock);
+    return adapter;
 }
 
 ml_status ml_api_models_unload(ml_web *h, ml_error *err)
 {
     const char *id;
-    ML_TRY(read_id(h, &id, err));
+    ML_TRY(read_id(h, &id, NULL, err));
+    bool adapter = is_adapter(h->server->models, id);
     ML_TRY(ml_models_unload(h->server->models, id, h, err));
-    return reply_model(h, id, err);
+    return reply_model(h, id, adapter ? "adapter" : "model", err);
 }
 
 /* Make it the first. */
@@ -180,9 +210,9 @@ static void put_first(ml_models *m, const char *id)
 
 ml_status ml_api_models_switch(ml_web *h, ml_error *err)
 {
-    const char *id;
-    ML_TRY(read_id(h, &id, err));
-    ML_TRY(ml_models_load(h->server->models, id, h, err));
+    const char *id, *parent;
+    ML_TRY(read_id(h, &id, &parent, err));
+    ML_TRY(ml_models_load(h->server->models, id, parent, h, err));
     put_first(h->server->models, id);
-    return reply_model(h, id, err);
+    return reply_model(h, id, "model", err);
 }

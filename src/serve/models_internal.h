@@ -18,11 +18,22 @@ struct ml_models {
 
 /* With the lock held. */
 ml_served *ml_models_find(ml_models *m, const char *id);
+ml_status ml_models_add_entry(ml_models *m, const char *id, const char *path, bool argument, ml_served **out,
+                              ml_error *err);
+void ml_models_remove_entry(ml_models *m, ml_served *s);
+/* ---- adapters.c, with the lock held ---- */
+/* Which model an adapter that is to be loaded is for, and hold it. */
+ml_status ml_adapters_hold_parent(ml_models *m, ml_served *s, const char *parent, ml_web *h, ml_error *err);
+/* Wait until nobody holds an adapter, and free it; its parent's engine forgets it. */
+void ml_adapters_unload(ml_models *m, ml_served *s);
+/* A model goes that nobody holds: so do its adapters. */
+void ml_adapters_unload_all(ml_models *m, ml_served *parent);
 /* {id, path, state, ...} */
 json_t *ml_models_describe(const ml_served *s);
 
 /* Without the lock. */
-ml_status ml_models_load(ml_models *m, const char *id, ml_web *h, ml_error *err);
+/* `parent`: the model that an adapter is for, NULL: the one that it was for, or the first. */
+ml_status ml_models_load(ml_models *m, const char *id, const char *parent, ml_web *h, ml_error *err);
 ml_status ml_models_unload(ml_models *m, const char *id, ml_web *h, ml_error *err);
 
 #endif

@@ -60,11 +60,12 @@ ml_status ml_scheduler_submit(ml_web *h, ml_task *t, ml_error *err)
     t->in_engine = false;
     atomic_store(&t->cancel, false);
     pthread_mutex_lock(&m->lock);
-    bool open = s->state == ML_STATE_LOADED && !h->server->scheduler->stop, room = s->n_task < most;
+    bool open = s->state == ML_STATE_LOADED && t->named->state == ML_STATE_LOADED && !h->server->scheduler->stop,
+         room = s->n_task < most;
     if (open && room) link_task(s, t);
     pthread_cond_signal(&m->work);
     pthread_mutex_unlock(&m->lock);
-    if (!open) return ml_web_refuse(h, err, 503, NULL, "the model %s is being unloaded", s->id);
+    if (!open) return ml_web_refuse(h, err, 503, NULL, "the model %s is being unloaded", t->named->id);
     if (!room) {
         return ml_web_refuse(h, err, 429, NULL, "%lld requests are being answered or wait: try again later",
                              (long long)most);
@@ -144,7 +145,8 @@ static void update_engine(ml_scheduler *c, ml_served *s)
     pthread_mutex_lock(&m->lock);
     bool all = s->state != ML_STATE_LOADED || c->stop;
     for (ml_task *t = s->tasks; t; t = t->next) {
-        if (t->in_engine && (all || atomic_load(&t->cancel))) ml_engine_cancel(s->engine, t->id);
+        bool gone = t->named->state != ML_STATE_LOADED || atomic_load(&t->cancel);
+        if (t->in_engine && (all || gone)) ml_engine_cancel(s->engine, t->id);
     }
     pthread_mutex_unlock(&m->lock);
 }
@@ -169,6 +171,8 @@ static void *run(void *arg)
             pthread_cond_wait(&m->work, &m->lock);
             continue;
         }
+        if (s->leaving && s->engine) ml_engine_forget_adapter(s->engine, s->leaving);
+        s->leaving = NULL;
         s->stepping = true;
         pthread_mutex_unlock(&m->lock);
         step(c, s);

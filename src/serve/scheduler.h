@@ -11,7 +11,8 @@
 
 typedef struct ml_task {
     ml_request request; /* with `arg` this task; on_end is the scheduler's */
-    ml_served *served;
+    ml_served *served;  /* a model */
+    ml_served *named;   /* the same, or its adapter that the request is for */
     /* `failure` is NULL, or says why the engine could not go on. */
     void (*ended)(struct ml_task *task, ml_finish finish, const ml_error *failure);
     struct ml_task *next, *previous; /* of served->tasks */

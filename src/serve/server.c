@@ -182,6 +182,7 @@ static ml_status start(ml_server *s, const ml_server_config *c, ml_error *err)
     ML_TRY(ml_traces_make(&s->traces, err));
     ML_TRY(ml_models_make(&c->models, &s->models, err));
     for (size_t i = 0; i < c->n_model; i++) ML_TRY(ml_models_add(s->models, c->model[i], err));
+    for (size_t i = 0; i < c->n_adapter; i++) ML_TRY(ml_models_add_adapter(s->models, c->adapter[i], err));
     ML_TRY(ml_models_load_added(s->models, err));
     ML_TRY(ml_scheduler_start(s->models, c->queue, &s->scheduler, err));
     return listen_at(s, c, err);

@@ -12,6 +12,8 @@
 typedef struct {
     const char *const *model; /* [n_model] paths */
     size_t n_model;
+    const char *const *adapter; /* [n_adapter] of the first model: "[NAME=]PATH" */
+    size_t n_adapter;
     ml_models_config models;
     const char *host;
     int port;                 /* 0: any that is free */

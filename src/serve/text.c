@@ -75,10 +75,11 @@ static ml_status encode(ml_web *h, const ml_served *s, const tokenize_params *p,
 ml_status ml_tokenize(ml_web *h, ml_error *err)
 {
     tokenize_params p = { 0 };
-    ml_served *s;
+    ml_served *named;
     ml_ids ids = { 0 };
     ML_TRY(read_tokenize(h, &p, err));
-    ML_TRY(ml_models_acquire(h, p.model, &s, err));
+    ML_TRY(ml_models_acquire(h, p.model, &named, err));
+    const ml_served *s = ml_served_model(named);
     ml_status status = encode(h, s, &p, &ids, err);
     json_t *list = json_array();
     for (size_t i = 0; i < ids.n && status == ML_OK; i++) {
@@ -87,7 +88,7 @@ ml_status ml_tokenize(ml_web *h, ml_error *err)
                                                   : json_integer(ids.id[i]));
     }
     json_t *reply = json_pack("{s:o, s:I}", "tokens", list, "count", (json_int_t)ids.n);
-    ml_models_release(h->server->models, s);
+    ml_models_release(h->server->models, named);
     ml_ids_free(&ids);
     if (status == ML_OK) return ml_web_reply_json(h, 200, reply, err);
     json_decref(reply);
@@ -114,16 +115,17 @@ static ml_status decode(ml_web *h, const ml_tokenizer *t, const json_t *tokens, 
 ml_status ml_detokenize(ml_web *h, ml_error *err)
 {
     json_t *body;
-    ml_served *s;
+    ml_served *named;
     ml_chars text = { 0 };
     ML_TRY(ml_web_json(h, &body, err));
     const json_t *tokens = json_object_get(body, "tokens"), *model = json_object_get(body, "model");
     bool fine = json_is_array(tokens) && (!model || json_is_string(model)) && json_object_size(body) == (model ? 2 : 1);
     if (!fine) return ml_web_refuse(h, err, 400, "tokens", "expected {\"model\"?, \"tokens\": [ids]}");
-    ML_TRY(ml_models_acquire(h, json_string_value(model), &s, err));
+    ML_TRY(ml_models_acquire(h, json_string_value(model), &named, err));
+    const ml_served *s = ml_served_model(named);
     ml_status status = decode(h, s->m.tokenizer, tokens, &text, err);
     json_t *reply = json_pack("{s:s%}", "content", text.n ? text.data : "", text.n);
-    ml_models_release(h->server->models, s);
+    ml_models_release(h->server->models, named);
     ml_chars_free(&text);
     if (status == ML_OK) return ml_web_reply_json(h, 200, reply, err);
     json_decref(reply);

@@ -74,7 +74,7 @@ static ml_status make_record(ml_choice *c, record **out, ml_error *err)
         json_array_append_new(r->text, ml_piece_text(s->m.tokenizer, r->token[i]));
     }
     snprintf(r->owner, sizeof r->owner, "%s", c->all->h->owner);
-    snprintf(r->model, sizeof r->model, "%s", s->id);
+    snprintf(r->model, sizeof r->model, "%s", c->task.named->id);
     r->trace = c->trace;
     r->trace.model = NULL;
     c->trace = (ml_routing_trace){ 0 };
@@ -201,10 +201,11 @@ static ml_status make_prompt(ml_web *h, const ml_served *s, const ml_params *p, 
     return ml_prompt_from_messages(h, s, p->messages, NULL, *list, err);
 }
 
-static ml_status run_traced(ml_web *h, ml_served *s, ml_params *p, char id[ML_TRACE_ID_BYTES], ml_error *err)
+static ml_status run_traced(ml_web *h, ml_served *named, ml_params *p, char id[ML_TRACE_ID_BYTES], ml_error *err)
 {
     ml_ids *prompt = NULL;
     ml_answers a = { 0 };
+    ml_served *s = ml_served_model(named);
     p->trace = true;
     p->n_top = 0;
     ml_status status = make_prompt(h, s, p, &prompt, err);
@@ -212,7 +213,7 @@ static ml_status run_traced(ml_web *h, ml_served *s, ml_params *p, char id[ML_TR
         ml_prompts_free(prompt, prompt ? 1 : 0);
         return status;
     }
-    status = ml_answers_start(&a, h, s, p, prompt, 1, &s->format, err);
+    status = ml_answers_start(&a, h, named, p, prompt, 1, &s->format, err);
     if (status == ML_OK) status = ml_answers_finish(&a, err);
     if (status == ML_OK) status = ml_traces_keep(h->server->traces, &a.choice[0], id, err);
     ml_answers_free(&a);

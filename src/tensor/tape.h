@@ -18,7 +18,7 @@
 
 #include "tensor/tensor.h"
 
-enum { ML_OP_MAX_IN = 12, ML_OP_MAX_OUT = 4, ML_OP_MAX_SAVE = 6 };
+enum { ML_OP_MAX_IN = 18, ML_OP_MAX_OUT = 4, ML_OP_MAX_SAVE = 6 };
 
 /* What an operator works on; meanings of the slots are in ops/ops.h.  Optional inputs may be NULL. */
 typedef struct {

@@ -303,6 +303,7 @@ ml_status ml_dpo_make(const ml_rows *rows, const ml_dpo_config *config, ml_dpo *
                            .figures = figures,
                            .eval = eval,
                            .n_eval = d->feed.n_eval,
+                           .is_tuning = true,
                            .position = position,
                            .restore = restore };
     *out = d;

@@ -313,6 +313,19 @@ static ml_status evaluate_resumed(ml_loop *t, ml_error *err)
     return evaluate_and_rank(t, !is_logged, err);
 }
 
+/* What a tuning run begins with.  No checkpoint of it exists, so it cannot be the best one. */
+static ml_status evaluate_start(ml_loop *t, ml_error *err)
+{
+    double loss;
+    ml_metrics_extra extra[ML_STAGE_MAX_FIGURES];
+    if (!t->stage->is_tuning || t->step > 0 || t->stage->n_eval == 0 || t->config.eval_every == 0) return ML_OK;
+    ML_TRY(ml_loop_evaluate(t, &loss, err));
+    size_t n_extra = to_extra(t->eval_figure, t->n_eval_figure, extra);
+    ML_TRY(ml_metrics_write_eval(t->metrics, 0, loss, extra, n_extra, err));
+    ml_loop_say(t, "before the first step: validation loss %.4f", loss);
+    return ML_OK;
+}
+
 /* Early stopping. */
 static bool is_out_of_patience(const ml_loop *t)
 {
@@ -325,6 +338,7 @@ static bool is_out_of_patience(const ml_loop *t)
 ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
     t->peak_flops = measure_peak();
+    ML_TRY(evaluate_start(t, err));
     ML_TRY(evaluate_resumed(t, err));
     while (t->step < t->config.schedule.steps && !is_out_of_patience(t)) {
         ml_train_step r;

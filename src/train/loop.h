@@ -69,6 +69,7 @@ typedef struct {
     /* Batch i of the fixed evaluation set, i in [0, n_eval). */
     ml_status (*eval)(void *self, int64_t i, ml_batch *out, ml_error *err);
     int64_t n_eval;
+    bool is_tuning; /* the model has learned before: how good it is before the first step is logged too */
     /* The exact position in the data, for the checkpoint, and back. */
     json_t *(*position)(void *self);
     ml_status (*restore)(void *self, const json_t *position, const char *where, ml_error *err);

@@ -140,6 +140,8 @@ void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *c, int64_t n_pa
     int64_t products =
         n_q + 2 * n_v + c->kv_lora_rank + c->q_lora_rank + 2 * d + 2 * larger(dense, c->intermediate_size);
     int64_t scratch = larger(larger(d, n_v), larger(dense, c->intermediate_size));
+    /* Of experts: what each row adds to the magnitudes' gradients, and the gradient of its products. */
+    if (dora) scratch += c->num_experts_per_tok * (2 * c->moe_intermediate_size + d);
     plan->weights = weight_bytes + 4 * n_param;
     plan->gradients = 4 * n_param;
     plan->optimizer = 8 * n_param;

@@ -44,6 +44,7 @@ ml_status ml_sft_make(const ml_rows *rows, const ml_row_feed_config *config, ml_
                            .loss = ml_loss_cross_entropy,
                            .eval = eval,
                            .n_eval = s->feed.n_eval,
+                           .is_tuning = true,
                            .position = position,
                            .restore = restore };
     *out = s;

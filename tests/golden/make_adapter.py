@@ -1,6 +1,6 @@
 """Golden files of adapters: python make_adapter.py   (see README.md)
 
-LoRA and DoRA by the PEFT library on models of transformers, and LoRA of routed experts by hand on reference.py; all in
+LoRA and DoRA by the PEFT library on models of transformers, and of routed experts by hand on reference.py; all in
 double precision, so that what differs is the other side's rounding alone."""
 
 import numpy as np
@@ -66,6 +66,12 @@ def of_experts():
             margin = min(reference.losses(make_tuning.make_weights(""), c, ids, hf.LENGTHS)[2]["margin"])
         best = max(best, (margin, ids), key=lambda x: x[0])
     margin, ids = best
+    tensors = {"ids": ids.numpy().astype(np.int32), "seq": np.cumsum([0] + hf.LENGTHS).astype(np.int32)}
+    return tensors | beside_experts(c, ids, False) | beside_experts(c, ids, True), margin, c
+
+
+def beside_experts(c, ids, dora):
+    """Loss and gradients of the terms of every matrix; with dora each row times m / norm, the norm a constant."""
     weights = {k: t.detach() for k, t in make_tuning.make_weights("").items()}
     params = {}
     for name, shape in reference.shapes(c).items():
@@ -74,13 +80,17 @@ def of_experts():
             continue
         a, b = (value(module, k, s).requires_grad_(True) for k, s in [("a", (RANK, shape[1])), ("b", (shape[0], RANK))])
         params |= {f"{module}.a": a, f"{module}.b": b}
-        weights[name] = weights[name] + ALPHA / RANK * b @ a
+        merged = weights[name] + ALPHA / RANK * b @ a
+        if dora:
+            m = (weights[name].norm(dim=1) * value(module, "m", (shape[0],))).requires_grad_(True)
+            params[f"{module}.m"] = m
+            merged = (m / merged.norm(dim=1).detach())[:, None] * merged
+        weights[name] = merged
     loss = reference.losses(weights, c, ids, hf.LENGTHS)[0]
     loss["total"].backward()
-    tensors = {"ids": ids.numpy().astype(np.int32), "seq": np.cumsum([0] + hf.LENGTHS).astype(np.int32)}
-    tensors |= {"lora.loss": np.array([loss["ce"].item()])}
-    tensors |= {f"lora.grad.{k}": p.grad.numpy().astype(np.float32) for k, p in params.items()}
-    return tensors, margin, c
+    prefix = "dora" if dora else "lora"
+    tensors = {f"{prefix}.loss": np.array([loss["ce"].item()])}
+    return tensors | {f"{prefix}.grad.{k}": p.grad.numpy().astype(np.float32) for k, p in params.items()}
 
 
 def facts(margin):

@@ -127,8 +127,10 @@ static ml_adapter *make_adapter(const golden *g, const char *kind)
             fill(m, e, "b", 0, 0.1, false, ml_f32(&t->b) + e * RANK * m->rows, RANK * m->rows);
         }
         if (!a->dora) continue;
-        memcpy(t->m.data, t->norm.data, (size_t)m->rows * sizeof(float));
-        fill(m, 0, "m", 1, 0.1, true, ml_f32(&t->m), m->rows);
+        memcpy(t->m.data, t->norm.data, (size_t)ml_tensor_count(&t->m) * sizeof(float));
+        for (int64_t e = 0; e < m->n_matrix; e++) {
+            fill(m, e, "m", 1, 0.1, true, ml_f32(&t->m) + e * m->rows, m->rows);
+        }
     }
     assert_ok(ml_adapter_update_norms(a, &err));
     return a;
@@ -202,8 +204,8 @@ static void check(const char *label, const char *kind)
         for (int64_t e = 0; e < m->n_matrix; e++) {
             compare(&g, kind, m, e, "a", term->a.grad + e * RANK * m->cols, RANK * m->cols);
             compare(&g, kind, m, e, "b", term->b.grad + e * RANK * m->rows, RANK * m->rows);
+            if (a->dora) compare(&g, kind, m, e, "m", term->m.grad + e * m->rows, m->rows);
         }
-        if (a->dora) compare(&g, kind, m, 0, "m", term->m.grad, m->rows);
     }
     ml_adapter_free(a);
     ml_model_free(g.model);
@@ -229,6 +231,7 @@ static void test_experts(void **state)
 {
     (void)state;
     check("experts", "lora");
+    check("experts", "dora");
 }
 
 int main(void)

@@ -5,7 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { GATE = 6, UP = 8, DOWN = 10 }; /* places of the terms among the inputs */
+/* Places among the inputs of the terms; their magnitudes and norms lie 6 behind. */
+enum { GATE = 6, UP = 8, DOWN = 10, MAGNITUDE = 6, NORM = 7 };
 
 typedef struct {
     int64_t n_token, d, f, n_expert, top_k, r;
@@ -13,6 +14,7 @@ typedef struct {
     bool one_matrix, fast;
     float dropout;
     ml_dtype w_dtype; /* of the experts' own weights, which are then not trained */
+    bool scales;      /* the terms there are have magnitudes */
 } variant;
 
 static const variant variants[] = {
@@ -25,6 +27,13 @@ static const variant variants[] = {
     { 90, 300, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16 },
     { 24, 40, 130, 4, 2, 8, true, true, true, .fast = true, .w_dtype = ML_BF16 },
     { 0, 8, 4, 3, 2, 2, true, true, true, .w_dtype = ML_F32 },
+    { 24, 10, 7, 4, 2, 3, true, true, true, .w_dtype = ML_F32, .scales = true },
+    { 150, 12, 18, 3, 2, 2, true, false, true, .w_dtype = ML_F32, .scales = true },
+    { 40, 10, 270, 3, 2, 2, false, true, false, .w_dtype = ML_F32, .scales = true }, /* rows of several pieces */
+    { 20, 9, 13, 6, 2, 1, true, false, true, .one_matrix = true, .w_dtype = ML_F32, .scales = true },
+    { 90, 300, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16, .scales = true },
+    { 24, 40, 130, 4, 2, 8, true, true, true, .fast = true, .w_dtype = ML_BF16, .scales = true },
+    { 0, 8, 4, 3, 2, 2, true, true, true, .w_dtype = ML_F32, .scales = true },
 };
 
 static const variant *variant_of(const test_case *c)
@@ -49,6 +58,13 @@ static void make_term(test_case *c, int slot, bool has, int64_t n_out, int64_t n
     if (!has) return;
     test_real(c, slot, 3, (int64_t[]){ v->n_expert, v->r, n_in }, 1 / sqrt((double)n_in), rng);
     test_real(c, slot + 1, 3, (int64_t[]){ v->n_expert, n_out, v->r }, 0.5, rng);
+    if (!v->scales) return;
+    test_real(c, slot + MAGNITUDE, 2, (int64_t[]){ v->n_expert, n_out }, 1, rng);
+    test_real(c, slot + NORM, 2, (int64_t[]){ v->n_expert, n_out }, 1, rng);
+    test_input *norm = &c->in[slot + NORM];
+    norm->constant = true;
+    for (int64_t j = 0; j < v->n_expert * n_out; j++) norm->real[j] = fabs(norm->real[j]) + 0.5;
+    norm->real[0] = 0; /* a row that is left as it is */
 }
 
 static void make(test_case *c, ml_rng *rng)
@@ -91,11 +107,12 @@ static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **o
     if (v->fast) ctx->mode = ML_MODE_FAST;
     ml_tensor *w[3];
     for (int i = 0; i < 3; i++) w[i] = as_dtype(ctx, in[3 + i], v->w_dtype);
-    ml_experts_terms terms = { in[6], in[7], in[8], in[9], in[10], in[11] };
+    ml_experts_terms terms = { in[6],  in[7],  in[8],  in[9],  in[10], in[11],
+                               in[12], in[13], in[14], in[15], in[16], in[17] };
     out[0] = ml_experts_lora(ctx, in[0], in[1], in[2], w[0], w[1], w[2], &terms, &c->param.experts_lora);
 }
 
-/* out = (w + scale * b a) x, of which the term sees x with elements dropped. */
+/* out = m / norm * (w + scale * b a) x, of which the term sees x with elements dropped. */
 static void multiply(const test_case *c, int w, int slot, int64_t e, int64_t flat, int64_t n_out, int64_t n_in,
                      const double *x, double *out)
 {
@@ -117,6 +134,8 @@ static void multiply(const test_case *c, int w, int slot, int64_t e, int64_t fla
         for (int64_t j = 0; j < v->r && has; j++) {
             out[i] += (double)c->param.experts_lora.scale * c->in[slot + 1].real[(e * n_out + i) * v->r + j] * h[j];
         }
+        double norm = has && v->scales ? c->in[slot + NORM].real[e * n_out + i] : 0;
+        if (norm > 0) out[i] *= c->in[slot + MAGNITUDE].real[e * n_out + i] / norm;
     }
 }
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The server's endpoints: what they answer, and that docs/openapi.json says so.   check_api.py PROGRAM [TEST...]"""
 import base64
+import datetime
+import ipaddress
 import json
 import math
 import os
@@ -9,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import uuid
 
 from client import Server, chat, make_model, run, wait_until
 
@@ -363,7 +366,7 @@ def test_a_prefix_is_read_once(program, work):
         first = server.post("/v1/completions", {"prompt": text, "max_tokens": 1, "seed": 1}).json()
         second = server.post("/v1/completions", {"prompt": text + "y", "max_tokens": 1, "seed": 1}).json()
         assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == 576
+        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == 592
     finally:
         assert server.stop() == 0
 
@@ -388,10 +391,55 @@ def test_answers_keep_to_a_schema(program, work):
         text = server.post("/v1/completions", {"prompt": "x", "max_tokens": 60, "seed": 1,
                                                "response_format": {"type": "json_object"}}).json()["choices"][0]["text"]
         assert text.startswith("{")
-        for bad in ({"type": "string", "pattern": "a"}, {"type": "integer", "minimum": 1}, False):
+        for bad in ({"type": "string", "pattern": "(?=a)"}, {"type": "integer", "multipleOf": 0.3}, {"not": {}}, False,
+                    {"oneOf": [{"minimum": 1}, {"maximum": 2}]}, {"type": "array", "uniqueItems": True}):
             reply = server.post("/v1/chat/completions", chat("x", response_format={
                 "type": "json_schema", "json_schema": {"name": "x", "schema": bad}}))
             assert reply.status == 400 and reply.json()["error"]["param"].startswith("response_format")
+    finally:
+        assert server.stop() == 0
+
+
+def test_what_clients_ask_of_a_schema(program, work):
+    """Values by keywords that code generators send, judged by Python's own modules."""
+    schemas = {
+        "date": ({"format": "date"}, datetime.date.fromisoformat),
+        "time": ({"format": "time"}, lambda v: datetime.time.fromisoformat(v[:8])),
+        "moment": ({"type": "string", "format": "date-time"}, lambda v: datetime.datetime.fromisoformat(v[:19])),
+        "uuid": ({"type": "string", "format": "uuid"}, uuid.UUID),
+        "v4": ({"format": "ipv4"}, ipaddress.IPv4Address),
+        "v6": ({"format": "ipv6"}, ipaddress.IPv6Address),
+        "mail": ({"format": "email"}, lambda v: re.fullmatch(r"[^@ ]+@([a-zA-Z0-9-]+\.)+[a-zA-Z]+", v) or 1 / 0),
+        "code": ({"pattern": "^(ab|[c-f]{2,4}\\d)+$", "maxLength": 20},
+                 lambda v: (re.search(r"^(ab|[c-f]{2,4}\d)+$", v) and len(v) <= 20) or 1 / 0),
+        "found": ({"pattern": "x.y", "maxLength": 12}, lambda v: re.search("x.y", v) or 1 / 0),
+        "month": ({"type": "integer", "minimum": 1, "maximum": 12}, lambda v: 1 <= v <= 12 or 1 / 0),
+        "odd": ({"type": "integer", "exclusiveMinimum": -1000, "maximum": 357, "multipleOf": 7},
+                lambda v: (-1000 < v <= 357 and v % 7 == 0) or 1 / 0),
+        "share": ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, lambda v: 0 < v < 1 or 1 / 0),
+        "wide": ({"type": "number", "minimum": -12.5, "maximum": 1e6}, lambda v: -12.5 <= v <= 1e6 or 1 / 0),
+        "price": ({"type": "number", "minimum": 0, "multipleOf": 0.01}, lambda v: round(v, 2) == v or 1 / 0),
+        "either": ({"oneOf": [{"type": "null"}, {"$ref": "#/$defs/kind"}]}, lambda v: v in (None, "p", "q") or 1 / 0),
+        "both": ({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, lambda v: 3 <= v <= 5 or 1 / 0),
+        "map": ({"type": "object", "propertyNames": {"pattern": "^[ab]{1,3}$"}, "maxProperties": 2,
+                 "additionalProperties": {"type": "boolean"}},
+                lambda v: all(re.fullmatch("[ab]{1,3}", k) and type(b) is bool for k, b in v.items()) or 1 / 0),
+    }
+    whole = {"type": "object", "properties": {k: s for k, (s, _) in schemas.items()}, "required": list(schemas),
+             "$defs": {"kind": {"enum": ["p", "q"]}}}
+    form = {"type": "json_schema", "json_schema": {"name": "all", "schema": whole}}
+    server = Server(program, "--model", make_model(program, work + "/m", context=4000))
+    try:
+        for seed in range(12):
+            choice = server.post("/v1/completions", {"prompt": "x", "seed": seed, "max_tokens": 3000, "temperature": 1.3,
+                                                     "response_format": form}).json()["choices"][0]
+            assert choice["finish_reason"] == "stop", choice
+            value = json.loads(choice["text"])
+            for key, (schema, check) in schemas.items():
+                try:
+                    check(value[key])
+                except Exception as error:
+                    raise AssertionError("%s: %r: %s" % (key, value[key], error))
     finally:
         assert server.stop() == 0
 

@@ -5,7 +5,7 @@ import socket
 import sys
 import threading
 
-from client import Server, chat, make_model, run, wait_until
+from client import Server, chat, make_adapter, make_model, run, wait_until
 
 
 def around(server, path, make, limit, beyond=400, good=200, param=None):
@@ -124,6 +124,29 @@ def test_the_queue(program, work):
         for s in streams:
             s.close()
         assert wait_until(lambda: server.metric("requests_running") == 0 and server.metric("requests_waiting") == 0)
+        assert server.stop() == 0
+
+
+def test_models_in_memory(program, work):
+    """As many by argument as leave room for one more."""
+    import shutil
+    model = make_model(program, work + "/m", layers=1)
+    adapter = make_adapter(model, work + "/a", 1, modules=("q_proj",), rank=1)
+    for step in (1, 2):
+        shutil.copytree(adapter, work + "/runs/a/step_%06d" % step)
+        shutil.copytree(model, work + "/runs/m/step_%06d" % step)
+    arguments = ["--model", model] * 7
+    for i in range(63):
+        arguments += ["--adapter", "a%d=%s" % (i, adapter)]
+    server = Server(program, *arguments, "--runs", work + "/runs", "--slots", "1")
+    try:
+        for name, word in (("m", "8 models"), ("a", "64 adapters")):
+            assert server.post("/api/models/load", {"id": name + "/step_000001"}).status == 200
+            refused = server.post("/api/models/load", {"id": name + "/step_000002"})
+            assert refused.status == 409 and word in refused.json()["error"]["message"], refused.body
+            assert server.post("/api/models/unload", {"id": name + "/step_000001"}).status == 200
+            assert server.post("/api/models/load", {"id": name + "/step_000002"}).status == 200
+    finally:
         assert server.stop() == 0
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Many clients for a while, some of whom go in the middle: every answer is that of the same request alone, and memory
-does not grow.   SECONDS=600 check_soak.py PROGRAM"""
+"""Many clients for a while, some of whom go in the middle, with a model and two adapters: every answer is that of the
+same request alone, and memory does not grow.   SECONDS=600 check_soak.py PROGRAM"""
 import json
 import os
 import random
@@ -9,16 +9,19 @@ import sys
 import threading
 import time
 
-from client import Server, chat, make_model, run, wait_until
+from client import Server, chat, make_adapter, make_model, run, wait_until
 
 N_CLIENT, N_KIND = 32, 24
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+    "type": "object", "properties": {"n": {"type": "integer"}, "t": {"enum": ["yes", "no"]}}, "required": ["n", "t"]}}}
 
 
 def request(kind):
     rng = random.Random(kind)
     text = ("the same beginning " * 12 if kind % 2 else "") + "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(1, 200)))
-    return chat(text, seed=kind, max_tokens=rng.randint(1, 40), temperature=0 if kind % 3 else 1.2,
-                stop=["e"] if kind % 5 == 0 else None, n=2 if kind % 7 == 0 else 1)
+    return chat(text, model=("m", "a", "b")[kind % 3], seed=kind, max_tokens=rng.randint(1, 40), temperature=0 if kind % 3 else 1.2,
+                stop=["e"] if kind % 5 == 0 else None, n=2 if kind % 7 == 0 else 1,
+                response_format=FORM if kind % 4 == 1 else None)
 
 
 def go_away(server, body):
@@ -35,7 +38,9 @@ def resident(server):
 
 def test_soak(program, work):
     seconds = float(os.environ.get("SECONDS", "12"))
-    server = Server(program, "--model", make_model(program, work + "/m"), "--queue", "1000")
+    model = make_model(program, work + "/m")
+    adapters = [make_adapter(model, work + "/" + name, seed) for seed, name in enumerate("ab")]
+    server = Server(program, "--model", model, "--adapter", adapters[0], "--adapter", adapters[1], "--queue", "1000")
     wrong, count, sizes, lock = [], [0, 0], [], threading.Lock()
     try:
         alone = [server.post("/v1/chat/completions", request(k)).json()["choices"] for k in range(N_KIND)]

@@ -1,11 +1,14 @@
 """What the tests of the server share: a server of its own on a free port, and HTTP with nothing but the standard
 library.  A test is a function named test_*; run() runs all of a file and exits with their number of failures."""
+import array
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,31 @@ def make_model(program, folder, *settings, layers=2, context=1024):
                     *settings], check=True, stderr=subprocess.DEVNULL)
     for name in os.listdir(FIXTURES):
         shutil.copy(os.path.join(FIXTURES, name), folder)
+    return folder
+
+
+def make_adapter(model, folder, seed, strength=0.3, modules=("q_proj", "o_proj"), rank=4):
+    """A LoRA adapter of a small model as PEFT writes it, with random terms that change its answers."""
+    with open(model + "/config.json") as file:
+        config = json.load(file)
+    width, heads = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    shapes = {"q_proj": (heads, width), "o_proj": (width, heads)}
+    rng, header, data = random.Random(seed), {}, b""
+    for layer in range(config["num_hidden_layers"]):
+        for module in modules:
+            rows, cols = shapes[module]
+            for name, shape in (("lora_A", (rank, cols)), ("lora_B", (rows, rank))):
+                values = array.array("f", (rng.gauss(0, strength) for _ in range(shape[0] * shape[1])))
+                key = "base_model.model.model.layers.%d.self_attn.%s.%s.weight" % (layer, module, name)
+                header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
+                data += values.tobytes()
+    os.makedirs(folder, exist_ok=True)
+    with open(folder + "/adapter_config.json", "w") as file:
+        json.dump({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(modules)}, file)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(folder + "/adapter_model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
     return folder
 
 

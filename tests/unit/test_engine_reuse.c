@@ -5,122 +5,27 @@
 #include "infer/generate.h"
 #include "infer/prefix.h"
 #include "infer/session.h"
+#include "support/question.h"
 #include "support/support.h"
-#include "support/tiny_run.h"
 
 #include <math.h>
 #include <string.h>
 
 static ml_error err;
 
-enum { CONTEXT = 400, MAX_ANSWER = 40, N_PROMPT = 8, PAGE = 64 };
-
-typedef struct {
-    int32_t prompt[CONTEXT];
-    int64_t n_prompt, max_tokens, id;
-    ml_sampling sampling;
-    int32_t answer[MAX_ANSWER];
-    double logprob[MAX_ANSWER];
-    int64_t n_answer;
-    int n_end, turn;
-    ml_finish finish;
-    ml_request_stats stats;
-} question;
-
-static ml_model *make_model(test_model which)
-{
-    ml_config config = test_model_config(which);
-    ml_model *m;
-    config.max_position_embeddings = CONTEXT;
-    assert_ok(ml_model_make(&config, ML_F32, false, &m, &err));
-    ml_model_init(m, 5);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ml_weight *w = &m->weight[i];
-        float scale = w->kind == ML_PARAM_EMBEDDING ? 5.0f : w->kind == ML_PARAM_MATRIX ? 1.5f : 1.0f;
-        for (int64_t k = 0; k < ml_weight_count(w); k++) ((float *)w->data)[k] *= scale;
-    }
-    return m;
-}
+enum { CONTEXT = TEST_MAX_PROMPT, MAX_ANSWER = TEST_MAX_ANSWER, N_PROMPT = 8, PAGE = 16 };
 
 /* The first `n_same` tokens of all are the same; `salt` makes others. */
-static void make_questions(question *q, int64_t n_same, uint64_t salt)
+static void make_questions(test_question *q, int64_t n_same, uint64_t salt)
 {
     for (int i = 0; i < N_PROMPT; i++) {
         ml_rng rng = ml_rng_make(17 + salt, 0), own = ml_rng_make(18 + salt, (uint64_t)i);
-        q[i] = (question){ .n_prompt = 100 + 20 * i, .max_tokens = MAX_ANSWER, .sampling = ml_sampling_default() };
+        q[i] = (test_question){ .n_prompt = 100 + 20 * i, .max_tokens = MAX_ANSWER, .sampling = ml_sampling_default() };
         for (int64_t k = 0; k < q[i].n_prompt; k++) {
             q[i].prompt[k] = (int32_t)ml_rng_below(k < n_same ? &rng : &own, TEST_VOCAB);
         }
         q[i].sampling.temperature = i % 3 ? 0.9 : 0;
         q[i].sampling.seed = (uint64_t)i;
-    }
-}
-
-static int n_ended;
-
-static bool take_token(void *arg, int32_t id, double logprob)
-{
-    question *q = arg;
-    assert_true(q->n_answer < MAX_ANSWER);
-    q->logprob[q->n_answer] = logprob;
-    q->answer[q->n_answer++] = id;
-    return true;
-}
-
-static void take_end(void *arg, ml_finish finish)
-{
-    question *q = arg;
-    q->n_end++;
-    q->turn = n_ended++;
-    q->finish = finish;
-}
-
-static ml_request request_of(question *q)
-{
-    return (ml_request){ .prompt = q->prompt,
-                         .n_prompt = q->n_prompt,
-                         .sampling = q->sampling,
-                         .max_tokens = q->max_tokens,
-                         .stats = &q->stats,
-                         .on_token = take_token,
-                         .on_end = take_end,
-                         .arg = q };
-}
-
-static void answer_alone(ml_model *m, const question *q, question *out)
-{
-    ml_session *s;
-    ml_sampler *sampler;
-    ml_generation g;
-    ml_generate_config config = { .max_tokens = q->max_tokens };
-    assert_ok(ml_session_make(m, CONTEXT, true, &s, &err));
-    assert_ok(ml_sampler_make(&q->sampling, TEST_VOCAB, TEST_VOCAB, &sampler, &err));
-    assert_ok(ml_generate(s, sampler, q->prompt, q->n_prompt, &config, &g, &err));
-    *out = *q;
-    out->n_answer = g.n;
-    out->finish = g.finish;
-    memcpy(out->answer, g.id, (size_t)g.n * sizeof *g.id);
-    memcpy(out->logprob, g.logprob, (size_t)g.n * sizeof *g.logprob);
-    ml_generation_free(&g);
-    ml_sampler_free(sampler);
-    ml_session_free(s);
-}
-
-static void check_same(const question *got, const question *want)
-{
-    assert_int_equal(got->n_end, 1);
-    assert_int_equal(got->finish, want->finish);
-    assert_int_equal(got->n_answer, want->n_answer);
-    assert_memory_equal(got->answer, want->answer, (size_t)want->n_answer * sizeof *want->answer);
-    assert_memory_equal(got->logprob, want->logprob, (size_t)want->n_answer * sizeof *want->logprob);
-}
-
-static void run_to_end(ml_engine *e)
-{
-    int n_step = 0;
-    while (ml_engine_is_busy(e)) {
-        assert_ok(ml_engine_step(e, &err));
-        assert_true(++n_step < 20000);
     }
 }
 
@@ -138,10 +43,10 @@ static ml_engine *make_engine(ml_model *m, int64_t n_slot, int64_t chunk, int64_
     return e;
 }
 
-static void submit_all(ml_engine *e, question *q)
+static void submit_all(ml_engine *e, test_question *q)
 {
     for (int i = 0; i < N_PROMPT; i++) {
-        ml_request request = request_of(&q[i]);
+        ml_request request = test_question_request(&q[i]);
         assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
         if (i == 3) assert_ok(ml_engine_step(e, &err));
     }
@@ -154,11 +59,11 @@ static void test_shared_beginnings_change_no_answer(void **state)
     /* slots, prompt tokens of a pass, tokens of the cache: the last two cannot keep all that was read */
     static const int64_t settings[][3] = { { 1, 512, 0 }, { 8, 70, 0 }, { 4, 33, 900 }, { 8, 512, 640 } };
     for (size_t which = 0; which < 2; which++) {
-        ml_model *m = make_model(models[which]);
-        question q[N_PROMPT], alone[2][N_PROMPT];
+        ml_model *m = test_model_make_sharp(models[which], CONTEXT);
+        test_question q[N_PROMPT], alone[2][N_PROMPT];
         for (uint64_t salt = 0; salt < 2; salt++) {
             make_questions(q, 150, salt);
-            for (int i = 0; i < N_PROMPT; i++) answer_alone(m, &q[i], &alone[salt][i]);
+            for (int i = 0; i < N_PROMPT; i++) test_question_answer_alone(m, &q[i], &alone[salt][i]);
         }
         for (size_t k = 0; k < sizeof settings / sizeof settings[0]; k++) {
             ml_engine *e = make_engine(m, settings[k][0], settings[k][1], settings[k][2]);
@@ -166,8 +71,8 @@ static void test_shared_beginnings_change_no_answer(void **state)
                 uint64_t salt = round == 2;
                 make_questions(q, 150, salt);
                 submit_all(e, q);
-                run_to_end(e);
-                for (int i = 0; i < N_PROMPT; i++) check_same(&q[i], &alone[salt][i]);
+                test_engine_run(e);
+                for (int i = 0; i < N_PROMPT; i++) test_question_assert_same(&q[i], &alone[salt][i]);
             }
             ml_engine_stats s = ml_engine_get_stats(e);
             assert_int_equal(s.n_free_page + s.n_kept_page, s.n_page);
@@ -181,9 +86,9 @@ static void test_shared_beginnings_change_no_answer(void **state)
 static void test_a_prompt_is_computed_once(void **state)
 {
     (void)state;
-    ml_model *m = make_model(TEST_GQA_MOE);
+    ml_model *m = test_model_make_sharp(TEST_GQA_MOE, CONTEXT);
     ml_engine *e = make_engine(m, N_PROMPT, 50, 0);
-    question q[N_PROMPT];
+    test_question q[N_PROMPT];
     make_questions(q, 0, 0);
     for (int i = 0; i < N_PROMPT; i++) { /* eight times the same one, of 220 tokens, at once */
         if (i) q[i] = q[0];
@@ -192,17 +97,17 @@ static void test_a_prompt_is_computed_once(void **state)
         for (int64_t k = 0; k < q[i].n_prompt; k++) q[i].prompt[k] = (int32_t)(k * k % 61);
     }
     submit_all(e, q);
-    run_to_end(e);
-    int64_t rest = 220 - 3 * PAGE; /* what is no full page is everybody's own */
+    test_engine_run(e);
+    int64_t rest = 220 % PAGE; /* what is no full page is everybody's own */
     assert_int_equal(ml_engine_get_stats(e).n_prompt_token, 220 + (N_PROMPT - 1) * rest);
-    for (int i = 1; i < N_PROMPT; i++) assert_int_equal(q[i].stats.n_reused, 3 * PAGE);
+    for (int i = 1; i < N_PROMPT; i++) assert_int_equal(q[i].stats.n_reused, 220 - rest);
     /* One that ends with a full page still computes it, for the logits of its last token. */
-    question last = q[0];
+    test_question last = q[0];
     last.n_prompt = 3 * PAGE;
     last.n_answer = last.n_end = 0;
-    ml_request request = request_of(&last);
+    ml_request request = test_question_request(&last);
     assert_ok(ml_engine_submit(e, &request, &last.id, &err));
-    run_to_end(e);
+    test_engine_run(e);
     assert_int_equal(last.stats.n_reused, 2 * PAGE);
     ml_engine_free(e);
     ml_model_free(m);
@@ -213,18 +118,18 @@ static void test_without_the_cache_the_answer_is_the_same(void **state)
     (void)state;
     static const test_model models[] = { TEST_GQA_MOE, TEST_MLA_MOE };
     for (size_t which = 0; which < 2; which++) {
-        ml_model *m = make_model(models[which]);
+        ml_model *m = test_model_make_sharp(models[which], CONTEXT);
         ml_engine *e = make_engine(m, 3, 47, 0);
-        question q[N_PROMPT], alone[N_PROMPT];
+        test_question q[N_PROMPT], alone[N_PROMPT];
         make_questions(q, 70, 0);
         for (int i = 0; i < N_PROMPT; i++) {
-            answer_alone(m, &q[i], &alone[i]);
-            ml_request request = request_of(&q[i]);
+            test_question_answer_alone(m, &q[i], &alone[i]);
+            ml_request request = test_question_request(&q[i]);
             request.no_cache = i % 2;
             assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
         }
-        run_to_end(e);
-        for (int i = 0; i < N_PROMPT; i++) check_same(&q[i], &alone[i]);
+        test_engine_run(e);
+        for (int i = 0; i < N_PROMPT; i++) test_question_assert_same(&q[i], &alone[i]);
         ml_engine_free(e);
         ml_model_free(m);
     }
@@ -233,20 +138,47 @@ static void test_without_the_cache_the_answer_is_the_same(void **state)
 static void test_turns_of_clients(void **state)
 {
     (void)state;
-    ml_model *m = make_model(TEST_DENSE);
+    ml_model *m = test_model_make_sharp(TEST_DENSE, CONTEXT);
     ml_engine *e = make_engine(m, 2, 512, 0);
-    question q[N_PROMPT];
+    test_question q[N_PROMPT];
     make_questions(q, 0, 0);
-    n_ended = 0;
+    test_n_ended = 0;
     for (int i = 0; i < N_PROMPT; i++) { /* all of one client but the last */
         q[i].n_prompt = 70;
-        ml_request request = request_of(&q[i]);
+        ml_request request = test_question_request(&q[i]);
         request.client = i == N_PROMPT - 1 ? 2 : 1;
         assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
     }
-    run_to_end(e);
+    test_engine_run(e);
     assert_true(q[N_PROMPT - 1].turn <= 1);
     for (int i = 2; i < N_PROMPT - 1; i++) assert_true(q[i].turn > q[i - 1].turn);
+    ml_engine_free(e);
+    ml_model_free(m);
+}
+
+static void test_a_long_prompt_lets_short_ones_pass(void **state)
+{
+    (void)state;
+    ml_model *m = test_model_make_sharp(TEST_MLA_MOE, CONTEXT);
+    ml_engine *e = make_engine(m, 3, 128, 0);
+    test_question q[N_PROMPT];
+    make_questions(q, 0, 0);
+    q[0].n_prompt = 390;
+    q[1].n_prompt = q[2].n_prompt = 20;
+    for (int64_t k = 0; k < q[0].n_prompt; k++) q[0].prompt[k] = (int32_t)(k * 7 % 61);
+    /* Read after each pass: the long one has its piece, its next one, then it is the turn of those who came meanwhile,
+     * and it gets what they leave. */
+    static const int64_t n_read[] = { 128, 256, 384, 430 };
+    for (int pass = 0; pass < 4; pass++) {
+        for (int i = pass == 1; i < (pass == 0 ? 1 : pass == 1 ? 3 : 0); i++) {
+            ml_request request = test_question_request(&q[i]);
+            assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
+        }
+        assert_ok(ml_engine_step(e, &err));
+        assert_int_equal(ml_engine_get_stats(e).n_prompt_token, n_read[pass]);
+        assert_int_equal(q[0].n_answer, pass == 3);
+        for (int i = 1; i < 3; i++) assert_int_equal(q[i].n_answer, pass < 2 ? 0 : pass - 1);
+    }
     ml_engine_free(e);
     ml_model_free(m);
 }
@@ -276,9 +208,9 @@ static void test_prompts_can_be_listened_to(void **state)
 {
     (void)state;
     static listener l;
-    ml_model *m = make_model(TEST_MLA_MOE);
+    ml_model *m = test_model_make_sharp(TEST_MLA_MOE, CONTEXT);
     ml_engine *e = make_engine(m, 3, 50, 0);
-    question q[N_PROMPT];
+    test_question q[N_PROMPT];
     make_questions(q, 100, 0);
     submit_all(e, q); /* a crowd around it, and pages of its beginning in the store */
     for (int i = 0; i < 5; i++) assert_ok(ml_engine_step(e, &err));
@@ -290,7 +222,7 @@ static void test_prompts_can_be_listened_to(void **state)
                            .arg = &l };
     int64_t id;
     assert_ok(ml_engine_submit(e, &request, &id, &err));
-    run_to_end(e);
+    test_engine_run(e);
     assert_int_equal(l.n_logits, q[3].n_prompt);
     assert_int_equal(l.n_hidden, q[3].n_prompt);
     ml_session *s;
@@ -324,26 +256,26 @@ static bool only_even(void *arg, const int32_t *answer, int64_t n, float *logits
 static void test_choices_can_be_adjusted(void **state)
 {
     (void)state;
-    ml_model *m = make_model(TEST_GQA_MOE);
+    ml_model *m = test_model_make_sharp(TEST_GQA_MOE, CONTEXT);
     ml_engine *e = make_engine(m, 4, 512, 0);
-    question q[N_PROMPT], alone;
+    test_question q[N_PROMPT], alone;
     make_questions(q, 0, 0);
     for (int i = 0; i < 4; i++) {
-        ml_request request = request_of(&q[i]);
+        ml_request request = test_question_request(&q[i]);
         if (i != 2) request.adjust = only_even;
         assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
     }
-    run_to_end(e);
+    test_engine_run(e);
     for (int i = 0; i < 4; i++) {
         if (i == 2) continue;
         assert_int_equal(q[i].n_answer, 7);
         assert_int_equal(q[i].finish, ML_FINISH_STOP);
         for (int k = 0; k < 7; k++) assert_true(q[i].logprob[k] < 0); /* of what the model gave */
     }
-    question fresh[N_PROMPT];
+    test_question fresh[N_PROMPT];
     make_questions(fresh, 0, 0);
-    answer_alone(m, &fresh[2], &alone);
-    check_same(&q[2], &alone);
+    test_question_answer_alone(m, &fresh[2], &alone);
+    test_question_assert_same(&q[2], &alone);
     ml_engine_free(e);
     ml_model_free(m);
 }
@@ -394,21 +326,21 @@ static void test_routing_is_traced(void **state)
     (void)state;
     static const test_model models[] = { TEST_GQA_MOE, TEST_GQA_SIGMOID, TEST_MLA_MOE };
     for (size_t which = 0; which < 3; which++) {
-        ml_model *m = make_model(models[which]);
+        ml_model *m = test_model_make_sharp(models[which], CONTEXT);
         if (ml_f32(&m->layer[1].router_bias)) ml_f32(&m->layer[1].router_bias)[2] = 0.05f;
         ml_engine *e = make_engine(m, 3, 50, 0);
-        question q[N_PROMPT], alone;
+        test_question q[N_PROMPT], alone;
         make_questions(q, 0, 0);
-        answer_alone(m, &q[1], &alone);
+        test_question_answer_alone(m, &q[1], &alone);
         ml_routing_trace t;
         assert_ok(ml_routing_trace_make(&t, m, q[1].n_prompt + MAX_ANSWER, &err));
         for (int i = 0; i < 4; i++) {
-            ml_request request = request_of(&q[i]);
+            ml_request request = test_question_request(&q[i]);
             if (i == 1) request.trace = &t;
             assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
         }
-        run_to_end(e);
-        check_same(&q[1], &alone); /* being watched changes nothing */
+        test_engine_run(e);
+        test_question_assert_same(&q[1], &alone); /* being watched changes nothing */
         int32_t id[CONTEXT], pos[CONTEXT];
         int64_t n = q[1].n_prompt + q[1].n_answer - 1, two = 2;
         memcpy(id, q[1].prompt, (size_t)q[1].n_prompt * sizeof *id);
@@ -458,6 +390,19 @@ static void test_the_least_recently_used_goes_first(void **state)
     assert_int_equal(ml_prefix_find(&p, a, NULL, ids + 2), b);
     ml_prefix_evict(&p, 5);
     assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
+    /* An adapter goes, with all that it computed, held or not, and nothing else. */
+    assert_true(ml_pages_reserve(&pages, 0, 6));
+    int32_t x = pages.table[0], y = pages.table[1], z = pages.table[2];
+    ml_prefix_add(&p, ML_PREFIX_ROOT, &p, ids, x);
+    ml_prefix_add(&p, x, &p, ids + 2, y);
+    ml_prefix_add(&p, ML_PREFIX_ROOT, &pages, ids, z);
+    ml_prefix_forget(&p, &p);
+    assert_int_equal(p.n_node, 2);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, &p, ids), ML_PREFIX_NONE);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, &pages, ids), z);
+    assert_int_equal(ml_prefix_find(&p, ML_PREFIX_ROOT, NULL, ids), a);
+    ml_pages_truncate(&pages, 0, 0);
+    assert_int_equal(pages.n_free, 4);
     ml_prefix_evict(&p, 6);
     assert_int_equal(p.n_node, 0);
     assert_int_equal(pages.n_free, 6);
@@ -473,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_a_prompt_is_computed_once),
         cmocka_unit_test(test_without_the_cache_the_answer_is_the_same),
         cmocka_unit_test(test_turns_of_clients),
+        cmocka_unit_test(test_a_long_prompt_lets_short_ones_pass),
         cmocka_unit_test(test_prompts_can_be_listened_to),
         cmocka_unit_test(test_choices_can_be_adjusted),
         cmocka_unit_test(test_routing_is_traced),

@@ -5,6 +5,7 @@
 #include "support/support.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,8 +104,8 @@ static void check_story(const ml_story_plan *plan, const char *text)
     int n_sentence = count_sentences(text);
     assert_int_equal(n_sentence, ml_story_count_sentences(text));
     if (n_sentence < 5 || n_sentence > 20) fail_msg("%d sentences in: %s", n_sentence, text);
-    ml_story_list hero = plan->hero_is_she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
-    const char *name = ml_story_list_word(hero, plan->hero_name);
+    char name[ML_STORY_NAME_MAX];
+    ml_story_name(plan->hero_is_she, plan->hero_name, name);
     int n_name = 0;
     for (const char *p = strstr(text, name); p; p = strstr(p + 1, name)) n_name++;
     if (n_name < 3) fail_msg("the hero %s is mentioned %d times in: %s", name, n_name, text);
@@ -143,12 +144,10 @@ static void expect_word(const char *text, const char *word)
 static void test_every_choice_of_the_plan_is_told(void **state)
 {
     (void)state;
-    char text[ML_STORY_MAX], want[128];
+    char text[ML_STORY_MAX], want[128], name[ML_STORY_NAME_MAX];
     ml_story_plan p;
     for (uint64_t i = 0; i < 5000; i++) {
         story(11, i, &p, text);
-        ml_story_list hero = p.hero_is_she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
-        ml_story_list friend = p.hero_is_she ? ML_STORY_NAME_HE : ML_STORY_NAME_SHE;
         const char *kind = p.hero_kind     ? ml_story_list_word(ML_STORY_KIND, p.hero_kind)
                            : p.hero_is_she ? "girl"
                                            : "boy";
@@ -159,11 +158,111 @@ static void test_every_choice_of_the_plan_is_told(void **state)
         expect_word(text, want);
         snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.friend_trait), fkind);
         expect_word(text, want);
-        expect_word(text, ml_story_list_word(hero, p.hero_name));
-        expect_word(text, ml_story_list_word(friend, p.friend_name));
+        ml_story_name(p.hero_is_she, p.hero_name, name);
+        expect_word(text, name);
+        ml_story_name(!p.hero_is_she, p.friend_name, name);
+        expect_word(text, name);
         expect_word(text, ml_story_list_word(ML_STORY_PLACE, p.place));
         expect_word(text, ml_story_subject(p.theme, p.subject));
     }
+}
+
+/* ---- words kept out ---- */
+
+static void test_held_out_words_are_in_no_story(void **state)
+{
+    (void)state;
+    char text[ML_STORY_MAX];
+    ml_story_plan p;
+    for (uint64_t i = 0; i < 2000; i++) {
+        story(5, i, &p, text);
+        assert_false(ml_story_name_is_held_out(p.hero_is_she, p.hero_name));
+        assert_false(ml_story_name_is_held_out(!p.hero_is_she, p.friend_name));
+        for (ml_story_list list = 0; list < ML_STORY_N_LIST; list++) {
+            for (size_t k = 0; k < ml_story_list_size(list); k++) {
+                if (!ml_story_is_held_out(list, k) || !contains_word(text, ml_story_list_word(list, k))) continue;
+                fail_msg("\"%s\" is held out, but it is in: %s", ml_story_list_word(list, k), text);
+            }
+        }
+    }
+}
+
+/* A fifth of n with so many standard deviations to spare that only a wrong share misses it. */
+static void assert_a_fifth(size_t n_held_out, size_t n)
+{
+    double deviation = sqrt((double)n * 0.2 * 0.8);
+    assert_true(fabs((double)n_held_out - 0.2 * (double)n) < 4 * deviation);
+}
+
+static void test_how_many_words_are_held_out(void **state)
+{
+    (void)state;
+    for (ml_story_list list = 0; list < ML_STORY_N_LIST; list++) {
+        size_t n = ml_story_list_size(list), n_held_out = 0;
+        bool open = list == ML_STORY_KIND || list == ML_STORY_TRAIT;
+        for (size_t i = 0; i < n; i++) n_held_out += ml_story_is_held_out(list, i);
+        if (open)
+            assert_a_fifth(n_held_out, n - 40);
+        else
+            assert_int_equal(n_held_out, 0);
+        for (size_t i = 0; open && i < 40; i++) assert_false(ml_story_is_held_out(list, i));
+    }
+    for (int she = 0; she < 2; she++) {
+        size_t n_held_out = 0;
+        for (uint32_t i = 0; i < ml_story_n_name(she); i++) n_held_out += ml_story_name_is_held_out(she, i);
+        assert_a_fifth(n_held_out, ml_story_n_name(she) - 32);
+    }
+}
+
+static int compare_text(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+/* No two composed names are one, and none could be of both. */
+static void test_names_are_distinct(void **state)
+{
+    (void)state;
+    size_t n = 0, most = ml_story_n_name(false) + ml_story_n_name(true);
+    char(*name)[ML_STORY_NAME_MAX] = ml_alloc(most * sizeof *name);
+    for (int she = 0; she < 2; she++) {
+        for (uint32_t i = 32; i < ml_story_n_name(she); i++) {
+            ml_story_name(she, i, name[n]);
+            assert_true(isupper((unsigned char)name[n][0]) && strlen(name[n]) >= 4);
+            for (const char *p = name[n] + 1; *p; p++) assert_true(islower((unsigned char)*p));
+            n++;
+        }
+    }
+    assert_true(n > 40000);
+    qsort(name, n, sizeof *name, compare_text);
+    for (size_t i = 1; i < n; i++) assert_string_not_equal(name[i - 1], name[i]);
+    ml_free(name);
+}
+
+/* Three quarters of the names are composed, and what half of the stories announce is in the story that follows. */
+static void test_names_and_announcements(void **state)
+{
+    (void)state;
+    enum { N = 5000 };
+    char text[ML_STORY_MAX], want[64];
+    ml_story_plan p;
+    int n_composed = 0, n_announced = 0;
+    for (uint64_t i = 0; i < N; i++) {
+        story(9, i, &p, text);
+        n_composed += p.hero_name >= 32;
+        n_announced += p.announced;
+        if (!p.announced) continue;
+        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.hero_trait),
+                 p.hero_kind     ? ml_story_list_word(ML_STORY_KIND, p.hero_kind)
+                 : p.hero_is_she ? "girl"
+                                 : "boy");
+        const char *rest = strchr(text, '\n');
+        assert_true(contains_word(rest, want));
+        text[rest - text] = 0;
+        assert_true(contains_word(text, want));
+    }
+    assert_in_range(n_composed, N * 3 / 4 - 150, N * 3 / 4 + 150); /* one standard deviation is 31 */
+    assert_in_range(n_announced, N / 2 - 170, N / 2 + 170);        /* 35 */
 }
 
 static void assert_distinct(const char *const *word, size_t n)
@@ -171,6 +270,20 @@ static void assert_distinct(const char *const *word, size_t n)
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < i; k++) assert_string_not_equal(word[i], word[k]);
     }
+}
+
+static double count_drawn(ml_story_list list)
+{
+    double n = 0;
+    for (size_t i = 0; i < ml_story_list_size(list); i++) n += !ml_story_is_held_out(list, i);
+    return n;
+}
+
+static double count_composed_drawn(bool she)
+{
+    double n = 0;
+    for (uint32_t i = 32; i < ml_story_n_name(she); i++) n += !ml_story_name_is_held_out(she, i);
+    return n;
 }
 
 static void test_number_of_stories(void **state)
@@ -182,16 +295,16 @@ static void test_number_of_stories(void **state)
         for (size_t i = 0; i < n; i++) word[i] = ml_story_list_word((ml_story_list)list, i);
         assert_distinct(word, n);
     }
-    double names = (double)(ml_story_list_size(ML_STORY_NAME_HE) * ml_story_list_size(ML_STORY_NAME_SHE));
-    double kinds = (double)ml_story_list_size(ML_STORY_KIND), traits = (double)ml_story_list_size(ML_STORY_TRAIT);
+    double names = count_composed_drawn(false) * count_composed_drawn(true);
+    double kinds = count_drawn(ML_STORY_KIND), traits = count_drawn(ML_STORY_TRAIT);
     for (size_t theme = 0; theme < ml_story_list_size(ML_STORY_THEME); theme++) {
         size_t n = ml_story_n_subject(theme);
         for (size_t i = 0; i < n; i++) word[i] = ml_story_subject(theme, i);
         assert_distinct(word, n);
         double plans = 2 * names * (kinds * (kinds - 1) + 1) * traits * (traits - 1) *
                        (double)ml_story_list_size(ML_STORY_PLACE) * (double)n;
-        assert_true((double)ml_story_count_plans(theme) == plans);
-        assert_true(plans > 1e10);
+        assert_true(fabs(ml_story_count_plans(theme) / plans - 1) < 1e-12); /* above 2^53: rounded */
+        assert_true(plans > 1e19);
     }
 }
 
@@ -268,6 +381,10 @@ int main(void)
         cmocka_unit_test(test_stories_are_distinct),
         cmocka_unit_test(test_stories_are_well_formed),
         cmocka_unit_test(test_every_choice_of_the_plan_is_told),
+        cmocka_unit_test(test_held_out_words_are_in_no_story),
+        cmocka_unit_test(test_how_many_words_are_held_out),
+        cmocka_unit_test(test_names_are_distinct),
+        cmocka_unit_test(test_names_and_announcements),
         cmocka_unit_test(test_number_of_stories),
         cmocka_unit_test(test_arithmetic_is_right),
     };

@@ -23,7 +23,7 @@ static void check_example(const ml_chat_example *x, bool single)
     for (size_t i = 0; i < x->n_fact; i++) {
         const ml_chat_fact *f = &x->fact[i];
         size_t said = first;
-        assert_in_range(f->among, 10, 64);
+        assert_in_range(f->among, 10, 256);
         assert_true(ml_constraints_has_phrase(x->text[said], strlen(x->text[said]), f->value));
         assert_true(ml_constraints_has_phrase(x->text[f->message], strlen(x->text[f->message]), f->value));
         for (size_t k = said + 1; k < f->message; k++) { /* nobody has said it in between: it must be remembered */
@@ -48,7 +48,7 @@ static void test_facts_are_said_once_and_asked(void **state)
             }
         }
     }
-    assert_in_range(n_second, N_DRAW * 8 / 10, N_DRAW * 12 / 10); /* half of the conversations of both splits */
+    assert_in_range(n_second, N_DRAW * 4 / 10, N_DRAW * 6 / 10); /* a quarter of the conversations of both splits */
 }
 
 /* No question of validation, and no value that is said to be kept out, is ever one of training. */

@@ -161,10 +161,7 @@ static void forward_tiles(void *arg, int64_t begin, int64_t end, int thread)
         ml_experts_tile t = ml_experts_find_tile(l, i);
         project(l, t);
         if (l->adapter) add_terms(l, t, thread);
-        for (int64_t r = t.begin; r < t.begin + t.n; r++) {
-            const float *gate = l->pre + r * l->n_col, *up = l->up ? gate + l->f : NULL;
-            l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f, l->f);
-        }
+        for (int64_t r = t.begin; r < t.begin + t.n; r++) ml_experts_activate(l, t.expert, r, 0, l->f);
         if (l->adapter) ml_experts_term_begin(l, &l->adapter->down, t, thread);
     }
 }
@@ -180,10 +177,41 @@ static void for_each_expert(const ml_experts_layer *l, expert_product_fn product
     }
 }
 
+/* y[token] += g (a down^T + h b^T) with magnitudes: in the blocks of ops/cpu/gemm.h, so that a factor of one and a term
+ * of zero change no bit. */
+static void add_scaled_down(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n)
+{
+    enum { BLOCK = 512 };
+    const ml_experts_adapter *adapter = l->adapter;
+    float *u = adapter->du; // [n, d]
+    for (int64_t k = 0; k <= l->f; k += BLOCK) {
+        bool term = k + BLOCK > l->f;
+        ml_gemm g = {
+            .m = n,
+            .n = l->d,
+            .k = term ? l->f - k : BLOCK,
+            .a = { .data = l->a + begin * l->f + k, .stride = l->f },
+            .b = { .data = expert_of(l->down, ml_f32(l->down), expert) + k, .stride = l->f, .transpose = true },
+            .c = u,
+            .c_stride = l->d
+        };
+        ml_gemm_run(&g);
+        if (term) ml_experts_term_add(l, &adapter->down, expert, begin, n, 0, l->d, u, l->d, NULL);
+        for (int64_t r = 0; r < n; r++) {
+            float *y = ml_f32(l->y) + l->token[begin + r] * l->y->stride;
+            ml_experts_add_down_row(l, expert, 0, l->d, u + r * l->d, y);
+        }
+    }
+}
+
 /* y[token] += a down^T */
 static void add_down(const ml_experts_layer *l, int64_t expert, int64_t begin, int64_t n, void *arg)
 {
     (void)arg;
+    if (l->adapter && l->adapter->down.m) {
+        add_scaled_down(l, expert, begin, n);
+        return;
+    }
     ml_gemm g = { .m = n,
                   .n = l->d,
                   .k = l->f,
@@ -215,12 +243,8 @@ ml_status ml_cpu_experts_forward(ml_ctx *ctx, const ml_op_args *args)
 /* a = dy[token] down_e, the rows of a tile */
 static void pull_back(const ml_experts_layer *l, ml_experts_tile t)
 {
-    ml_weight_back back = { .n_token = t.n,
-                            .dy = l->dy,
-                            .dy_stride = l->dy_stride,
-                            .dy_row = l->token + t.begin,
-                            .dx = l->a + t.begin * l->f,
-                            .dx_stride = l->f };
+    ml_weight_back back = { .n_token = t.n, .dx = l->a + t.begin * l->f, .dx_stride = l->f };
+    back.dy = ml_experts_down_gradient(l, t.begin, &back.dy_stride, &back.dy_row);
     if (!is_trainable(l)) {
         ml_tensor down = ml_weight_matrix(l->down, t.expert);
         memset(back.dx, 0, (size_t)(t.n * l->f) * sizeof *back.dx);
@@ -242,14 +266,17 @@ static void backward_tiles(void *arg, int64_t begin, int64_t end, int thread)
     const ml_experts_layer *l = arg;
     for (int64_t i = begin; i < end; i++) {
         ml_experts_tile t = ml_experts_find_tile(l, i);
+        if (l->adapter) ml_experts_scale_dy(l, t);
         pull_back(l, t);
         if (l->adapter) ml_experts_term_pull(l, &l->adapter->down, t, thread);
         for (int64_t r = t.begin; r < t.begin + t.n; r++) {
+            if (l->adapter) ml_experts_scale_pre(l, t.expert, r);
             float *pre = l->pre + r * l->n_col;
             float dprob = l->row_ops->activate_backward(l->activation, pre, l->up ? pre + l->f : NULL,
                                                         ml_experts_prob(l, r), l->a + r * l->f, l->f);
             int64_t token = l->token[r], k = l->flat[r] % l->top_k;
             if (l->dprob) l->dprob[token * l->prob->stride + k] += dprob;
+            if (l->adapter) ml_experts_pull_pre(l, t.expert, r);
         }
         if (!l->adapter) continue;
         ml_experts_term_pull(l, &l->adapter->gate, t, thread);
@@ -263,11 +290,12 @@ static void add_down_gradient(const ml_experts_layer *l, int64_t expert, int64_t
     ml_gemm g = { .m = l->d,
                   .n = l->f,
                   .k = n,
-                  .a = { .data = l->dy, .stride = l->dy_stride, .row = l->token + begin, .transpose = true },
+                  .a = { .transpose = true },
                   .b = { .data = l->a + begin * l->f, .stride = l->f },
                   .c = expert_of(l->down, arg, expert),
                   .c_stride = l->f,
                   .accumulate = true };
+    g.a.data = ml_experts_down_gradient(l, begin, &g.a.stride, &g.a.row);
     ml_gemm_run(&g);
 }
 
@@ -387,6 +415,5 @@ ml_status ml_cpu_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_
     ml_parallel_for(l.first_tile[l.n_expert], 1, backward_tiles, &l);
     if (grads->in[5]) for_each_expert(&l, add_down_gradient, grads->in[5]);
     projection_backward(&l, grads);
-    if (l.adapter) ml_experts_adapter_finish(&l, grads->in[0]);
-    return ML_OK;
+    return l.adapter ? ml_experts_adapter_finish(ctx, &l, grads->in[0]) : ML_OK;
 }

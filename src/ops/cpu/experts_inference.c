@@ -24,6 +24,8 @@ typedef struct {
     ml_weight_input x, a;
     int64_t hidden, n_part; /* hidden columns of a task; tasks of a tile */
     int64_t columns;        /* of y that a task owns */
+    ml_experts_see_fn *see; /* NULL: the products of down go into y */
+    void *see_arg;
 } inference;
 
 /* Columns of a task when n of them are cut for n_tile tiles: long runs of weights where that leaves enough tasks.
@@ -74,10 +76,7 @@ static void make_hidden_columns(const inference *w, const ml_experts_tile *t, in
         ml_weight_product_serial(&w->x, token, t->n, &m, column, n, pre + l->f, l->n_col);
     }
     add_terms(l, *t, column, n, pre);
-    for (int64_t r = t->begin; r < t->begin + t->n; r++) {
-        const float *gate = l->pre + r * l->n_col + column, *up = l->up ? gate + l->f : NULL;
-        l->row_ops->activate(l->activation, gate, up, ml_experts_prob(l, r), l->a + r * l->f + column, n);
-    }
+    for (int64_t r = t->begin; r < t->begin + t->n; r++) ml_experts_activate(l, t->expert, r, column, n);
 }
 
 /* Parts of one tile that follow each other are done together. */
@@ -94,6 +93,26 @@ static void make_hidden(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* A block of the products of down: into y, or shown. */
+static void take_down(const inference *w, int64_t begin, int64_t n, int64_t e, int64_t row, int64_t n_row, float *part)
+{
+    const ml_experts_layer *l = w->l;
+    bool scales = l->adapter && l->adapter->down.m;
+    if (scales) ml_experts_term_add(l, &l->adapter->down, e, row, n_row, begin, n, part, n, NULL);
+    if (w->see) {
+        w->see(w->see_arg, begin, n, e, row, n_row, part);
+        return;
+    }
+    for (int64_t r = 0; r < n_row; r++) {
+        float *y = ml_f32(l->y) + l->token[row + r] * l->y->stride + begin;
+        if (scales) {
+            ml_experts_add_down_row(l, e, begin, n, part + r * n, y);
+        } else {
+            for (int64_t j = 0; j < n; j++) y[j] += part[r * n + j];
+        }
+    }
+}
+
 static void add_down_columns(const inference *w, int64_t begin, int64_t n)
 {
     const ml_experts_layer *l = w->l;
@@ -106,12 +125,9 @@ static void add_down_columns(const inference *w, int64_t begin, int64_t n)
             int64_t n_row = l->offset[e + 1] - row < ROWS ? l->offset[e + 1] - row : ROWS;
             for (int64_t r = 0; r < n_row; r++) index[r] = (int32_t)(row + r);
             ml_weight_product_serial(&w->a, index, n_row, &m, begin, n, part, n);
-            for (int64_t r = 0; r < n_row; r++) {
-                float *y = ml_f32(l->y) + l->token[row + r] * l->y->stride + begin;
-                for (int64_t j = 0; j < n; j++) y[j] += part[r * n + j];
-            }
+            take_down(w, begin, n, e, row, n_row, part);
         }
-        if (!l->adapter) continue;
+        if (!l->adapter || l->adapter->down.m) continue;
         int64_t row = l->offset[e];
         ml_experts_term_add(l, &l->adapter->down, e, row, l->offset[e + 1] - row, begin, n, ml_f32(l->y) + begin,
                             l->y->stride, l->token + row);
@@ -137,6 +153,21 @@ static void show_inputs(const ml_observer *o, const ml_experts_layer *l)
     }
 }
 
+static ml_status run_down(ml_ctx *ctx, inference *w, bool few)
+{
+    const ml_experts_layer *l = w->l;
+    w->a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
+    ML_TRY(ml_weight_input_prepare(ctx, &w->a, l->down));
+    (few ? ml_parallel_for_guided : ml_parallel_for)(l->d, w->columns, add_down, w);
+    return ML_OK;
+}
+
+ml_status ml_experts_run_down(ml_ctx *ctx, const ml_experts_layer *l, ml_experts_see_fn *see, void *arg)
+{
+    inference w = { .l = l, .columns = columns_per_task(l->d, 1), .see = see, .see_arg = arg };
+    return run_down(ctx, &w, false);
+}
+
 ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
 {
     int64_t n_tile = l->first_tile[l->n_expert];
@@ -154,8 +185,5 @@ ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l)
     run(n_tile * w.n_part, 1, make_hidden, &w);
     if (l->adapter) ml_parallel_for(n_tile, 1, begin_down, layer);
     if (ctx->observer) show_inputs(ctx->observer, l);
-    w.a = ml_weight_input_make(ctx, l->a, l->n_row, l->f, l->f);
-    ML_TRY(ml_weight_input_prepare(ctx, &w.a, l->down));
-    run(l->d, w.columns, add_down, &w);
-    return ML_OK;
+    return run_down(ctx, &w, few);
 }

@@ -56,4 +56,11 @@ static inline float ml_experts_prob(const ml_experts_layer *l, int64_t row)
 /* Fills a and y (which is zero) with the products of ops/cpu/weight.h: weights of any type, mapped or repacked. */
 ml_status ml_experts_run_inference(ml_ctx *ctx, const ml_experts_layer *l);
 
+/* The products of down with a (and its low-rank term), before magnitudes, shown block by block: n_row rows from `row`
+ * on of an expert, columns [column, column + n), as u [n_row, n].  Blocks of the same columns come in the order of
+ * the rows, on one thread. */
+typedef void ml_experts_see_fn(void *arg, int64_t column, int64_t n, int64_t expert, int64_t row, int64_t n_row,
+                               const float *u);
+ml_status ml_experts_run_down(ml_ctx *ctx, const ml_experts_layer *l, ml_experts_see_fn *see, void *arg);
+
 #endif

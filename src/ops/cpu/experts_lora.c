@@ -5,6 +5,8 @@
 #include "ops/cpu/dropout.h"
 #include "ops/cpu/gemm.h"
 
+#include <string.h>
+
 enum {
     COLUMNS = 256, /* of dx that a task owns */
     ROWS = 64,     /* of an expert that its gradients take at once: no more than a tile has, whatever the threads */
@@ -87,7 +89,11 @@ void ml_experts_term_add(const ml_experts_layer *l, const ml_experts_term *t, in
 /* The gradient of a term's output: of gate and up it lies in pre. */
 static ml_gemm_operand output_gradient(const ml_experts_layer *l, const ml_experts_term *t, int64_t row)
 {
-    if (t->is_down) return (ml_gemm_operand){ .data = l->dy, .stride = l->dy_stride, .row = l->token + row };
+    if (t->is_down) {
+        ml_gemm_operand dy = { .data = NULL };
+        dy.data = ml_experts_down_gradient(l, row, &dy.stride, &dy.row);
+        return dy;
+    }
     int64_t first = t == &l->adapter->up ? l->f : 0;
     return (ml_gemm_operand){ .data = l->pre + row * l->n_col + first, .stride = l->n_col };
 }
@@ -135,6 +141,110 @@ void ml_experts_term_pull(const ml_experts_layer *l, const ml_experts_term *t, m
     add_input_gradient(l, t, tile, 0, l->f, l->a + tile.begin * l->f, l->f, NULL, thread);
 }
 
+/* ---- magnitudes ---- */
+
+enum { PIECE = 256 }; /* columns of a row that are scaled at once */
+
+static void scale(const ml_experts_term *t, int64_t expert, int64_t first, int64_t n, const float *x, float *out)
+{
+    for (int64_t j = 0; j < n; j++) out[j] = ml_experts_factor(t, expert, first + j) * x[j];
+}
+
+void ml_experts_activate(const ml_experts_layer *l, int64_t expert, int64_t row, int64_t column, int64_t n)
+{
+    const ml_experts_adapter *adapter = l->adapter;
+    const float *gate = l->pre + row * l->n_col + column, *up = l->up ? gate + l->f : NULL;
+    float *a = l->a + row * l->f + column, prob = ml_experts_prob(l, row), scaled[2][PIECE];
+    if (!adapter || (!adapter->gate.m && !adapter->up.m)) {
+        l->row_ops->activate(l->activation, gate, up, prob, a, n);
+        return;
+    }
+    for (int64_t j = 0; j < n; j += PIECE) {
+        int64_t some = n - j < PIECE ? n - j : PIECE;
+        if (adapter->gate.m) scale(&adapter->gate, expert, column + j, some, gate + j, scaled[0]);
+        if (adapter->up.m) scale(&adapter->up, expert, column + j, some, up + j, scaled[1]);
+        l->row_ops->activate(l->activation, adapter->gate.m ? scaled[0] : gate + j,
+                             adapter->up.m ? scaled[1] : (up ? up + j : NULL), prob, a + j, some);
+    }
+}
+
+void ml_experts_add_down_row(const ml_experts_layer *l, int64_t expert, int64_t column, int64_t n, const float *u,
+                             float *out)
+{
+    const ml_experts_term *t = &l->adapter->down;
+    for (int64_t j = 0; j < n; j++) out[j] += ml_experts_factor(t, expert, column + j) * u[j];
+}
+
+void ml_experts_scale_pre(const ml_experts_layer *l, int64_t expert, int64_t row)
+{
+    const ml_experts_adapter *adapter = l->adapter;
+    float *pre = l->pre + row * l->n_col;
+    if (!adapter->share) return;
+    memcpy(adapter->share + row * l->n_col, pre, (size_t)l->n_col * sizeof *pre);
+    if (adapter->gate.m) scale(&adapter->gate, expert, 0, l->f, pre, pre);
+    if (adapter->up.m) scale(&adapter->up, expert, 0, l->f, pre + l->f, pre + l->f);
+}
+
+static void pull_row(const ml_experts_term *t, int64_t expert, int64_t n, float *gradient, float *share)
+{
+    if (!t->m) return;
+    const float *norm = ml_f32(t->norm) + expert * t->norm->stride;
+    for (int64_t j = 0; j < n; j++) share[j] = norm[j] > 0 ? gradient[j] * share[j] / norm[j] : 0;
+    scale(t, expert, 0, n, gradient, gradient);
+}
+
+void ml_experts_pull_pre(const ml_experts_layer *l, int64_t expert, int64_t row)
+{
+    const ml_experts_adapter *adapter = l->adapter;
+    float *pre = l->pre + row * l->n_col;
+    if (!adapter->share) return;
+    float *share = adapter->share + row * l->n_col;
+    pull_row(&adapter->gate, expert, l->f, pre, share);
+    if (l->up) pull_row(&adapter->up, expert, l->f, pre + l->f, share + l->f);
+}
+
+void ml_experts_scale_dy(const ml_experts_layer *l, ml_experts_tile tile)
+{
+    const ml_experts_adapter *adapter = l->adapter;
+    if (!adapter->du) return;
+    for (int64_t row = tile.begin; row < tile.begin + tile.n; row++) {
+        scale(&adapter->down, tile.expert, 0, l->d, l->dy + l->token[row] * l->dy_stride, adapter->du + row * l->d);
+    }
+}
+
+const float *ml_experts_down_gradient(const ml_experts_layer *l, int64_t row, int64_t *stride, const int32_t **index)
+{
+    bool scaled = l->adapter && l->adapter->du;
+    *stride = scaled ? l->d : l->dy_stride;
+    *index = scaled ? NULL : l->token + row;
+    return scaled ? l->adapter->du + row * l->d : l->dy;
+}
+
+/* dm of gate and up of an expert: its rows' shares, in their order. */
+static void add_shares(const ml_experts_layer *l, const ml_experts_term *t, int64_t expert, int64_t first)
+{
+    if (!t->m || !t->dm) return;
+    float *dm = t->dm + expert * t->m->stride;
+    for (int64_t row = l->offset[expert]; row < l->offset[expert + 1]; row++) {
+        const float *share = l->adapter->share + row * l->n_col + first;
+        for (int64_t j = 0; j < l->f; j++) dm[j] += share[j];
+    }
+}
+
+/* dm of down, rows of a block: u is made as going forward, of the activations that the way back left in a. */
+static void add_down_share(void *arg, int64_t column, int64_t n, int64_t expert, int64_t row, int64_t n_row,
+                           const float *u)
+{
+    const ml_experts_layer *l = arg;
+    const ml_experts_term *t = &l->adapter->down;
+    float *dm = t->dm + expert * t->m->stride + column;
+    const float *norm = ml_f32(t->norm) + expert * t->norm->stride + column;
+    for (int64_t r = 0; r < n_row; r++) {
+        const float *dy = l->dy + l->token[row + r] * l->dy_stride + column;
+        for (int64_t j = 0; j < n; j++) dm[j] += norm[j] > 0 ? dy[j] * u[r * n + j] / norm[j] : 0;
+    }
+}
+
 /* da_e += dh^T dropout(input);  db_e += dout^T h */
 static void add_term_gradients(const ml_experts_layer *l, const ml_experts_term *t, ml_experts_tile tile, int thread)
 {
@@ -168,6 +278,8 @@ static void finish_experts(void *arg, int64_t begin, int64_t end, int thread)
 {
     const ml_experts_layer *l = arg;
     for (int64_t e = begin; e < end; e++) {
+        add_shares(l, &l->adapter->gate, e, 0);
+        add_shares(l, &l->adapter->up, e, l->f);
         for (int64_t row = l->offset[e]; row < l->offset[e + 1]; row += ROWS) {
             int64_t n = l->offset[e + 1] - row < ROWS ? l->offset[e + 1] - row : ROWS;
             ml_experts_tile part = { e, row, n };
@@ -198,11 +310,16 @@ static void finish_columns(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-void ml_experts_adapter_finish(const ml_experts_layer *l, float *dx)
+ml_status ml_experts_adapter_finish(ml_ctx *ctx, const ml_experts_layer *l, float *dx)
 {
+    const ml_experts_term *down = &l->adapter->down;
+    if (down->m && down->dm) {
+        ML_TRY(ml_experts_run_down(ctx, l, add_down_share, (void *)(uintptr_t)l));
+    }
     ml_parallel_for(l->n_expert, 1, finish_experts, (void *)(uintptr_t)l);
     input_work work = { l, dx };
     if (dx) ml_parallel_for(l->d, COLUMNS, finish_columns, &work);
+    return ML_OK;
 }
 
 /* ---- set-up ---- */
@@ -213,12 +330,31 @@ static ml_experts_term make_term(const ml_op_args *args, const ml_op_grads *grad
     if (!a) return (ml_experts_term){ 0 };
     ml_experts_term t = { .a = a, .b = args->in[slot + 1], .h = ml_f32(args->save[3]) + *h, .is_down = slot == 10 };
     t.seed = ml_rng_mix(seed + (uint64_t)slot);
+    t.m = args->in[slot + 6];
+    t.norm = args->in[slot + 7];
     if (grads) {
         t.da = grads->in[slot];
         t.db = grads->in[slot + 1];
+        t.dm = grads->in[slot + 6];
     }
     *h += a->dim[1];
     return t;
+}
+
+static ml_status make_gradients(ml_ctx *ctx, const ml_op_args *args, const ml_experts_layer *l,
+                                ml_experts_adapter *adapter)
+{
+    ml_experts_term *term[3] = { &adapter->gate, &adapter->up, &adapter->down };
+    float *dh = ml_ctx_scratch(ctx, (size_t)(l->n_row * adapter->h_stride) * sizeof *dh);
+    if (!dh) return ML_ENOMEM;
+    for (int i = 0; i < 3; i++) {
+        if (term[i]->a) term[i]->dh = dh + (term[i]->h - ml_f32(args->save[3]));
+    }
+    if (adapter->gate.m || adapter->up.m) {
+        adapter->share = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->n_col) * sizeof(float));
+        if (!adapter->share) return ML_ENOMEM;
+    }
+    return ML_OK;
 }
 
 ml_status ml_experts_adapter_make(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads, ml_experts_layer *l)
@@ -234,13 +370,11 @@ ml_status ml_experts_adapter_make(ml_ctx *ctx, const ml_op_args *args, const ml_
     adapter->up = make_term(args, grads, 8, &h, param->seed);
     adapter->down = make_term(args, grads, 10, &h, param->seed);
     adapter->h_stride = h;
-    if (grads) {
-        float *dh = ml_ctx_scratch(ctx, (size_t)(l->n_row * h) * sizeof *dh);
-        if (!dh) return ML_ENOMEM;
-        ml_experts_term *term[3] = { &adapter->gate, &adapter->up, &adapter->down };
-        for (int i = 0; i < 3; i++) {
-            if (term[i]->a) term[i]->dh = dh + (term[i]->h - ml_f32(args->save[3]));
-        }
+    if (grads) ML_TRY(make_gradients(ctx, args, l, adapter));
+    bool keeps = grads || (l->down->dtype == ML_F32 && !l->down->part);
+    if (adapter->down.m && keeps) {
+        adapter->du = ml_ctx_scratch(ctx, (size_t)(l->n_row * l->d) * sizeof(float));
+        if (!adapter->du) return ML_ENOMEM;
     }
     if (adapter->dropout > 0) {
         adapter->dropped_count = l->tile_rows * (l->d > l->f ? l->d : l->f);
