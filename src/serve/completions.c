@@ -84,6 +84,13 @@ static int64_t add_token(const ml_choice *c, int64_t i, bool prompt, int64_t off
     return offset;
 }
 
+/* Answer tokens that are scored: at the end also the one that ended it, as OpenAI's server does; who sums the prompt's
+ * log-probabilities leaves out one token behind it, whichever that is. */
+static int64_t n_scored(const ml_choice *c)
+{
+    return c->done ? c->n_taken : c->n_counts;
+}
+
 /* Of the prompt, where it was not sent, and answer tokens [n_scored, to). */
 static json_t *logprobs(const ml_choice *c, sent *s, bool prompt, int64_t to)
 {
@@ -157,7 +164,7 @@ static ml_status reply_whole(completion *c, ml_error *err)
             json_decref(choices);
             return status;
         }
-        json_t *scores = logprobs(choice, &c->sent[i], echo, choice->n_counts);
+        json_t *scores = logprobs(choice, &c->sent[i], echo, n_scored(choice));
         json_array_append_new(choices, choice_object(choice, text, scores, choice->finish_reason));
     }
     json_t *all = whole(c, choices);
@@ -177,7 +184,7 @@ static ml_status put_news(completion *c, ml_choice *choice, sent *s, ml_chars *o
     if (!news && !choice->done) return ML_OK;
     json_t *text;
     ML_TRY(new_text(choice, s, &text, err));
-    json_t *scores = logprobs(choice, s, echo, choice->n_counts);
+    json_t *scores = logprobs(choice, s, echo, n_scored(choice));
     s->finish = choice->done;
     const char *reason = choice->done ? choice->finish_reason : NULL;
     return ml_web_put_event(out, whole(c, json_pack("[o]", choice_object(choice, text, scores, reason))), err);

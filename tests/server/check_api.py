@@ -276,6 +276,14 @@ def test_echo_scores_the_prompt(program, work):
             token, wanted = scored["logprobs"]["tokens"][i], scored["logprobs"]["token_logprobs"][i]
             if token in one["top_logprobs"][0]:
                 assert abs(one["top_logprobs"][0][token] - wanted) < 1e-5, (i, token)
+        # The token behind the prompt is there also when it ends the answer: lm_eval leaves one out.
+        body = {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "logit_bias": {"256": 100}}
+        ended = server.post("/v1/completions", body).json()["choices"][0]
+        assert ended["finish_reason"] == "stop" and ended["text"] == text
+        assert ended["logprobs"]["tokens"][len(text):] == ["<|endoftext|>"]
+        assert ended["logprobs"]["token_logprobs"][1:len(text)] == scored["logprobs"]["token_logprobs"][1:]
+        events = [e["choices"][0] for e in server.events("/v1/completions", dict(body, stream=True)) if e != "[DONE]"]
+        assert sum((e["logprobs"]["tokens"] for e in events if e["logprobs"]), []) == ended["logprobs"]["tokens"]
     finally:
         assert server.stop() == 0
 
