@@ -335,24 +335,44 @@ static ml_status compile_root(ml_compiler *c, const json_t *schema, ml_symbol *r
     return ML_OK;
 }
 
-static ml_status compile_whole(const json_t *schema, ml_grammar *g, ml_error *err)
+/* `objects`: of what the schema accepts, objects alone. */
+static ml_status add(const json_t *schema, bool objects, ml_grammar *g, ml_symbol *out, ml_error *err)
 {
     ml_compiler c = { .root = schema, .g = g, .err = err };
-    ml_symbol root = 0;
-    *g = (ml_grammar){ 0 };
-    ml_status status = compile_root(&c, schema, &root);
+    json_t *object = json_pack("{s:s}", "type", "object"), *merged;
+    const json_t *flat;
+    ml_status status = ML_OK;
+    if (objects && schema) {
+        ML_TRY_GOTO(ml_schema_flatten(&c, schema, &flat));
+        ML_TRY_GOTO(ml_schema_merge(&c, flat, object, &merged));
+        schema = merged;
+    }
+    ML_TRY_GOTO(compile_root(&c, schema, out));
+done:
     ml_free(c.known);
     json_decref(c.own);
-    g->root = root;
-    return status == ML_OK ? ml_grammar_prune(g, err) : status;
+    json_decref(object);
+    return status;
+}
+
+ml_status ml_schema_add(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err)
+{
+    return add(schema, false, g, out, err);
+}
+
+ml_status ml_schema_add_object(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err)
+{
+    return add(schema, true, g, out, err);
 }
 
 ml_status ml_schema_compile(const json_t *schema, ml_grammar *g, ml_error *err)
 {
-    return compile_whole(schema, g, err);
+    *g = (ml_grammar){ 0 };
+    ML_TRY(add(schema, false, g, &g->root, err));
+    return ml_grammar_prune(g, err);
 }
 
 ml_status ml_schema_compile_object(ml_grammar *g, ml_error *err)
 {
-    return compile_whole(NULL, g, err);
+    return ml_schema_compile(NULL, g, err);
 }

@@ -51,7 +51,8 @@ typedef struct {
     json_t *tokens, *logprobs, *top, *offsets;
 } columns;
 
-static json_t *top_of(const ml_choice *c, const ml_scored *s)
+/* The likeliest tokens, and the one at hand, which need not be among them. */
+static json_t *top_of(const ml_choice *c, const ml_scored *s, const char *own)
 {
     const ml_tokenizer *t = c->task.served->m.tokenizer;
     json_t *top = json_object();
@@ -64,6 +65,7 @@ static json_t *top_of(const ml_choice *c, const ml_scored *s)
         }
         json_decref(text);
     }
+    if (!json_object_get(top, own) && isfinite(s->logprob)) json_object_set_new(top, own, json_real(s->logprob));
     return top;
 }
 
@@ -75,9 +77,10 @@ static int64_t add_token(const ml_choice *c, int64_t i, bool prompt, int64_t off
     ml_scored s = ml_choice_scored(c, i, prompt);
     json_array_append_new(out->offsets, json_integer(offset));
     offset += count_characters(json_string_value(text));
-    json_array_append_new(out->tokens, text);
+    json_array_append(out->tokens, text);
     json_array_append_new(out->logprobs, scored && isfinite(s.logprob) ? json_real(s.logprob) : json_null());
-    json_array_append_new(out->top, scored ? top_of(c, &s) : json_null());
+    json_array_append_new(out->top, scored ? top_of(c, &s, json_string_value(text)) : json_null());
+    json_decref(text);
     return offset;
 }
 
@@ -131,8 +134,10 @@ static ml_status new_text(const ml_choice *c, sent *s, json_t **out, ml_error *e
 
 static json_t *whole(const completion *c, json_t *choices)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", c->created,
-                     "model", c->named->id, "choices", choices);
+    json_t *out = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created",
+                            c->created, "model", c->named->id, "choices", choices);
+    if (c->params.include_usage) json_object_set_new(out, "usage", json_null()); /* the last one has it */
+    return out;
 }
 
 static ml_status finish(completion *c, ml_error *err)

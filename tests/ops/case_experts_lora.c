@@ -29,9 +29,9 @@ static const variant variants[] = {
     { 0, 8, 4, 3, 2, 2, true, true, true, .w_dtype = ML_F32 },
     { 24, 10, 7, 4, 2, 3, true, true, true, .w_dtype = ML_F32, .scales = true },
     { 150, 12, 18, 3, 2, 2, true, false, true, .w_dtype = ML_F32, .scales = true },
-    { 40, 10, 270, 3, 2, 2, false, true, false, .w_dtype = ML_F32, .scales = true }, /* rows of several pieces */
+    { 10, 5, 270, 3, 2, 2, false, true, false, .w_dtype = ML_F32, .scales = true }, /* rows of several pieces */
     { 20, 9, 13, 6, 2, 1, true, false, true, .one_matrix = true, .w_dtype = ML_F32, .scales = true },
-    { 90, 300, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16, .scales = true },
+    { 40, 30, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16, .scales = true },
     { 24, 40, 130, 4, 2, 8, true, true, true, .fast = true, .w_dtype = ML_BF16, .scales = true },
     { 0, 8, 4, 3, 2, 2, true, true, true, .w_dtype = ML_F32, .scales = true },
 };

@@ -87,6 +87,8 @@ def test_notes_of_runs(program, work):
     try:
         for n, wanted in ((999, 200), (1000, 200), (1001, 400)):
             assert server.request("PATCH", "/api/runs/r", {"note": "x" * n}).status == wanted
+        for n, wanted in ((999, 200), (1000, 200), (1001, 400)):
+            assert server.get("/api/runs/r/rollouts?limit=%d" % n).status == wanted
     finally:
         assert server.stop() == 0
 
