@@ -2,7 +2,7 @@
 """The server under load: many requests at once against one, what a shared beginning saves, and other servers beside it.
 
     bench_serve.py PROGRAM MODEL [--prompt 64] [--gen 64] [--clients 16] [--each 1] [--rounds 3] [--prefix 1000] [--end ID ...]
-                   [--peer "COMMAND of a server that speaks OpenAI's API, with {port}" ...]
+                   [--peer "COMMAND of a server that speaks OpenAI's API, with {port} and absolute paths" ...]
                    [--peer-url http://HOST:PORT ...]
 
 Requests are greedy, all prompts differ, and answers are as long as asked (the ids that end one are biased away, or
@@ -57,10 +57,10 @@ class Peer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.host, self.port = "127.0.0.1", free.getsockname()[1]
         self.name = os.path.basename(shlex.split(command)[0])
-        self.log = tempfile.TemporaryFile()
+        self.log, self.folder = tempfile.TemporaryFile(), tempfile.TemporaryDirectory()  # where it may leave things
         print("# " + command.replace("{port}", str(self.port)), flush=True)
         self.process = subprocess.Popen(shlex.split(command.replace("{port}", str(self.port))), stdout=self.log,
-                                        stderr=self.log)
+                                        stderr=self.log, cwd=self.folder.name)
         while not self.is_ready():
             if self.process.poll() is not None:
                 self.log.seek(0)

@@ -53,7 +53,7 @@ static bool take_token(void *arg, int32_t id, double logprob)
         c->top_logprob[i * n_top + k] = logprob + (double)c->top_logit[k] - (double)c->choice_logit;
     }
     atomic_store(&c->n_token, i + 1);
-    signal_news(c);
+    if (i == 0 || !atomic_load(&c->all->at_end)) signal_news(c);
     return true;
 }
 
@@ -362,6 +362,8 @@ void ml_answers_await_ends(ml_answers *a)
 
 ml_status ml_answers_finish(ml_answers *a, ml_error *err)
 {
+    /* The two threads that compute are not disturbed for every token; a stop string has to be found at once. */
+    atomic_store(&a->at_end, a->params->n_stop == 0);
     while (!ml_answers_are_done(a)) {
         ml_answers_wait(a);
         for (size_t i = 0; i < a->n_choice; i++) ML_TRY(ml_choice_advance(&a->choice[i], err));

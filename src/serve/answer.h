@@ -66,7 +66,8 @@ typedef struct ml_answers {
     ml_choice *choice; /* [n_choice] prompt by prompt, params->n of each */
     size_t n_choice;
     double start;
-    bool timed; /* the first token was counted */
+    bool timed;         /* the first token was counted */
+    atomic_bool at_end; /* who waits is told of first tokens and ends only */
     pthread_mutex_t lock;
     pthread_cond_t news;
 } ml_answers;

@@ -77,7 +77,8 @@ def test_soak(program, work):
         third = len(sizes) // 3
         before, after = max(sizes[third:2 * third]), max(sizes[2 * third:])
         growth = after / before - 1
-        print("     %d answers, %d went away; memory %.1f MB, growth %.2f %%" % (count[0], count[1], after / 1e6, 100 * growth))
+        print("     %d answers, %d went away; memory %.1f MB in the second third, %.1f in the last, growth %.2f %%" %
+              (count[0], count[1], before / 1e6, after / 1e6, 100 * growth))
         assert count[0] > N_KIND and count[1] > 0
         if seconds >= 300:  # shorter, the arenas of the allocator still fill
             assert growth < 0.01, sizes
