@@ -23,7 +23,7 @@ PROMPTS = ["Once upon a time", "One day, Tom and his dog", "The little girl was 
 N_NEW = 120
 
 # What a type may move a logit by.  f32: the order of sums (seen through 27 layers: 5e-5); llama.cpp rounds activations to
-# f16 where weights are f16 (seen: 0.12); both round them to 8 bits where weights are blocks, in ways of their own (seen:
+# f16 where weights are f16 (seen: 0.12; 4e-5 when the same numbers are stored as f32); both round them to 8 bits where weights are blocks, in ways of their own (seen:
 # 0.2).  A wrong rotation, scale or expert moves logits by whole numbers.
 BOUND = {"f32": 1e-3, "f16": 0.25, "q8_0": 0.5, "q4_k": 0.5}
 # Mean probability of the continuations: flat predictions would compare rounding, 1 / 512 is untrained.
@@ -106,7 +106,7 @@ class LlamaCpp:
 
     def __init__(self, file):
         import llama_cpp
-        self.llama = llama_cpp.Llama(str(file), n_ctx=256, n_threads=2, logits_all=True, verbose=False,
+        self.llama = llama_cpp.Llama(str(file), n_ctx=256, n_threads=1, logits_all=True, verbose=False,
                                      type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
 
     def tokens_of(self, text):

@@ -10,7 +10,7 @@
 
 enum {
     TASK_BYTES = 128 * 1024, /* of weights */
-    FEW_TOKENS = 6,          /* up to which a product is limited by reading the weights */
+    FEW_TOKENS = 16,         /* up to which a product is limited by reading the weights */
     MIN_PARALLEL = 200000,   /* multiply-adds below which starting the threads costs more than it saves */
     ROUND_PER_TASK = 32768,  /* elements of x */
 };

@@ -34,4 +34,4 @@ B_TILE(four, 4, 4)
 B_TILE(two, 2, 8)
 B_TILE(one, 1, 8)
 
-const ml_b_kernel ml_b_kernel_avx512 = { .tile = { { 4, 4, four }, { 2, 8, two }, { 1, 8, one } } };
+const ml_b_kernel ml_b_kernel_avx512 = { .tile = { { 4, 4, four }, { 4, 4, four }, { 2, 8, two }, { 1, 8, one } } };

@@ -1,4 +1,4 @@
-/* vdpbf16ps takes the pairs as they are: tiles of 6 x 4, 2 x 8 and 1 x 8 (tokens x weight rows). */
+/* vdpbf16ps takes the pairs as they are: tiles of 6 x 4, 4 x 4, 2 x 8 and 1 x 8 (tokens x weight rows). */
 #include "ops/cpu/reduce_avx512.h"
 
 #include <stdint.h>
@@ -27,7 +27,8 @@ V_INLINE void reduce(vf (*sum)[1], int n, float *out)
 #include "ops/cpu/bmatmul_body.h"
 
 B_TILE(six, 6, 4)
+B_TILE(four, 4, 4)
 B_TILE(two, 2, 8)
 B_TILE(one, 1, 8)
 
-const ml_b_kernel ml_b_kernel_avx512bf16 = { .tile = { { 6, 4, six }, { 2, 8, two }, { 1, 8, one } } };
+const ml_b_kernel ml_b_kernel_avx512bf16 = { .tile = { { 6, 4, six }, { 4, 4, four }, { 2, 8, two }, { 1, 8, one } } };

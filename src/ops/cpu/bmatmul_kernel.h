@@ -4,7 +4,7 @@
 
 #include "ops/cpu/bmatmul.h"
 
-enum { ML_B_STEP = 32 /* columns */, ML_B_MAX_TOKEN = 6, ML_B_MAX_ROW = 8, ML_B_MAX_OUT = 32, ML_B_N_TILE = 3 };
+enum { ML_B_STEP = 32 /* columns */, ML_B_MAX_TOKEN = 6, ML_B_MAX_ROW = 8, ML_B_MAX_OUT = 32, ML_B_N_TILE = 4 };
 
 /* out[t * n_row + i] = x[t] . w[i] over k columns, for the tile's tokens and rows.  Of every line of w, the one that
  * lies `ahead` bytes further on is asked for (0: none). */

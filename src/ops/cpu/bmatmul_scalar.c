@@ -21,4 +21,4 @@ static void tile(int64_t k, const uint16_t *const *x, const uint16_t *const *w, 
     *out = sum[0];
 }
 
-const ml_b_kernel ml_b_kernel_scalar = { .tile = { { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile } } };
+const ml_b_kernel ml_b_kernel_scalar = { .tile = { { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile } } };
