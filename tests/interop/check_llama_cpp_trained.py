@@ -22,9 +22,9 @@ PROMPTS = ["Once upon a time", "One day, Tom and his dog", "The little girl was 
            "There was a big tree in the garden."]
 N_NEW = 120
 
-# What a type may move a logit by.  f32: the order of sums (seen through 27 layers: 5e-5); llama.cpp rounds activations to
-# f16 where weights are f16 (seen: 0.12; 4e-5 when the same numbers are stored as f32); both round them to 8 bits where weights are blocks, in ways of their own (seen:
-# 0.2).  A wrong rotation, scale or expert moves logits by whole numbers.
+# What a type may move a logit by.  f32: the order of sums (seen through 27 layers: 5e-5).  f16: llama.cpp rounds
+# activations to f16 where weights are f16 (seen: 0.12; 4e-5 when the same numbers are stored as f32).  Blocks: both round
+# activations to 8 bits, in ways of their own (seen: 0.25).  A wrong rotation, scale or expert moves logits by whole numbers.
 BOUND = {"f32": 1e-3, "f16": 0.25, "q8_0": 0.5, "q4_k": 0.5}
 # Mean probability of the continuations: flat predictions would compare rounding, 1 / 512 is untrained.
 PEAKED = 0.25
