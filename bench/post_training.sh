@@ -1,9 +1,9 @@
 #!/bin/sh
 # What each stage of tuning does to stories to order: pretrain, sft and dpo of the quickstart recipes, then 200 stories
-# of each checkpoint to prompts whose ways to ask and protagonists training never had, counted as a table.
+# of each checkpoint to prompts whose ways to ask, names and protagonists training never had, counted as a table.
 #   bench/post_training.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/post-training); what is there is used.
-# OPTION: of eval, e.g. --temperature 0 --seed 2.  About ten minutes on two cores.
+# OPTION: of eval, e.g. --temperature 0 --seed 2.  About a quarter of an hour on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build/release/moonlight} folder=${2:-runs/post-training}
@@ -31,15 +31,19 @@ done
 python3 - "$folder" <<'END'
 import json, sys
 folder = sys.argv[1]
-print("stage     stories  satisfied  protagonist  required  banned  sentences  ended  satisfied %")
+parts = ("protagonist", "required", "banned", "sentences")
+share = {}
+print("stage     stories  satisfied  protagonist  required  banned  sentences  ended  satisfied %  protagonist %")
 for stage in ("pretrain", "sft", "dpo"):
     with open(f"{folder}/{stage}.json") as file:
         x = json.load(file)
     r = x["results"]
-    count = {k: sum(bool(s[k + "_ok"]) for s in r) for k in ("protagonist", "required", "banned", "sentences")}
-    both = sum(s["protagonist_ok"] and s["required_ok"] and s["banned_ok"] for s in r)
-    print(f"{stage:9} {len(r):7} {both:10} {count['protagonist']:12} {count['required']:9} {count['banned']:7} "
-          f"{count['sentences']:10} {round(x['ended'] * len(r)):6} {100 * both / len(r):12.1f}")
+    count = {k: sum(bool(s[k + "_ok"]) for s in r) for k in parts}
+    count["satisfied"] = sum(s["protagonist_ok"] and s["required_ok"] and s["banned_ok"] for s in r)
+    share[stage] = {k: 100 * n / len(r) for k, n in count.items()}
+    print(f"{stage:9} {len(r):7} {count['satisfied']:10} {count['protagonist']:12} {count['required']:9} "
+          f"{count['banned']:7} {count['sentences']:10} {round(x['ended'] * len(r)):6} {share[stage]['satisfied']:12.1f} "
+          f"{share[stage]['protagonist']:14.1f}")
 last = {}
 with open(f"{folder}/dpo/log.jsonl") as file:
     for line in file:
@@ -48,4 +52,6 @@ with open(f"{folder}/dpo/log.jsonl") as file:
             last = x
 print(f"dpo, pairs for validation: loss {last['val_loss']:.4f}, reward accuracy {last['reward_accuracy']:.4f}, "
       f"margin {last['reward_margin']:.3f} (step {last['step']})")
+print(f"satisfied, pretrain to sft: {share['sft']['satisfied'] - share['pretrain']['satisfied']:+.1f} points; "
+      f"protagonist right, sft to dpo: {share['dpo']['protagonist'] - share['sft']['protagonist']:+.1f} points")
 END

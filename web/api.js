@@ -1,5 +1,6 @@
 // Talking to the server: JSON requests, event streams, the API key.
 import { h, dialog } from "./dom.js";
+import { lost } from "./connection.js";
 
 export class ApiError extends Error {
   constructor(status, message, param) {
@@ -26,13 +27,24 @@ function askKey() {
   return asking;
 }
 
+// A request without an answer is a failure with status 0.
+async function request(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    lost();
+    throw new ApiError(0, "The server does not answer.");
+  }
+}
+
 async function send(method, path, body, signal) {
   for (;;) {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (key) headers.Authorization = "Bearer " + key;
     const used = key;
-    const response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    const response = await request(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
     if (response.status !== 401) return response;
     if (key === used) { // nobody gave another one meanwhile
       const given = await askKey();
@@ -69,7 +81,10 @@ export async function* events(method, path, body, signal) {
   let held = "", data = [];
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        if (!signal?.aborted) lost();
+        throw signal?.aborted ? error : new ApiError(0, "The connection to the server was lost.");
+      });
       if (done) return;
       const lines = (held + value).split("\n");
       held = lines.pop();
@@ -132,7 +147,7 @@ export function modelSelect(chosen, onchange, label, none) {
     if (none) select.append(h("option", { value: "" }, none));
     for (const m of models) {
       const state = m.state === "loaded" ? "" : m.state === "available" ? " (not loaded)" : ` (${m.state})`;
-      const note = m.best ? " · best" : m.latest ? " · latest" : "";
+      const note = m.parent ? ` · of ${m.parent}` : m.best ? " · best" : m.latest ? " · latest" : "";
       select.append(h("option", { value: m.id, disabled: m.state === "failed" }, m.id + note + state));
     }
     select.value = [...select.options].some((o) => o.value === now) ? now : select.options[0]?.value ?? "";

@@ -1,5 +1,5 @@
 // The page: which view is shown, dark or light, keys.
-import { notice } from "./dom.js";
+import { h, notice, dialog } from "./dom.js";
 import { chat } from "./chat.js";
 import { experts } from "./experts.js";
 import { runsView as runs } from "./runs.js";
@@ -10,6 +10,11 @@ let shown = null;
 
 async function route() {
   const [name, ...rest] = location.hash.slice(1).split("/");
+  if (name === "talk" && rest.length) { // to a model, in a new conversation
+    chat.talkTo(decodeURIComponent(rest.join("/")));
+    history.replaceState(null, "", "#chat");
+    return route();
+  }
   const view = views[name] ? name : "chat", argument = rest.length ? decodeURIComponent(rest.join("/")) : null;
   for (const link of document.querySelectorAll("#top nav a")) {
     if (link.hash === "#" + view) link.setAttribute("aria-current", "page");
@@ -39,6 +44,32 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 if (localStorage.getItem("theme")) theme(localStorage.getItem("theme"));
 addEventListener("hashchange", route);
-addEventListener("keydown", (event) => views[shown]?.key?.(event));
+
+// ---- keys ----
+
+const everywhere = [["?", "this list"], ["1  2  3", "Chat, Experts, Runs"], ["t", "dark or light"], ["Tab", "from control to control"]];
+
+function showKeys() {
+  const table = (title, keys) => [h("h3", null, title), h("table", { class: "shortcuts" }, h("tbody", null, keys.map(([key, what]) =>
+    h("tr", null, h("th", { scope: "row" }, key.split("  ").map((k) => h("kbd", null, k))), h("td", null, what)))))];
+  return dialog("Keys", () => h("div", null, table("Everywhere", everywhere), table("Chat", chat.keys), table("Experts", experts.keys), table("Runs", runs.keys)));
+}
+
+function onKey(event) {
+  if (document.querySelector("dialog[open]")) return;
+  const typing = event.target.closest?.("input:not([type=checkbox]):not([type=range]), textarea, select");
+  if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    const view = { 1: "chat", 2: "experts", 3: "runs" }[event.key];
+    if (view) location.hash = view;
+    else if (event.key === "?") showKeys();
+    else if (event.key === "t") document.getElementById("theme").click();
+    else views[shown]?.key?.(event, false);
+    return;
+  }
+  views[shown]?.key?.(event, Boolean(typing));
+}
+
+document.getElementById("keys").addEventListener("click", showKeys);
+addEventListener("keydown", onKey);
 addEventListener("unhandledrejection", (event) => notice(event.reason?.message ?? String(event.reason)));
 route();

@@ -1,6 +1,7 @@
 // The Chat view: conversations at the left, messages, how answers are made at the right.
 import { h, replace, say, notice, download, dialog, number } from "./dom.js";
 import { get, post, call, refreshModels, loadedModels } from "./api.js";
+import { isLost } from "./connection.js";
 import * as tree from "./tree.js";
 import { generate, metaOf, checkCache } from "./answer.js";
 import { assistantMessage, userMessage, liveMessage } from "./message.js";
@@ -32,11 +33,41 @@ async function setHead(message) {
   await call("PATCH", `/api/conversations/${conversation.id}`, { head: message.id });
 }
 
+const MANY = 8; // conversations, from which on they can be searched
+
 async function listConversations() {
-  const list = (await get("/api/conversations")).conversations;
-  replace(parts.list, list.map((c) => h("li", null,
-    h("a", { href: "#chat/" + c.id, "aria-current": c.id === conversation?.id ? "true" : null }, c.title || "Untitled"),
-    h("button", { type: "button", class: "small", "aria-label": `Delete ${c.title || "Untitled"}`, onclick: () => remove(c) }, "×"))));
+  parts.all = (await get("/api/conversations")).conversations;
+  parts.search.hidden = parts.all.length < MANY;
+  drawList();
+}
+
+function day(seconds) {
+  const days = Math.floor((new Date().setHours(24, 0, 0, 0) / 1000 - seconds) / 86400);
+  return days < 1 ? "Today" : days < 2 ? "Yesterday" : days < 7 ? "This week" : "Earlier";
+}
+
+function drawList() {
+  const wanted = parts.search.hidden ? "" : parts.search.value.trim().toLowerCase();
+  const list = parts.all.filter((c) => c.title.toLowerCase().includes(wanted)), name = (c) => c.title || "Untitled";
+  let last = null;
+  replace(parts.list, list.map((c) => {
+    const heading = day(c.updated) === last ? null : h("li", { class: "day", role: "presentation" }, last = day(c.updated));
+    return [heading, h("li", null,
+      h("a", { href: "#chat/" + c.id, title: name(c), "aria-current": c.id === conversation?.id ? "true" : null }, name(c)),
+      h("button", { type: "button", class: "small", title: "Rename", "aria-label": `Rename ${name(c)}`, onclick: () => rename(c) }, "✎"),
+      h("button", { type: "button", class: "small", title: "Delete", "aria-label": `Delete ${name(c)}`, onclick: () => remove(c) }, "×"))];
+  }), list.length ? null : h("li", { class: "day" }, parts.all.length ? "None has that title." : "Conversations are kept here."));
+}
+
+async function rename(c) {
+  const title = await dialog("Rename conversation", (close) => {
+    const input = h("input", { value: c.title, maxlength: 60, required: true, "aria-label": "Title" });
+    return h("form", { onsubmit: (e) => { e.preventDefault(); close(input.value.trim()); } }, input, h("button", { class: "primary" }, "Rename"));
+  });
+  if (!title || title === c.title) return;
+  await call("PATCH", `/api/conversations/${c.id}`, { title });
+  if (conversation?.id === c.id) conversation.title = title;
+  await listConversations();
 }
 
 async function remove(c) {
@@ -55,6 +86,25 @@ function models() {
   return settings.second && settings.second !== first ? [first, settings.second] : [first];
 }
 
+// An answer that cannot be stored stays on the page, with its reason.
+async function keep(to, parent, content, more) {
+  try {
+    await addMessage(to, parent, "assistant", content, more);
+  } catch (error) {
+    if (error.status) notice(`The answer could not be stored: ${error.message}`); // else the bar says it
+    const id = 1 + to.messages.reduce((most, m) => Math.max(most, m.id), 0);
+    to.messages.push({ id, parent, role: "assistant", content, unsaved: true, ...more });
+    to.head = id;
+  }
+}
+
+async function storeAgain(message) {
+  const { parent, content, model, meta } = message;
+  conversation.messages = conversation.messages.filter((m) => m !== message);
+  await keep(conversation, parent, content, { model, meta });
+  draw();
+}
+
 // Answers to a message of the user, by one model or two at once.
 async function answer(question, names) {
   const abort = new AbortController(), into = conversation; // another one may be shown before the answer ends
@@ -71,9 +121,9 @@ async function answer(question, names) {
     const answers = await Promise.all(names.map((model, i) => generate({
       model, messages, settings: used, signal: abort.signal, onchange: live[i].show })));
     for (const a of answers.reverse()) { // the first model's is stored last, and becomes the head
-      if (a.error) notice(`${a.model}: ${a.error}`);
+      if (a.error && !isLost()) notice(`${a.model}: ${a.error}`);
       if (!a.content && !a.reasoning) continue;
-      await addMessage(into, question.id, "assistant", a.content, { model: a.model, meta: { ...metaOf(a, used), group } });
+      await keep(into, question.id, a.content, { model: a.model, meta: { ...metaOf(a, used), group } });
     }
     const last = answers.at(-1);
     say(last.finish === "stopped" ? "Stopped" : `Answered, ${last.usage?.completion_tokens ?? last.tokens} tokens`);
@@ -85,7 +135,7 @@ async function answer(question, names) {
     draw();
     scrollDown(true);
   }
-  await listConversations();
+  await listConversations().catch(() => {});
 }
 
 async function send() {
@@ -123,6 +173,7 @@ const act = {
     if (!running) await answer(tree.find(conversation.messages, message.parent), models());
   },
   edit: (message) => { editing = message.id; draw(); parts.messages.querySelector("textarea")?.focus(); },
+  store: storeAgain,
   experts: (message) => { location.hash = "#experts/" + encodeURIComponent(message.meta.trace_id); },
   check: async (message, button) => {
     button.disabled = true;
@@ -185,8 +236,15 @@ function emptyText() {
   const experts = model.n_expert ? `, ${model.n_expert} experts in a layer, ${model.top_k} for a token` : "";
   return h("p", { class: "empty" }, h("strong", null, model.id), h("br"),
            `${number(model.n_params)} parameters, ${number(model.n_params_active)} active${experts}`,
-           model.chat_format === "none" ? [h("br"), "It knows no turns: it goes on with what you write."] : null);
+           model.chat_format === "none" ? [h("br"), "It knows no turns: it goes on with what you write."] : null,
+           h("span", { class: "starters" }, starters[model.chat_format === "none" ? "text" : "chat"].map((text) =>
+             h("button", { type: "button", onclick: () => { parts.input.value = text; grow(); parts.input.focus(); } }, text))));
 }
+
+const starters = {
+  text: ["Once upon a time", "One day, a little girl", "The old man said"],
+  chat: ["Tell me a story about a fox and the moon.", "Explain what a mixture of experts is.", "What can you do?"],
+};
 
 function scrollDown(force) {
   const box = parts.scroll, near = box.scrollHeight - box.scrollTop - box.clientHeight < 160;
@@ -208,6 +266,7 @@ function startNew() {
   settings = lastSettings();
   if (location.hash.startsWith("#chat/")) history.replaceState(null, "", "#chat");
   drawSettings();
+  drawList();
   draw();
   parts.input.focus();
 }
@@ -218,6 +277,7 @@ async function open(id) {
   settings = withDefaults(conversation.settings);
   if (!isWide()) parts.left.open = parts.settings.open = false;
   drawSettings();
+  drawList();
   draw();
   scrollDown(true);
 }
@@ -239,6 +299,8 @@ function exportAs(kind) {
 
 function build(main) {
   parts.list = h("ul");
+  parts.all = [];
+  parts.search = h("input", { type: "search", placeholder: "Search titles", "aria-label": "Search conversations", hidden: true, oninput: drawList });
   parts.messages = h("div", { class: "messages", "aria-label": "Messages", role: "log", "aria-live": "off" });
   parts.scroll = h("div", { class: "scrollbox", tabindex: -1 }, parts.messages);
   parts.scroll.addEventListener("grow", () => scrollDown(false));
@@ -254,14 +316,23 @@ function build(main) {
   });
   parts.settings = h("details", { class: "side right", open: matchMedia("(min-width: 70rem)").matches });
   parts.left = h("details", { class: "side left", open: isWide() }, h("summary", null, "Conversations"),
-    h("button", { type: "button", class: "new", onclick: startNew }, "New conversation"), h("nav", { "aria-label": "Conversations" }, parts.list));
+    h("button", { type: "button", class: "new", onclick: startNew }, "New conversation"), parts.search, h("nav", { "aria-label": "Conversations" }, parts.list));
   replace(main, h("div", { class: "chat" }, parts.left,
     h("section", { class: "middle", "aria-label": "Conversation" }, parts.scroll, form,
-      h("p", { class: "keys" }, parts.exports, "Enter sends, Shift+Enter begins a line, Esc stops")),
+      h("p", { class: "keys" }, parts.exports, h("span", { class: "hint" }, h("kbd", null, "Enter"), "sends, ", h("kbd", null, "Shift+Enter"), "begins a line, ", h("kbd", null, "Esc"), "stops"))),
     parts.settings));
 }
 
+const lastOf = (css) => [...parts.messages.querySelectorAll(css)].at(-1);
+const pressLast = (css, label) => [...(lastOf(css)?.querySelectorAll("button") ?? [])].find((b) => b.textContent === label)?.click();
+
+addEventListener("reconnected", () => {
+  if (parts.panel?.isConnected) refreshModels().then(() => { parts.panel.refresh(); return listConversations(); }).catch(() => {});
+});
+
 export const chat = {
+  keys: [["Enter", "send"], ["Shift+Enter", "begin a line"], ["Esc", "stop the answer"], ["/", "to the message"], ["n", "new conversation"],
+         ["r", "answer again"], ["e", "edit the last message"], ["x", "the experts of the last answer"]],
   async show(main, argument) {
     build(main);
     drawSettings();
@@ -278,8 +349,19 @@ export const chat = {
     await listConversations();
   },
   hide() { leave(); },
-  key(event) {
-    if (event.key === "Escape" && running) stop();
-    else if (event.key === "/" && !event.target.closest("input, textarea, select")) { event.preventDefault(); parts.input.focus(); }
+  talkTo(model) {
+    leave();
+    conversation = null;
+    settings = { ...lastSettings(), model, second: "" };
+    if (parts.panel?.isConnected) { drawSettings(); draw(); }
+  },
+  key(event, typing) {
+    if (event.key === "Escape" && running) return stop();
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const does = { "/": () => parts.input.focus(), n: startNew, r: () => pressLast(".message.assistant", "Again"),
+                   e: () => pressLast(".message.user", "Edit"), x: () => pressLast(".message.assistant", "Experts") }[event.key];
+    if (!does) return;
+    event.preventDefault();
+    does();
   },
 };

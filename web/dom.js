@@ -45,10 +45,12 @@ export function say(text) {
 
 // An error or a message that stays until it is closed or ten seconds are over.
 export function notice(text) {
+  const shown = document.getElementById("notices");
+  if ([...shown.children].some((n) => n.firstChild.textContent === text)) return; // it is being said
   const close = () => box.remove();
   const box = h("div", { class: "notice" }, h("span", null, text),
                 h("button", { type: "button", onclick: close, "aria-label": "Close" }, "×"));
-  document.getElementById("notices").append(box);
+  shown.append(box);
   setTimeout(close, 10000);
 }
 
@@ -68,6 +70,21 @@ export function download(name, type, text) {
   const link = h("a", { href: url, download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+// A small button that copies, and says that it did.
+export function copyButton(text, attributes) {
+  const button = h("button", { type: "button", ...attributes, onclick: async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+      say("Copied");
+    } catch {
+      notice("The browser does not let this page copy.");
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  } }, "Copy");
+  return button;
 }
 
 // One dialog at a time; resolves with what `close(value)` was given, or undefined.

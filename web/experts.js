@@ -7,6 +7,7 @@ import * as routing from "./routing.js";
 const parts = {};
 let traces = []; // one, or two to be compared
 let layer = 0; // index into the layers of the traces
+let only = null; // an expert: the tokens that chose it stand out
 
 // ---- tokens ----
 
@@ -24,7 +25,7 @@ function shownText(text) {
 function tokenNode(trace, token, index, explain) {
   const at = token.layers[layer], top = at?.experts[0];
   const about = at ? `, expert ${top}` : ", not read by the model";
-  const node = h("span", { class: "token" + (token.prompt ? " prompt" : "") + (at ? "" : " unread"), tabindex: index === 0 ? 0 : -1,
+  const node = h("span", { class: "token" + (token.prompt ? " prompt" : "") + (at ? "" : " unread") + (only !== null && !at?.experts.includes(only) ? " other" : ""), tabindex: index === 0 ? 0 : -1,
     "data-index": index, style: at ? { "--hue": hue(top).toFixed(0) } : {}, role: "button",
     "aria-label": `${token.text.trim() || "space"}${about}`, onmouseenter: () => explain(trace, token), onfocus: () => explain(trace, token),
     onclick: () => explain(trace, token) }, shownText(token.text));
@@ -58,7 +59,7 @@ function explanation(trace, token) {
 
 function tokenPanel(trace) {
   // As tall as what will stand there, so that nothing jumps.
-  const detail = h("div", { class: "explanation", "aria-live": "polite", style: { "min-height": `${7 + 1.7 * Math.min(trace.top_k, 12)}rem` } }, h("p", null, "Point at a token, or go there with Tab and the arrow keys."));
+  const detail = h("div", { class: "explanation", "aria-live": "polite", style: { "min-height": `${5.8 + 1.75 * Math.min(trace.top_k, 12)}rem` } }, h("p", { class: "soft" }, "Point at a token, or go there with Tab and the arrow keys: its experts appear here."));
   const explain = (t, token) => replace(detail, explanation(t, token));
   const box = h("div", { class: "tokens", onkeydown: moveFocus, role: "group", "aria-label": `Tokens of ${trace.model}` },
                 trace.tokens.map((token, i) => tokenNode(trace, token, i, explain)));
@@ -71,16 +72,17 @@ function charts(trace) {
   const usage = trace.usage[layer], total = usage.reduce((a, b) => a + b, 0) || 1;
   const loads = trace.usage.map((row) => { const sum = row.reduce((a, b) => a + b, 0) || 1; return row.map((v) => v * row.length / sum); });
   const together = routing.coactivation(trace, layer), n = trace.n_expert;
+  const whose = traces.length > 1 ? `: ${trace.model}` : "";
   const figure = (svg, text) => h("figure", { class: "card" }, svg, h("figcaption", null, text));
-  return h("section", { class: "cards", "aria-label": `Figures of ${trace.model}` },
-    figure(barChart({ title: `Usage, layer ${trace.layers[layer]}: ${trace.model}`, xLabel: "expert", yLabel: "% of choices",
-      bars: usage.map((v, e) => ({ name: String(e), value: 100 * v / total })) }), `Even would be ${number(100 / n)} % each.`),
-    figure(heatChart({ title: `Load over layers: ${trace.model}`, xLabel: "expert", yLabel: "layer", rows: loads, low: 0,
+  return h("section", { class: "cards four", "aria-label": `Figures of ${trace.model}` },
+    figure(barChart({ title: `Usage, layer ${trace.layers[layer]}${whose}`, xLabel: "expert", yLabel: "% of choices", line: 100 / n,
+      bars: usage.map((v, e) => ({ name: String(e), value: 100 * v / total, hue: hue(e).toFixed(0) })) }), `The line is an even share, ${number(100 / n)} %.`),
+    figure(heatChart({ title: `Load over layers${whose}`, xLabel: "expert", yLabel: "layer", rows: loads, low: 0,
       rowName: (r) => String(trace.layers[r]), columnName: String, high: Math.max(2, ...loads.flat()) }), "Choices of an expert over the mean of its layer."),
-    figure(barChart({ title: `Router entropy: ${trace.model}`, xLabel: "layer", yLabel: "nats",
+    figure(barChart({ title: `Router entropy${whose}`, xLabel: "layer", yLabel: "nats",
       bars: trace.entropy.map((v, l) => ({ name: String(trace.layers[l]), value: v, colour: 2 })) }),
       `Mean over tokens; ${number(Math.log(n))} nats where all experts are equally likely.`),
-    trace.top_k > 1 ? figure(heatChart({ title: `Chosen together, layer ${trace.layers[layer]}: ${trace.model}`, xLabel: "expert", yLabel: "expert",
+    trace.top_k > 1 ? figure(heatChart({ title: `Chosen together, layer ${trace.layers[layer]}${whose}`, xLabel: "expert", yLabel: "expert",
       rows: together, rowName: String, columnName: String, low: 0, square: true }), "Tokens for which both experts were chosen.") : null);
 }
 
@@ -104,12 +106,26 @@ function draw() {
   const slider = h("input", { type: "range", min: 0, max: names.length - 1, value: layer, "aria-label": "Layer",
     "aria-valuetext": `layer ${names[layer]}`, oninput: () => { layer = Number(slider.value); drawLayer(); } });
   parts.layerName = h("output", null);
-  replace(parts.head, h("label", { class: "layer" }, h("span", null, "Layer"), slider, parts.layerName));
+  parts.slider = slider;
+  const most = Math.max(...traces.map((t) => t.n_expert));
+  if (only !== null && only >= most) only = null;
+  const select = h("select", { name: "only", "aria-label": "Expert that stands out", onchange: () => { only = select.value === "" ? null : Number(select.value); drawLayer(); } },
+    h("option", { value: "" }, "all experts"), Array.from({ length: most }, (_, e) => h("option", { value: e, selected: e === only }, `expert ${e}`)));
+  replace(parts.head, h("label", { class: "layer" }, h("span", null, "Layer"), slider, parts.layerName), h("label", { class: "only" }, h("span", null, "Show"), select));
   drawLayer();
 }
 
+function goToLayer(to) {
+  if (!traces.length || to < 0 || to >= traces[0].layers.length) return;
+  layer = to;
+  parts.slider.value = layer;
+  drawLayer();
+  say(`Layer ${traces[0].layers[layer]}`);
+}
+
 function drawLayer() {
-  parts.layerName.textContent = traces[0].layers[layer];
+  parts.layerName.textContent = `${traces[0].layers[layer]} of ${traces[0].layers.at(-1)}`;
+  parts.slider.setAttribute("aria-valuetext", `layer ${traces[0].layers[layer]}`);
   const fits = traces.filter((t) => layer < t.layers.length);
   replace(parts.body, h("div", { class: fits.length > 1 ? "beside" : "alone" }, fits.map(tokenPanel)),
           traces.length > 1 ? comparison() : null, fits.map(charts));
@@ -142,6 +158,7 @@ async function submit(event) {
   event.preventDefault();
   const form = event.target, names = [parts.first.value, parts.second.value].filter(Boolean);
   parts.run.disabled = true;
+  parts.run.textContent = "Reading …";
   say("Tracing");
   try {
     const found = [];
@@ -151,6 +168,7 @@ async function submit(event) {
     notice(error.message);
   }
   parts.run.disabled = false;
+  parts.run.textContent = "Show experts";
 }
 
 async function openTrace(id) {
@@ -189,6 +207,12 @@ function build(main) {
 }
 
 export const experts = {
+  keys: [["[  ]", "the layer before, the next one"], ["←  →", "from token to token"]],
+  key(event, typing) {
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "[") goToLayer(layer - 1);
+    if (event.key === "]") goToLayer(layer + 1);
+  },
   async show(main, argument) {
     build(main);
     await refreshModels();
@@ -197,7 +221,9 @@ export const experts = {
     offerTurns();
     if (argument) await openTrace(argument);
     else if (traces.length) draw();
-    else if (!loadedModels().length) replace(parts.body, h("p", { class: "empty" }, "No model is loaded: choose one above."));
+    else replace(parts.body, h("p", { class: "empty" }, loadedModels().length
+      ? "Write a text above: each of its tokens, and of those the model adds, gets the colour of the expert that weighs most."
+      : "No model is loaded: choose one above."));
   },
   async change(argument) { if (argument) await openTrace(argument); },
   hide() {},

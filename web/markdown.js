@@ -1,6 +1,6 @@
 // Markdown as DOM nodes.  The distribution's marked finds the structure; what it takes for HTML stays text, links lead
 // only to http, https and mailto, and images are links: a model cannot make the page load anything.
-import { h } from "./dom.js";
+import { h, copyButton } from "./dom.js";
 import { highlight } from "./code.js";
 import "./lib/marked.js"; // puts itself there: globalThis.marked
 
@@ -36,8 +36,7 @@ function inlines(tokens) {
 }
 
 function codeBlock(t) {
-  const text = t.text;
-  const copy = h("button", { type: "button", class: "copy", onclick: () => navigator.clipboard?.writeText(text) }, "Copy");
+  const text = t.text, copy = copyButton(text, { class: "copy", "aria-label": "Copy the code" });
   return h("div", { class: "code" }, h("div", { class: "codehead" }, h("span", null, t.lang || "text"), copy),
            h("pre", { tabindex: 0 }, h("code", null, highlight(text, (t.lang || "").split(/\s/)[0]))));
 }

@@ -1,5 +1,5 @@
 // How messages look.
-import { h, number } from "./dom.js";
+import { h, number, copyButton } from "./dom.js";
 import { markdown } from "./markdown.js";
 import * as tree from "./tree.js";
 
@@ -35,6 +35,7 @@ function speed(meta) {
 
 // What the check of the cache said.
 export function cacheBadge(meta) {
+  if (meta.kv_cache === undefined) return null;
   const mode = h("span", { class: "badge" }, meta.kv_cache === false ? "KV cache off" : "KV cache on");
   if (!meta.check) return mode;
   const { equal, tokens_per_second, kv_cache } = meta.check;
@@ -50,14 +51,15 @@ export function assistantMessage(conversation, message, act, chosen = true) {
     h("header", null, h("span", { class: "who" }, message.model ?? "Assistant"), branches(conversation, message, act.go)),
     reasoning(meta.reasoning),
     h("div", { class: "text" }, markdown(message.content)),
-    h("footer", null, h("span", { class: "figures" }, speed(meta)), cacheBadge(meta),
+    h("footer", null, h("span", { class: "figures" }, speed(meta)), cacheBadge(meta), message.unsaved ? h("span", { class: "badge bad" }, "not stored") : null,
       h("span", { class: "actions" },
         chosen ? null : button("Go on with this", () => act.choose(message)),
         button("Again", () => act.regenerate(message), "Another answer beside this one"),
         checkable ? button("Check cache", (e) => act.check(message, e.currentTarget),
                            "Answer once more with the cache the other way, and compare") : null,
         meta.trace_id ? button("Experts", () => act.experts(message), "Which experts wrote this") : null,
-        button("Copy", () => navigator.clipboard?.writeText(message.content)))));
+        message.unsaved ? button("Store it", () => act.store(message)) : null,
+        copyButton(message.content, { class: "small" }))));
 }
 
 export function userMessage(conversation, message, act) {
@@ -65,7 +67,7 @@ export function userMessage(conversation, message, act) {
     h("header", null, h("span", { class: "who" }, "You"), branches(conversation, message, act.go)),
     h("div", { class: "text raw" }, message.content),
     h("footer", null, h("span", { class: "actions" }, button("Edit", () => act.edit(message), "Change it; the former one is kept"),
-                        button("Copy", () => navigator.clipboard?.writeText(message.content)))));
+                        copyButton(message.content, { class: "small" }))));
 }
 
 // A place for an answer that is being made; show(answer) fills it, at most once a frame.

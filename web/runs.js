@@ -1,12 +1,16 @@
 // The Runs view: what training measured, live, several runs on one chart; samples and rollouts.
-import { h, replace, number, notice } from "./dom.js";
+import { h, replace, number, notice, field } from "./dom.js";
 import { get, call, events } from "./api.js";
-import { lineChart, heatChart, N_COLOUR } from "./chart.js";
+import { heatChart, N_COLOUR } from "./chart.js";
+import { lineFigure } from "./readout.js";
+import { samplesPanel } from "./samples.js";
+import { rolloutsPanel } from "./rollouts.js";
 
 const parts = {};
 let runs = [];
 const chosen = new Map(); // id -> { run, colour, lines, abort }
-let timer = null, dirty = false;
+const figures = new Map(); // title -> the chart, which stays while what it shows changes
+let timer = null, dirty = false, axis = "step", logarithmic = false;
 
 const curves = [
   { key: "ce", title: "Training loss", yLabel: "loss", smooth: true, clipStart: true },
@@ -35,11 +39,18 @@ function smoothed(y) {
   });
 }
 
+// Tokens at a step; evaluations do not say them.
+function tokensOf(lines) {
+  const at = new Map(lines.filter((l) => l.tokens !== undefined).map((l) => [l.step, l.tokens]));
+  return (step) => at.get(step) ?? null;
+}
+
 function linesOf(curve) {
   const out = [];
   for (const { run, colour, lines } of chosen.values()) {
     const rows = lines.filter((l) => l[curve.key] !== undefined && (curve.key === "val_loss") === ("val_loss" in l));
-    const x = rows.map((l) => l.step), y = rows.map((l) => l[curve.key]);
+    const tokens = axis === "tokens" ? tokensOf(lines) : null;
+    const x = rows.map((l) => (tokens ? tokens(l.step) : l.step)), y = rows.map((l) => (logarithmic && curve.clipStart ? Math.log10(l[curve.key]) : l[curve.key]));
     if (!y.some(Number.isFinite)) continue;
     const smooth = curve.smooth && y.length >= 80;
     if (smooth) out.push({ name: run.id, colour, x, y, faint: true });
@@ -57,8 +68,9 @@ function loadMap({ run, lines }) {
     const part = steps.slice(at(c), at(c + 1)).map((l) => l.max_load[layer]).filter(Number.isFinite);
     return part.reduce((a, b) => a + b, 0) / part.length;
   }));
-  return heatChart({ title: `Load per layer: ${run.id}`, xLabel: "step", yLabel: "expert layer", rows, low: 1,
+  const svg = heatChart({ title: `Load per layer: ${run.id}`, xLabel: "step", yLabel: "expert layer", rows, low: 1,
     high: Math.max(1.5, ...rows.flat().filter(Number.isFinite)), rowName: String, columnName: (c) => String(steps[Math.max(at(c), at(c + 1) - 1)]?.step ?? "") });
+  return h("figure", { class: "card" }, svg, h("figcaption", null, "Tokens of the busiest expert over the mean; 1 is even."));
 }
 
 // ---- live ----
@@ -87,7 +99,7 @@ async function follow(id) {
     if (!entry.lines.length) entry.lines = (await get(`/api/runs/${encodeURIComponent(id)}/metrics?points=800`, signal)).lines;
     changed();
   } catch (error) {
-    if (!signal.aborted) notice(`${id}: ${error.message}`);
+    if (!signal.aborted && error.status) notice(`${id}: ${error.message}`);
   }
   while (!signal.aborted) {
     if (entry.run.active && streams < MOST_STREAMS) await stream(id, entry, signal);
@@ -141,11 +153,19 @@ function choose(run, on) {
 // ---- drawing ----
 
 function drawCharts() {
-  const figures = curves.map((c) => [c, linesOf(c)]).filter(([, lines]) => lines.length)
-    .map(([c, lines]) => h("figure", { class: "card" }, lineChart({ ...c, xLabel: "step", lines })));
-  const maps = [...chosen.values()].map(loadMap).filter(Boolean).map((svg) => h("figure", { class: "card" }, svg));
-  replace(parts.charts, figures.length || maps.length ? h("div", { class: "cards" }, figures, maps)
-    : h("p", { class: "empty" }, chosen.size ? "Nothing measured yet." : "Choose runs to see their curves."));
+  const drawn = curves.map((c) => [c, linesOf(c)]).filter(([, lines]) => lines.length).map(([c, lines]) => {
+    if (!figures.has(c.title)) figures.set(c.title, lineFigure());
+    const yLabel = logarithmic && c.clipStart ? "log10 of the loss" : c.yLabel;
+    return figures.get(c.title).update({ ...c, yLabel, xLabel: axis, lines });
+  });
+  const maps = [...chosen.values()].map(loadMap).filter(Boolean), all = [...drawn, ...maps];
+  parts.axes.hidden = !all.length;
+  if (!all.length) return replace(parts.charts, h("p", { class: "empty" }, chosen.size ? "Nothing measured yet." : runs.length ? "Choose runs to see their curves." : null));
+  // Charts that stay where they are keep the focus.
+  const cards = parts.charts.querySelector(".cards") ?? h("div", { class: "cards" });
+  if (!cards.isConnected) replace(parts.charts, cards);
+  all.forEach((figure, i) => { if (cards.children[i] !== figure) { if (drawn.includes(figure) || !cards.children[i] || drawn.includes(cards.children[i])) cards.insertBefore(figure, cards.children[i] ?? null); else cards.children[i].replaceWith(figure); } });
+  while (cards.children.length > all.length) cards.lastChild.remove();
 }
 
 function note(run) {
@@ -155,65 +175,83 @@ function note(run) {
   return input;
 }
 
+const best = (run) => run.checkpoints.find((c) => c.step === run.best_step) ?? run.checkpoints.at(-1);
+
 function row(run) {
-  const entry = chosen.get(run.id);
+  const entry = chosen.get(run.id), checkpoint = best(run);
   const box = h("input", { type: "checkbox", checked: Boolean(entry), onchange: () => choose(run, box.checked), "aria-label": `Show ${run.id}` });
   return h("tr", { "data-run": run.id }, h("td", null, h("label", { class: "pick" }, box,
       h("span", { class: "swatch " + (entry ? "b" + entry.colour % N_COLOUR : "off") }), run.id),
       run.active ? h("span", { class: "badge good" }, "training") : null),
     h("td", null, number(run.step)), h("td", null, number(run.tokens)), h("td", null, number(run.loss)), h("td", null, number(run.val_loss)),
-    h("td", null, run.best_step ?? "–"), h("td", null, note(run)));
+    h("td", null, run.best_step ?? "–"),
+    h("td", null, checkpoint ? h("a", { href: "#talk/" + encodeURIComponent(checkpoint.model), "aria-label": `Chat with ${checkpoint.model}` }, "Chat") : null),
+    h("td", null, note(run)));
+}
+
+const orders = {
+  name: (a, b) => a.id.localeCompare(b.id, undefined, { numeric: true }),
+  loss: (a, b) => (a.loss ?? Infinity) - (b.loss ?? Infinity),
+  validation: (a, b) => (a.val_loss ?? Infinity) - (b.val_loss ?? Infinity),
+  step: (a, b) => (b.step ?? -1) - (a.step ?? -1),
+};
+const MANY = 8; // runs, from which on they can be searched
+let order = "name", wanted = "";
+
+const heads = [["Run", "name"], ["step", "step"], ["tokens"], ["loss", "loss"], ["validation", "validation"], ["best step"], [""], ["note"]];
+
+function headCell([text, by]) {
+  if (!by) return h("th", { scope: "col" }, text || h("span", { class: "hidden" }, "Chat"));
+  return h("th", { scope: "col", "aria-sort": order === by ? (by === "step" ? "descending" : "ascending") : null },
+    h("button", { type: "button", class: "sort", onclick: () => { order = by; drawList(); parts.list.querySelector(`[data-by=${by}]`)?.focus(); }, "data-by": by },
+      text, h("span", { "aria-hidden": "true" }, order === by ? (by === "step" ? " ▾" : " ▴") : "")));
 }
 
 function drawList() {
-  const head = ["Run", "step", "tokens", "loss", "validation", "best step", "note"];
-  replace(parts.list, runs.length ? h("div", { class: "scroll" }, h("table", { class: "runs" }, h("thead", null, h("tr", null, head.map((t) => h("th", { scope: "col" }, t)))),
-    h("tbody", null, runs.map(row)))) : h("p", { class: "empty" }, "No runs: start the server with --runs DIR, the folder that training writes its runs to."));
+  const list = runs.filter((r) => (r.id + " " + r.note).toLowerCase().includes(wanted)).sort(orders[order]);
+  parts.search.hidden = runs.length < MANY;
+  replace(parts.list, runs.length ? h("div", { class: "scroll runlist", tabindex: runs.length < MANY ? null : 0, role: "region", "aria-label": "Runs" },
+      h("table", { class: "runs" }, h("thead", null, h("tr", null, heads.map(headCell))), h("tbody", null, list.map(row))))
+    : h("p", { class: "empty" }, "No runs: start the server with --runs DIR, the folder that training writes its runs to."),
+    runs.length && !list.length ? h("p", { class: "empty" }, "No run has that in its name or note.") : null);
 }
 
 async function optional(path, key) {
   try {
     return (await get(path))[key];
   } catch (error) {
-    notice(error.message);
+    if (error.status) notice(error.message);
     return [];
   }
 }
 
-function sampleCard(id, s) {
-  return h("article", { class: "card sample" }, h("h4", null, `${id}, step ${s.step}`), h("p", { class: "raw" }, h("strong", null, s.prompt), s.text));
-}
-
-// Rollouts are records of any shape: the keys of the first are the columns.
-function rolloutTable(id, rollouts) {
-  const keys = [...new Set(rollouts.flatMap(Object.keys))].slice(0, 12);
-  const cell = (v) => v === undefined || v === null ? "" : typeof v === "number" ? number(v) : typeof v === "object" ? JSON.stringify(v) : String(v);
-  return h("section", null, h("h3", null, `Rollouts: ${id}`), h("div", { class: "scroll tall" }, h("table", null,
-    h("thead", null, h("tr", null, keys.map((k) => h("th", { scope: "col" }, k)))),
-    h("tbody", null, rollouts.slice(-200).reverse().map((r) => h("tr", null, keys.map((k) => h("td", { class: "raw" }, cell(r[k])))))))));
-}
-
-function optionTable(id, options) {
-  return h("details", null, h("summary", null, `Settings: ${id}`), h("table", null, h("tbody", null,
-    Object.entries(options).map(([k, v]) => h("tr", null, h("th", { scope: "row" }, k), h("td", { class: "raw" }, v))))));
+// All settings of the chosen runs, those that differ marked.
+function optionTable(all) {
+  const keys = [...new Set(all.flatMap((r) => Object.keys(r.options)))].sort();
+  const differs = (k) => all.some((r) => r.options[k] !== all[0].options[k]);
+  const body = h("tbody");
+  const draw = (few) => replace(body, keys.filter((k) => !few || differs(k)).map((k) => h("tr", { class: all.length > 1 && differs(k) ? "differs" : null },
+    h("th", { scope: "row" }, k), all.map((r) => h("td", { class: "raw" }, r.options[k] ?? "–")))));
+  const box = h("input", { type: "checkbox", checked: all.length > 1, onchange: () => draw(box.checked) });
+  draw(all.length > 1);
+  return h("details", { class: "options" }, h("summary", null, h("h2", null, "Settings")),
+    all.length > 1 ? h("label", { class: "tick" }, box, "only those that differ") : null,
+    h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Settings" }, h("table", null, h("thead", null, h("tr", null, h("th", { scope: "col" }, "key"), all.map((r) => h("th", { scope: "col" }, r.id)))), body)));
 }
 
 let drawing = 0; // the newest drawTexts wins
 
 async function drawTexts() {
   const mine = ++drawing;
-  const all = await Promise.all([...chosen.keys()].map(async (id) => {
+  const all = await Promise.all([...chosen].map(async ([id, { colour }]) => {
     const path = "/api/runs/" + encodeURIComponent(id);
-    const [samples, rollouts, options] = await Promise.all([optional(path + "/samples", "samples"), optional(path + "/rollouts", "rollouts"),
-                                                            optional(path + "/options", "options")]);
-    return { id, samples, rollouts, options };
+    const [samples, options] = await Promise.all([optional(path + "/samples", "samples"), optional(path + "/options", "options")]);
+    return { id, colour, samples, options };
   }));
+  const rollouts = await Promise.all(all.map((r) => rolloutsPanel(r.id)));
   if (mine !== drawing) return;
-  const samples = all.flatMap(({ id, samples: list }) => list.map((s) => ({ id, s }))).sort((a, b) => a.s.step - b.s.step);
-  replace(parts.texts,
-    samples.length ? h("section", null, h("h2", null, "Samples over time"), h("div", { class: "cards" }, samples.map(({ id, s }) => sampleCard(id, s)))) : null,
-    all.filter((r) => r.rollouts.length).map((r) => rolloutTable(r.id, r.rollouts)),
-    all.filter((r) => Object.keys(r.options).length).map((r) => optionTable(r.id, r.options)));
+  const configured = all.filter((r) => Object.keys(r.options).length);
+  replace(parts.texts, samplesPanel(all), rollouts, configured.length ? optionTable(configured) : null);
 }
 
 async function refresh() {
@@ -222,12 +260,25 @@ async function refresh() {
   if (!document.activeElement?.matches(".runs input:not([type])")) drawList(); // a note being written stays
 }
 
+function axes() {
+  const select = h("select", { name: "axis", onchange: () => { axis = select.value; drawCharts(); } },
+    h("option", { value: "step", selected: axis === "step" }, "steps"), h("option", { value: "tokens", selected: axis === "tokens" }, "tokens"));
+  const box = h("input", { type: "checkbox", name: "log", checked: logarithmic, onchange: () => { logarithmic = box.checked; drawCharts(); } });
+  return h("div", { class: "axes" }, h("label", { class: "tick" }, "Over", select), h("label", { class: "tick" }, box, "logarithm of losses"),
+           h("span", { class: "soft" }, "Point at a chart to read values."));
+}
+
 export const runsView = {
+  keys: [["Space", "show a run, or not"], ["←  →", "read values of a chart"], ["Shift+←  Shift+→", "in larger steps"], ["Home  End", "at its ends"]],
   async show(main, argument) {
     parts.list = h("div");
     parts.charts = h("div");
     parts.texts = h("div");
-    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.list, parts.charts, parts.texts));
+    parts.axes = axes();
+    parts.axes.hidden = true;
+    parts.search = h("input", { type: "search", class: "find", placeholder: "Search runs", "aria-label": "Search runs", value: wanted, hidden: true,
+      oninput: () => { wanted = parts.search.value.trim().toLowerCase(); drawList(); } });
+    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.search, parts.list, parts.axes, parts.charts, parts.texts));
     await refresh();
     const first = runs.find((r) => r.id === argument) ?? runs.find((r) => r.active) ?? runs[0];
     if (!chosen.size && first) choose(first, true);
@@ -236,7 +287,7 @@ export const runsView = {
       drawCharts();
       await drawTexts();
     }
-    timer = setInterval(() => refresh().catch((e) => notice(e.message)), 10000);
+    timer = setInterval(() => refresh().catch((e) => { if (e.status) notice(e.message); }), 10000);
   },
   async change(argument) {
     const run = runs.find((r) => r.id === argument);

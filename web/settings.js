@@ -27,12 +27,12 @@ export function sampling(settings) {
 }
 
 const numbers = [
-  ["max_tokens", "Longest answer, tokens", 1, 1e6, 1, "Tokens of an answer at most"],
+  ["max_tokens", "Most tokens", 1, 1e6, 1, "Tokens of an answer at most"],
   ["temperature", "Temperature", 0, 100, 0.05, "0 takes the likeliest token each time"],
   ["top_p", "Top-p", 0.01, 1, 0.01, "Sample among the likeliest tokens that together reach p"],
   ["top_k", "Top-k", 0, 1e6, 1, "Sample among the k likeliest tokens; 0: off"],
   ["min_p", "Min-p", 0, 1, 0.01, "Leave out tokens less likely than this share of the likeliest"],
-  ["repetition_penalty", "Repetition penalty", 0.01, 100, 0.05, "Lower the logits of recent tokens by this factor; 1: off"],
+  ["repetition_penalty", "Repetition", 0.01, 100, 0.05, "Lower the logits of recent tokens by this factor; 1: off"],
 ];
 
 // The panel; onchange(settings) after each change.
@@ -61,7 +61,8 @@ export function settingsPanel(settings, onchange) {
   first.name = "model";
   second.name = "second";
   const panel = h("div", { class: "settings" }, field("Model", first), field("Beside it", second, "A second model answers too"),
-                  field("System prompt", system), numbers.map(numberInput), field("Seed", seed, "The same seed gives the same answer"),
+                  field("System prompt", system),
+                  h("div", { class: "pairs" }, numbers.map(numberInput), field("Seed", seed, "The same seed gives the same answer")),
                   tick("kv_cache", "KV cache", "Off computes the whole text again for each token: slower, and the same answer"),
                   tick("trace", "Keep routing", "So that the Experts view can show an answer"));
   panel.refresh = () => { first.refresh(); second.refresh(); settings.model ||= first.value; };

@@ -8,9 +8,10 @@
 
 #include <string.h>
 
-static ml_status choose_format(const ml_options *o, const ml_loaded *m, ml_chat_format *out, ml_error *err)
+static ml_status choose_format(const ml_options *o, const char *path, const ml_loaded *m, ml_chat_format *out,
+                               ml_error *err)
 {
-    const char *given = ml_options_text(o, "chat-format"), *path = ml_options_text(o, "model");
+    const char *given = ml_options_text(o, "chat-format");
     const char *stored = ml_chat_words[m->model->config.chat_format];
     ml_status status = ml_chat_choose(m->tokenizer, strcmp(given, "auto") ? given : NULL, stored, out, err);
     return status == ML_OK ? ML_OK : ml_fail_prefix(err, "%s", path);
@@ -24,10 +25,11 @@ static ml_status load_tools(const char *path, const ml_chat_format *f, json_t **
     return ml_fail(err, ML_EINVAL, "%s: the chat format %s has no place for tools", path, ml_chat_name(f));
 }
 
-ml_status ml_cli_conversation_make(const ml_options *o, const ml_loaded *m, ml_cli_conversation *c, ml_error *err)
+ml_status ml_cli_conversation_make(const ml_options *o, const char *path, const ml_loaded *m, ml_cli_conversation *c,
+                                   ml_error *err)
 {
     *c = (ml_cli_conversation){ .tokenizer = m->tokenizer };
-    ML_TRY(choose_format(o, m, &c->format, err));
+    ML_TRY(choose_format(o, path, m, &c->format, err));
     const char *tools = ml_options_has(o, "", "tools") ? ml_options_text(o, "tools") : NULL;
     if (tools) ML_TRY(load_tools(tools, &c->format, &c->tools, err));
     for (size_t i = 0; i < m->ends.n; i++) ML_TRY(ml_ends_add(&c->stop, m->ends.id[i], err));
@@ -77,6 +79,29 @@ json_t *ml_cli_message(const char *role, const char *text)
     json_t *message = ok ? json_pack("{s:s, s:s%}", "role", role, "content", valid.n ? valid.data : "", valid.n) : NULL;
     ml_chars_free(&valid);
     return message;
+}
+
+ml_status ml_cli_conversation_set_system(ml_cli_conversation *c, const char *text, ml_error *err)
+{
+    const char *role = json_string_value(json_object_get(json_array_get(c->messages, 0), "role"));
+    bool is_there = role && !strcmp(role, "system");
+    if (text && !is_there) {
+        ML_TRY(ml_grow((void **)&c->answers, &c->capacity, c->n + 1, sizeof *c->answers, err));
+    }
+    json_t *message = text ? ml_cli_message("system", text) : NULL;
+    if (text && !message) return ml_fail_memory(err, strlen(text), "a message");
+    if (text && is_there) {
+        json_array_set_new(c->messages, 0, message);
+    } else if (text) {
+        if (json_array_insert_new(c->messages, 0, message)) return ml_fail_memory(err, 0, "a message");
+        memmove(c->answers + 1, c->answers, c->n++ * sizeof *c->answers);
+        c->answers[0] = (ml_ids){ 0 };
+    } else if (is_there) {
+        json_array_remove(c->messages, 0);
+        ml_ids_free(&c->answers[0]);
+        memmove(c->answers, c->answers + 1, --c->n * sizeof *c->answers);
+    }
+    return ML_OK;
 }
 
 void ml_cli_conversation_cut(ml_cli_conversation *c, size_t n)

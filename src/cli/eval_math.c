@@ -70,7 +70,7 @@ static ml_status prepare(evaluation *e, const char *path, ml_error *err)
     e->n_sample = (size_t)ml_options_int(e->o, "samples");
     ML_TRY(
         ml_problems_read(path, ml_options_int(e->o, "limit"), ml_options_text(e->o, "instruction"), &e->problems, err));
-    ML_TRY(ml_cli_conversation_make(e->o, e->m, &e->talk, err));
+    ML_TRY(ml_cli_conversation_make(e->o, ml_options_text(e->o, "model"), e->m, &e->talk, err));
     e->verdict = ml_calloc(e->problems.n, sizeof *e->verdict);
     e->item = e->verdict && ml_size_mul(e->problems.n, e->n_sample, &e->n_item) ? ml_calloc(e->n_item, sizeof *e->item)
                                                                                 : NULL;

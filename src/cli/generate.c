@@ -71,7 +71,7 @@ static ml_status take_messages(job *j, const json_t *root, const char *path, ml_
 static ml_status read_messages(job *j, const char *path, ml_error *err)
 {
     json_t *root;
-    ML_TRY(ml_cli_conversation_make(j->o, &j->m, &j->talk, err));
+    ML_TRY(ml_cli_conversation_make(j->o, ml_options_text(j->o, "model"), &j->m, &j->talk, err));
     ML_TRY(ml_json_load(path, &root, err));
     ml_status status = take_messages(j, root, path, err);
     json_decref(root);

@@ -14,6 +14,7 @@ enum { HISTORY_LINES = 1000 };
 
 struct ml_line_reader {
     const char *prompt;
+    const char *const *words;
     EditLine *edit; /* NULL: input or output is no terminal */
     History *history;
     char history_path[ML_PATH_MAX]; /* "": nowhere */
@@ -37,6 +38,48 @@ static unsigned char drop_line(EditLine *edit, int key)
     r->dropped = true;
     fputs("^C\n", stdout);
     return CC_NEWLINE;
+}
+
+/* What all words that begin with line[n] have in common beyond it; *n_found of them. */
+static size_t find_words(const char *const *words, const char *line, size_t n, const char **first, size_t *n_found)
+{
+    size_t common = 0;
+    *n_found = 0;
+    for (size_t i = 0; words[i]; i++) {
+        if (strncmp(words[i], line, n) != 0) continue;
+        if ((*n_found)++ == 0) {
+            *first = words[i];
+            common = strlen(words[i]);
+        }
+        size_t same = 0;
+        while (same < common && words[i][same] == (*first)[same]) same++;
+        common = same;
+    }
+    return *n_found ? common - n : 0;
+}
+
+/* Tab: as much as is certain, and a space behind a whole word; else the words that there may be. */
+static unsigned char complete(EditLine *edit, int key)
+{
+    (void)key;
+    ml_line_reader *r = NULL;
+    const char *first = NULL;
+    char more[64];
+    size_t n_found;
+    el_get(edit, EL_CLIENTDATA, &r);
+    const LineInfo *info = el_line(edit);
+    size_t n = (size_t)(info->cursor - info->buffer);
+    if (n == 0 || info->cursor != info->lastchar) return CC_ERROR;
+    size_t n_more = find_words(r->words, info->buffer, n, &first, &n_found);
+    if (n_found == 0) return CC_ERROR;
+    snprintf(more, sizeof more, "%.*s%s", (int)n_more, first + n, n_found == 1 ? " " : "");
+    if (*more) return el_insertstr(edit, more) == 0 ? CC_REFRESH : CC_ERROR;
+    fputc('\n', stdout);
+    for (size_t i = 0; r->words[i]; i++) {
+        if (!strncmp(r->words[i], info->buffer, n)) fprintf(stdout, "%s  ", r->words[i]);
+    }
+    fputc('\n', stdout);
+    return CC_REDISPLAY;
 }
 
 /* $XDG_STATE_HOME/moonlight/history, ~/.local/state/moonlight/history; conversations are private. */
@@ -73,16 +116,19 @@ static ml_status start_editing(ml_line_reader *r, ml_error *err)
     el_set(r->edit, EL_ADDFN, "drop-line", "forget what was typed", drop_line);
     el_set(r->edit, EL_SETTY, "-d", "-isig", NULL); /* Ctrl-C is a key while a line is typed */
     el_set(r->edit, EL_BIND, "^C", "drop-line", NULL);
+    el_set(r->edit, EL_ADDFN, "complete", "finish the name of a command", complete);
+    el_set(r->edit, EL_BIND, "^I", "complete", NULL);
     el_set(r->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     return ML_OK;
 }
 
-ml_status ml_line_reader_make(const char *prompt, ml_line_reader **out, ml_error *err)
+ml_status ml_line_reader_make(const char *prompt, const char *const *words, ml_line_reader **out, ml_error *err)
 {
     *out = NULL;
     ml_line_reader *r = ml_calloc(1, sizeof *r);
     if (!r) return ml_fail_memory(err, sizeof *r, "a reader of lines");
     r->prompt = prompt;
+    r->words = words;
     ml_status status = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) ? start_editing(r, err) : ML_OK;
     if (status == ML_OK)
         *out = r;

@@ -8,8 +8,8 @@
 
 typedef struct ml_line_reader ml_line_reader;
 
-/* The prompt must outlive the reader. */
-ml_status ml_line_reader_make(const char *prompt, ml_line_reader **out, ml_error *err);
+/* `words`, NULL behind the last, are what Tab completes at the beginning of a line.  All must outlive the reader. */
+ml_status ml_line_reader_make(const char *prompt, const char *const *words, ml_line_reader **out, ml_error *err);
 void ml_line_reader_free(ml_line_reader *r);
 bool ml_line_reader_is_terminal(const ml_line_reader *r);
 /* The next line without its end, valid until the next call; NULL at the end of input (Ctrl-D).  Ctrl-C while typing

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <endian.h>
+#include <fcntl.h>
 #include <string.h>
 
 ml_status ml_shard_begin(ml_shard_writer *w, const char *path, int id_bytes, ml_error *err)
@@ -20,6 +21,7 @@ ml_status ml_shard_begin(ml_shard_writer *w, const char *path, int id_bytes, ml_
     w->n_document = 0;
     w->n_token = 0;
     w->n_buffered = 0;
+    w->n_written = w->n_started = 0;
     ML_TRY(ml_file_begin(&w->bin, path, err));
     ML_TRY(ml_file_begin(&w->idx, idx, err));
     return ml_sha256_begin(&w->hash, err);
@@ -48,12 +50,26 @@ static void store_ids(uint8_t *out, const int32_t *id, size_t n, int id_bytes)
     }
 }
 
+/* Begin to write to the disk what is complete, so that the sync at the end has little left to wait for.  Only a hint:
+ * that sync is what counts. */
+static void start_writing(ml_shard_writer *w)
+{
+    enum { STRETCH = 8 << 20 };
+    int64_t n = w->n_written - w->n_started;
+    if (n < STRETCH) return;
+    (void)sync_file_range(fileno(w->bin.file), w->n_started, n, SYNC_FILE_RANGE_WRITE);
+    w->n_started = w->n_written;
+}
+
 static ml_status flush(ml_shard_writer *w, ml_error *err)
 {
     size_t n = w->n_buffered;
     w->n_buffered = 0;
     ml_sha256_add(w->hash, w->buffer, n);
-    return ml_file_write(&w->bin, w->buffer, n, err);
+    ML_TRY(ml_file_write(&w->bin, w->buffer, n, err));
+    w->n_written += (int64_t)n;
+    start_writing(w);
+    return ML_OK;
 }
 
 ml_status ml_shard_add(ml_shard_writer *w, const int32_t *id, size_t n, ml_error *err)

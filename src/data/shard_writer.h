@@ -15,6 +15,7 @@ typedef struct {
     bool open;
     uint8_t buffer[1 << 16]; /* ids not hashed and written yet */
     size_t n_buffered;
+    int64_t n_written, n_started; /* bytes in the file, and of them on their way to the disk */
 } ml_shard_writer;
 
 /* What a finished shard is. */

@@ -76,24 +76,21 @@ static const ml_story_words *ends_of(bool she)
     return she ? &ml_story_ends_she : &ml_story_ends_he;
 }
 
-static uint32_t count_composed(bool she)
+static uint32_t count_composed(const ml_story_words *ends)
 {
-    return (uint32_t)(ml_story_onsets.n * ml_story_vowels.n * ml_story_middles.n * ends_of(she)->n);
+    return (uint32_t)(ml_story_onsets.n * ml_story_vowels.n * ml_story_middles.n * ends->n);
 }
 
-uint32_t ml_story_n_name(bool she)
+/* Word i of the list or, behind it, a composed one. */
+static void write_word(ml_story_list list, const ml_story_words *ends, uint32_t i, char out[ML_STORY_NAME_MAX])
 {
-    return (uint32_t)ml_story_list_size(names_of(she)) + count_composed(she);
-}
-
-void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX])
-{
-    const ml_story_words *part[] = { &ml_story_onsets, &ml_story_vowels, &ml_story_middles, ends_of(she) };
-    uint32_t n = (uint32_t)ml_story_list_size(names_of(she));
-    assert(i < ml_story_n_name(she));
+    const ml_story_words *part[] = { &ml_story_onsets, &ml_story_vowels, &ml_story_middles, ends };
+    uint32_t n = (uint32_t)ml_story_list_size(list);
+    assert(i < n + count_composed(ends));
     *out = 0;
     if (i < n) {
-        strcpy(out, ml_story_list_word(names_of(she), i));
+        assert(strlen(ml_story_list_word(list, i)) < ML_STORY_NAME_MAX);
+        strcpy(out, ml_story_list_word(list, i));
         return;
     }
     i -= n;
@@ -102,6 +99,33 @@ void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX])
         strcat(out, part[k]->word[i % part[k]->n]);
         i /= (uint32_t)part[k]->n;
     }
+}
+
+uint32_t ml_story_n_name(bool she)
+{
+    return (uint32_t)ml_story_list_size(names_of(she)) + count_composed(ends_of(she));
+}
+
+void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX])
+{
+    write_word(names_of(she), ends_of(she), i, out);
+}
+
+static const ml_story_words *word_ends(ml_story_list list)
+{
+    assert(list == ML_STORY_KIND || list == ML_STORY_TRAIT);
+    return list == ML_STORY_KIND ? &ml_story_kind_ends : &ml_story_trait_ends;
+}
+
+uint16_t ml_story_n_word(ml_story_list list)
+{
+    return (uint16_t)(ml_story_list_size(list) + count_composed(word_ends(list)));
+}
+
+void ml_story_word(ml_story_list list, uint16_t i, char out[ML_STORY_NAME_MAX])
+{
+    write_word(list, word_ends(list), i, out);
+    *out = (char)tolower((unsigned char)*out);
 }
 
 bool ml_story_name_is_held_out(bool she, uint32_t i)
@@ -113,7 +137,7 @@ uint32_t ml_story_name_draw(ml_rng *rng, bool she, bool held_out)
 {
     uint32_t i, n = (uint32_t)ml_story_list_size(names_of(she));
     if (!held_out && ml_rng_below(rng, 4) == 0) return (uint32_t)ml_rng_below(rng, n);
-    do i = n + (uint32_t)ml_rng_below(rng, count_composed(she));
+    do i = n + (uint32_t)ml_rng_below(rng, count_composed(ends_of(she)));
     while (ml_story_name_is_held_out(she, i) != held_out);
     return i;
 }
@@ -188,6 +212,8 @@ typedef struct {
     ml_rng rng;
     uint64_t detail; /* out of 4 details, how many are told */
     char hero[ML_STORY_NAME_MAX], friend[ML_STORY_NAME_MAX];
+    char kind[ML_STORY_NAME_MAX], friend_kind[ML_STORY_NAME_MAX];
+    char trait[ML_STORY_NAME_MAX], friend_trait[ML_STORY_NAME_MAX];
     char *out;
     size_t n;
 } teller;
@@ -212,10 +238,10 @@ static const char *pronoun(const char *key, bool she)
     return NULL;
 }
 
-static const char *kind_word(uint16_t kind, bool she)
+static void write_kind(uint16_t kind, bool she, char out[ML_STORY_NAME_MAX])
 {
-    if (kind == 0) return she ? "girl" : "boy";
-    return ml_story_kinds.word[kind];
+    ml_story_word(ML_STORY_KIND, kind, out);
+    if (kind == 0) strcpy(out, she ? "girl" : "boy");
 }
 
 /* What a key stands for.  Keys are in lower case but for the names N (hero), F (friend) and G (grown-up);
@@ -234,10 +260,10 @@ static const char *value_of(const teller *t, const char *key)
         { "N", t->hero },
         { "F", t->friend },
         { "G", ml_story_grownups.word[p->grownup] },
-        { "kind", kind_word(p->hero_kind, she) },
-        { "fkind", kind_word(p->friend_kind, !she) },
-        { "trait", ml_story_traits.word[p->hero_trait] },
-        { "ftrait", ml_story_traits.word[p->friend_trait] },
+        { "kind", t->kind },
+        { "fkind", t->friend_kind },
+        { "trait", t->trait },
+        { "ftrait", t->friend_trait },
         { "at", ml_story_places.word[p->place] },
         { "color", ml_story_colors.word[p->color] },
         { "baby", ml_story_babies.word[p->baby] },
@@ -370,6 +396,10 @@ size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX])
     teller t = { .plan = plan, .rng = ml_rng_make(plan->wording, 1), .detail = plan->detail, .out = out };
     ml_story_name(plan->hero_is_she, plan->hero_name, t.hero);
     ml_story_name(!plan->hero_is_she, plan->friend_name, t.friend);
+    write_kind(plan->hero_kind, plan->hero_is_she, t.kind);
+    write_kind(plan->friend_kind, !plan->hero_is_she, t.friend_kind);
+    ml_story_word(ML_STORY_TRAIT, plan->hero_trait, t.trait);
+    ml_story_word(ML_STORY_TRAIT, plan->friend_trait, t.friend_trait);
     for (int attempt = 0; attempt < 32; attempt++) {
         if (attempt == 4) t.detail = 0;
         tell_beats(&t);

@@ -28,7 +28,7 @@ enum {
     ML_STORY_MAX = 4096, /* bytes of the longest story with its final 0 */
     ML_STORY_SENTENCES = 20,
     ML_STORY_DETAIL_MAX = 2,
-    ML_STORY_NAME_MAX = 16, /* bytes of the longest name with its final 0 */
+    ML_STORY_NAME_MAX = 16, /* bytes of the longest name, kind or trait with its final 0 */
 };
 
 /* Word lists; each is an index of ml_story_plan. */
@@ -50,6 +50,11 @@ size_t ml_story_list_size(ml_story_list list);
 const char *ml_story_list_word(ml_story_list list, size_t i);
 /* Whether word i is kept out of all plans that are drawn: kinds and traits only; a fifth of those that no plot uses. */
 bool ml_story_is_held_out(ml_story_list list, size_t i);
+
+/* Kinds and traits go on after their list with composed ones ("drannock", "flundish"): words that nobody has, to be
+ * told of by plans that are made for it; none that is drawn has them. */
+uint16_t ml_story_n_word(ml_story_list kind_or_trait);
+void ml_story_word(ml_story_list kind_or_trait, uint16_t i, char out[ML_STORY_NAME_MAX]);
 
 /* Names, those of the list ML_STORY_NAME_SHE or _HE first and then composed ones, in capitals as stories write them. */
 uint32_t ml_story_n_name(bool she);
@@ -79,7 +84,8 @@ typedef struct {
 void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan);
 /* Tell it: plain text without a final newline; paragraphs are split by one newline.  Returns the length.  A telling of
  * more than ML_STORY_SENTENCES sentences is told again in other words, at last without details.  Every
- * index must be in its list and the two kinds (unless both are the child) and traits differ. */
+ * index must be in its list (or, of names, kinds and traits, a composed one) and the two kinds (unless both are the
+ * child) and traits differ. */
 size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX]);
 /* Sentences end in . ! or ?, perhaps with a quotation mark, before a capital letter, a quotation mark or the end:
  * "Stop!" said Tom.  is one. */

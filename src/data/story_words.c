@@ -13,12 +13,14 @@ WORDS(ml_story_names_she, "Lily", "Mia", "Anna", "Sue", "Lucy", "Emma", "Ella", 
       "Nina", "Zoe", "Clara", "Ivy", "Poppy", "Hazel", "Tilly", "Bella", "Penny", "Jenny", "Kitty", "Maya", "Nora",
       "Olive", "Sally", "Tina", "Wendy", "Amy", "Cora", "Dora", "Fern");
 
-/* Parts of names: no two rows of parts give one name, since vowels tell them apart. */
+/* Parts of composed words and names: no two rows of parts give one word, since vowels tell them apart. */
 WORDS(ml_story_onsets, "B", "Bl", "Br", "D", "Dr", "F", "Fl", "Fr", "G", "Gl", "Gr", "J", "K", "Kl", "Kr", "L", "M",
       "N", "Pl", "Pr", "R", "S", "Sk", "Sv", "T", "Tr", "Tw", "V", "W", "Z");
 WORDS(ml_story_vowels, "a", "e", "i", "o", "u");
 WORDS(ml_story_middles, "b", "d", "l", "ll", "lm", "ln", "m", "md", "n", "nd", "nn", "r", "rd", "rl", "rm", "rn", "rv",
       "sl", "v", "vr");
+WORDS(ml_story_kind_ends, "ag", "el", "er", "it", "o", "ock", "ot", "ow", "ub", "ump");
+WORDS(ml_story_trait_ends, "al", "ant", "ed", "ful", "ing", "ish", "ive", "less", "some", "y");
 WORDS(ml_story_ends_he, "an", "ar", "ek", "in", "o", "old", "or", "us");
 WORDS(ml_story_ends_she, "a", "ea", "elle", "i", "ia", "ika", "ina", "y");
 

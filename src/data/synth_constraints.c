@@ -76,14 +76,36 @@ static uint16_t pick(ml_rng *rng, ml_story_list list, bool held_out)
     return (uint16_t)i;
 }
 
+static bool is_listed(ml_story_list list, uint16_t i)
+{
+    char word[ML_STORY_NAME_MAX];
+    ml_story_word(list, i, word);
+    for (size_t k = 0; k < ml_story_list_size(list); k++) {
+        if (strcmp(word, ml_story_list_word(list, k)) == 0) return true;
+    }
+    return false;
+}
+
+/* A word of the protagonist.  Half of those of training are composed: known words are soon told from their first
+ * letters, whereas these have to be copied to the end, as those of validation have. */
+static uint16_t pick_protagonist(ml_rng *rng, ml_story_list list, ml_data_split split)
+{
+    uint16_t i;
+    if (split == ML_SPLIT_VAL || ml_rng_below(rng, 2)) return pick(rng, list, split == ML_SPLIT_VAL);
+    uint64_t n = ml_story_list_size(list);
+    do i = (uint16_t)(n + ml_rng_below(rng, ml_story_n_word(list) - n));
+    while (is_listed(list, i)); /* "marmot", which may be held out */
+    return i;
+}
+
 /* A plan whose protagonist and names no training text has (validation), or of words of training. */
 static void draw_plan(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 {
     bool held_out = split == ML_SPLIT_VAL;
     ml_story_plan_draw(ml_rng_u64(rng), 0, p);
     p->announced = false; /* the prompt says it */
-    p->hero_trait = pick(rng, ML_STORY_TRAIT, held_out);
-    p->hero_kind = pick(rng, ML_STORY_KIND, held_out);
+    p->hero_trait = pick_protagonist(rng, ML_STORY_TRAIT, split);
+    p->hero_kind = pick_protagonist(rng, ML_STORY_KIND, split);
     p->hero_name = ml_story_name_draw(rng, p->hero_is_she, held_out);
     p->friend_name = ml_story_name_draw(rng, !p->hero_is_she, held_out);
     do p->friend_trait = pick(rng, ML_STORY_TRAIT, false);
@@ -95,8 +117,10 @@ static void draw_plan(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 /* "a kind owl" */
 static void describe(uint16_t trait, uint16_t kind, bool she, char out[ML_CONSTRAINT_TEXT])
 {
-    const char *adjective = ml_story_list_word(ML_STORY_TRAIT, trait);
-    const char *noun = kind ? ml_story_list_word(ML_STORY_KIND, kind) : she ? "girl" : "boy";
+    char adjective[ML_STORY_NAME_MAX], noun[ML_STORY_NAME_MAX];
+    ml_story_word(ML_STORY_TRAIT, trait, adjective);
+    ml_story_word(ML_STORY_KIND, kind, noun);
+    if (kind == 0) strcpy(noun, she ? "girl" : "boy");
     snprintf(out, ML_CONSTRAINT_TEXT, "%s %s %s", strchr("aeiou", adjective[0]) ? "an" : "a", adjective, noun);
 }
 
@@ -155,14 +179,13 @@ static ml_synth_fault find_fault(const ml_constraint_verdict *v)
  * prompt. */
 static void change_protagonist(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 {
-    bool held_out = split == ML_SPLIT_VAL;
     uint64_t what = ml_rng_below(rng, 3);
     uint16_t trait = p->hero_trait, kind = p->hero_kind;
     while (what != 0 && (p->hero_trait == trait || p->hero_trait == p->friend_trait)) {
-        p->hero_trait = pick(rng, ML_STORY_TRAIT, held_out);
+        p->hero_trait = pick_protagonist(rng, ML_STORY_TRAIT, split);
     }
     while (what != 1 && (p->hero_kind == kind || p->hero_kind == p->friend_kind)) {
-        p->hero_kind = pick(rng, ML_STORY_KIND, held_out);
+        p->hero_kind = pick_protagonist(rng, ML_STORY_KIND, split);
     }
 }
 

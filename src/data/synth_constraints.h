@@ -9,8 +9,9 @@
  * them; what does not is rejected and counted by reason.  A rejected answer of a pair is the same story of another
  * protagonist.
  *
- * For validation some templates and words are kept out of training: its prompts have templates, and its protagonists
- * both a trait and a kind, that no training prompt or story has. */
+ * For validation some templates and words are kept out of training: its prompts have templates, and its protagonists a
+ * trait, a kind and a name, that no training prompt has, and no story of training or pretraining (stories.h).  The
+ * wrong protagonist of a pair comes from the words of its split: only the prompt tells which of the two is right. */
 #ifndef ML_DATA_SYNTH_CONSTRAINTS_H
 #define ML_DATA_SYNTH_CONSTRAINTS_H
 

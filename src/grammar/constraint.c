@@ -92,6 +92,8 @@ struct ml_constraint {
     ml_matcher *matcher;
     int32_t *end;
     size_t n_end;
+    int32_t mark[ML_MOST_MARKS];
+    size_t n_mark;
     int32_t state;
     int64_t n_seen;
     size_t n_word;         /* of a mask */
@@ -99,9 +101,12 @@ struct ml_constraint {
 };
 
 ml_status ml_constraint_make(const ml_grammar *g, const ml_vocabulary *v, const int32_t *end, size_t n_end,
-                             ml_constraint **out, ml_error *err)
+                             const int32_t *mark, size_t n_mark, ml_constraint **out, ml_error *err)
 {
     *out = NULL;
+    if (n_mark > ML_MOST_MARKS) {
+        return ml_fail(err, ML_EINVAL, "%zu marks: expected %d at most", n_mark, ML_MOST_MARKS);
+    }
     ml_constraint *c = ml_calloc(1, sizeof *c);
     if (!c) return ml_fail_memory(err, sizeof *c, "a constraint");
     c->v = v;
@@ -115,6 +120,8 @@ ml_status ml_constraint_make(const ml_grammar *g, const ml_vocabulary *v, const 
         return status;
     }
     if (n_end) memcpy(c->end, end, n_end * sizeof *end);
+    if (n_mark) memcpy(c->mark, mark, n_mark * sizeof *mark);
+    c->n_mark = n_mark;
     c->state = ml_matcher_start(c->matcher);
     *out = c;
     return ML_OK;
@@ -132,6 +139,11 @@ void ml_constraint_free(ml_constraint *c)
 static ml_status read_token(ml_constraint *c, int32_t id, ml_error *err)
 {
     size_t n = 0;
+    for (size_t i = 0; i < c->n_mark; i++) {
+        if (c->mark[i] == id) {
+            return ml_matcher_step(c->matcher, c->state, ML_FIRST_MARK + (int32_t)i, &c->state, err);
+        }
+    }
     const char *p = ml_tokenizer_piece(c->v->t, id, &n);
     for (size_t i = 0; p && i < n; i++) {
         ML_TRY(ml_matcher_step(c->matcher, c->state, (uint8_t)p[i], &c->state, err));
@@ -156,6 +168,12 @@ static ml_status fill(ml_constraint *c, uint64_t *bit, ml_error *err)
             n_path += !dead;
         }
         if (!dead) bit[c->v->id[i] >> 6] |= (uint64_t)1 << (c->v->id[i] & 63);
+    }
+    for (size_t i = 0; i < c->n_mark; i++) {
+        int32_t next, id = c->mark[i];
+        if (id < 0) continue;
+        ML_TRY(ml_matcher_step(c->matcher, c->state, ML_FIRST_MARK + (int32_t)i, &next, err));
+        if (next != ML_STATE_DEAD) bit[id >> 6] |= (uint64_t)1 << (id & 63);
     }
     return ML_OK;
 }

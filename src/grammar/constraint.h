@@ -22,9 +22,10 @@ void ml_vocabulary_free(ml_vocabulary *v);
 
 typedef struct ml_constraint ml_constraint;
 
-/* One answer's place in the grammar.  `end` [n_end] ids end an answer.  All must outlive it but `end`. */
+/* One answer's place in the grammar.  `end` [n_end] ids end an answer, `mark` [n_mark] are what the grammar's marks
+ * stand for (-1: nothing).  All must outlive it but `end` and `mark`.  ML_EINVAL for more than ML_MOST_MARKS. */
 ml_status ml_constraint_make(const ml_grammar *g, const ml_vocabulary *v, const int32_t *end, size_t n_end,
-                             ml_constraint **out, ml_error *err);
+                             const int32_t *mark, size_t n_mark, ml_constraint **out, ml_error *err);
 void ml_constraint_free(ml_constraint *c);
 /* Take the answer so far [n], of which what was taken before is the beginning, and put -infinity where logits [n_logit]
  * are of tokens that must not come.  False: the answer is complete and nothing may follow (or memory is out). */

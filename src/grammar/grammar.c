@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { MOST_SYMBOLS = 200000 };
+enum { MOST_SYMBOLS = 200000, MOST_WORK = 50000000 };
 
 void ml_grammar_free(ml_grammar *g)
 {
@@ -13,6 +13,12 @@ void ml_grammar_free(ml_grammar *g)
     ml_free(g->alternative);
     ml_free(g->byte_class);
     *g = (ml_grammar){ 0 };
+}
+
+ml_status ml_grammar_spend(ml_grammar *g, int64_t n, ml_error *err)
+{
+    g->work += n;
+    return g->work <= MOST_WORK ? ML_OK : ml_fail(err, ML_EINVAL, "the schema is too complex: simplify it");
 }
 
 ml_status ml_grammar_rule(ml_grammar *g, int32_t *rule, ml_error *err)
@@ -37,13 +43,9 @@ ml_status ml_grammar_add(ml_grammar *g, int32_t rule, const ml_symbol *symbol, s
     return ML_OK;
 }
 
-ml_status ml_grammar_class(ml_grammar *g, const char *ranges, size_t n_range, ml_symbol *out, ml_error *err)
+/* The class, which may be there already. */
+static ml_status add_class(ml_grammar *g, ml_byte_class c, ml_symbol *out, ml_error *err)
 {
-    ml_byte_class c = { { 0 } };
-    for (size_t i = 0; i < n_range; i++) {
-        unsigned from = (unsigned char)ranges[2 * i], to = (unsigned char)ranges[2 * i + 1];
-        for (unsigned b = from; b <= to; b++) c.bit[b >> 6] |= (uint64_t)1 << (b & 63);
-    }
     for (size_t i = 0; i < g->n_class; i++) {
         if (memcmp(&g->byte_class[i], &c, sizeof c) != 0) continue;
         *out = ml_symbol_class((int32_t)i);
@@ -53,6 +55,24 @@ ml_status ml_grammar_class(ml_grammar *g, const char *ranges, size_t n_range, ml
     g->byte_class[g->n_class] = c;
     *out = ml_symbol_class((int32_t)g->n_class++);
     return ML_OK;
+}
+
+ml_status ml_grammar_class(ml_grammar *g, const char *ranges, size_t n_range, ml_symbol *out, ml_error *err)
+{
+    ml_byte_class c = { { 0 } };
+    for (size_t i = 0; i < n_range; i++) {
+        unsigned from = (unsigned char)ranges[2 * i], to = (unsigned char)ranges[2 * i + 1];
+        for (unsigned b = from; b <= to; b++) c.bit[b >> 6] |= (uint64_t)1 << (b & 63);
+    }
+    return add_class(g, c, out, err);
+}
+
+ml_status ml_grammar_mark(ml_grammar *g, int i, ml_symbol *out, ml_error *err)
+{
+    ml_byte_class c = { { 0 } };
+    int unit = ML_FIRST_MARK + i;
+    c.bit[unit >> 6] = (uint64_t)1 << (unit & 63);
+    return add_class(g, c, out, err);
 }
 
 ml_status ml_grammar_literal(ml_grammar *g, const char *text, size_t n, ml_symbol *out, ml_error *err)

@@ -16,7 +16,7 @@ typedef struct {
     size_t first; /* of its nodes in `member` */
     int32_t n, next_in_bucket;
     bool accepts;
-    int32_t *to; /* [256] */
+    int32_t *to; /* [ML_N_UNIT] */
 } state;
 
 struct ml_matcher {
@@ -142,9 +142,9 @@ static ml_status find_state(ml_matcher *m, int32_t *out, ml_error *err)
     if (m->n_state >= MOST_STATES) return ml_fail(err, ML_ENOMEM, "the schema has more states than are kept");
     ML_TRY(ml_grow((void **)&m->state, &m->state_room, m->n_state + 1, sizeof *m->state, err));
     ML_TRY(ml_grow((void **)&m->member, &m->member_room, m->n_member + m->n_set + 1, sizeof *m->member, err));
-    int32_t *to = ml_alloc(256 * sizeof *to);
-    if (!to) return ml_fail_memory(err, 256 * sizeof *to, "a state");
-    for (int i = 0; i < 256; i++) to[i] = UNKNOWN;
+    int32_t *to = ml_alloc(ML_N_UNIT * sizeof *to);
+    if (!to) return ml_fail_memory(err, ML_N_UNIT * sizeof *to, "a state");
+    for (int i = 0; i < ML_N_UNIT; i++) to[i] = UNKNOWN;
     if (m->n_set) memcpy(m->member + m->n_member, m->set, m->n_set * sizeof *m->set);
     m->state[m->n_state] = (state){ m->n_member, (int32_t)m->n_set, *bucket, m->accepts, to };
     m->n_member += m->n_set;
@@ -165,22 +165,22 @@ static const ml_byte_class *class_of(const ml_matcher *m, int32_t i)
     return &m->g->byte_class[-1 - m->g->symbol[m->node[i].place]];
 }
 
-ml_status ml_matcher_step(ml_matcher *m, int32_t from, uint8_t byte, int32_t *next, ml_error *err)
+ml_status ml_matcher_step(ml_matcher *m, int32_t from, int32_t unit, int32_t *next, ml_error *err)
 {
     *next = ML_STATE_DEAD;
     if (from == ML_STATE_DEAD) return ML_OK;
-    *next = m->state[from].to[byte];
+    *next = m->state[from].to[unit];
     if (*next != UNKNOWN) return ML_OK;
     for (int32_t k = 0; k < m->state[from].n; k++) {
         int32_t i = m->member[m->state[from].first + (size_t)k];
-        if (!ml_byte_class_has(class_of(m, i), byte)) continue;
+        if (!ml_byte_class_has(class_of(m, i), unit)) continue;
         ml_status status = push(m, m->node[i].place + 1, m->node[i].below, err);
         if (status == ML_OK) continue;
         clear_work(m);
         return status;
     }
     ML_TRY(finish_set(m, next, err));
-    m->state[from].to[byte] = *next;
+    m->state[from].to[unit] = *next;
     return ML_OK;
 }
 

@@ -17,8 +17,8 @@ enum { ML_STATE_DEAD = -1 };
 ml_status ml_matcher_make(const ml_grammar *g, ml_matcher **out, ml_error *err);
 void ml_matcher_free(ml_matcher *m);
 int32_t ml_matcher_start(const ml_matcher *m);
-/* The state behind a byte.  ML_ENOMEM when there are more states than are kept. */
-ml_status ml_matcher_step(ml_matcher *m, int32_t state, uint8_t byte, int32_t *next, ml_error *err);
+/* The state behind a byte or a mark.  ML_ENOMEM when there are more states than are kept. */
+ml_status ml_matcher_step(ml_matcher *m, int32_t state, int32_t unit, int32_t *next, ml_error *err);
 /* Whether the text may end here; whether it can go on. */
 bool ml_matcher_accepts(const ml_matcher *m, int32_t state);
 bool ml_matcher_continues(const ml_matcher *m, int32_t state);

@@ -16,6 +16,10 @@
 
 /* ML_EINVAL naming the keyword and where it is.  Free *g also when it fails. */
 ml_status ml_schema_compile(const json_t *schema, ml_grammar *g, ml_error *err);
+/* The same as one more part of a grammar, not pruned: *out makes it.  `schema` NULL: any object. */
+ml_status ml_schema_add(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err);
+/* A schema of objects: what is no object is not made. */
+ml_status ml_schema_add_object(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err);
 /* Any object. */
 ml_status ml_schema_compile_object(ml_grammar *g, ml_error *err);
 

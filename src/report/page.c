@@ -120,9 +120,10 @@ static void put_experts(const ml_report_run *r, FILE *out)
 static void put_steps(const ml_report_run *r, FILE *out)
 {
     double last = ml_report_run_last(r, "step");
-    const char *planned = ml_report_run_setting(r, "train.steps");
+    const char *planned = ml_report_run_setting(r, "train.steps"), *epochs = ml_report_run_setting(r, "train.epochs");
+    bool by_epochs = epochs && strtod(epochs, NULL) > 0; /* the number of steps is then the data's */
     if (isfinite(last)) fprintf(out, "%.0f", last);
-    if (planned && strtod(planned, NULL) > last) {
+    if (planned && !by_epochs && strtod(planned, NULL) > last) {
         fputs(" of ", out);
         ml_markup_put_text(out, planned);
     }

@@ -2,7 +2,6 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "grammar/schema.h"
 #include "serve/limits.h"
 #include "serve/server_internal.h"
 #include "serve/stops.h"
@@ -136,9 +135,10 @@ static ml_status prepare(ml_answers *a, ml_choice *c, const ml_chat_format *form
         }
         ML_TRY(ml_routing_trace_make(&c->trace, a->served->m.model, n, err));
     }
-    if (p->schema || p->any_object) {
+    if (a->rules.any) {
         const ml_ids *stop = &a->served->stop;
-        ML_TRY(ml_constraint_make(&a->grammar, a->served->vocabulary, stop->id, stop->n, &c->constraint, err));
+        ML_TRY(ml_constraint_make(&a->rules.grammar, a->served->vocabulary, stop->id, stop->n, a->rules.mark,
+                                  a->rules.n_mark, &c->constraint, err));
     }
     ml_chat_output_start(&c->out, format, a->served->m.tokenizer, c->prompt, (size_t)c->n_prompt, true);
     return ML_OK;
@@ -206,12 +206,7 @@ ml_status ml_answers_start(ml_answers *a, ml_web *h, ml_served *named, const ml_
         a->choice[i] = (ml_choice){ .all = a, .index = (int64_t)i, .prompt = ids->id, .n_prompt = (int64_t)ids->n };
         atomic_store(&a->choice[i].ended, true); /* until it is handed in */
     }
-    if (params->any_object) ML_TRY(ml_schema_compile_object(&a->grammar, err));
-    if (params->schema) {
-        ml_status status = ml_schema_compile(params->schema, &a->grammar, err);
-        if (status != ML_OK) snprintf(h->field, sizeof h->field, "response_format");
-        ML_TRY(status);
-    }
+    ML_TRY(ml_answer_rules_make(h, a->served, params, format, &a->rules, err));
     for (size_t i = 0; i < n; i++) ML_TRY(prepare(a, &a->choice[i], format, err));
     for (size_t i = 0; i < n; i++) atomic_store(&a->choice[i].ended, false);
     return submit(a, err);
@@ -262,7 +257,7 @@ void ml_answers_free(ml_answers *a)
     ml_answers_await_ends(a);
     for (size_t i = 0; i < a->n_choice; i++) free_choice(&a->choice[i]);
     ml_free(a->choice);
-    ml_grammar_free(&a->grammar);
+    ml_grammar_free(&a->rules.grammar);
     for (size_t i = 0; i < a->n_prompt; i++) ml_ids_free(&a->prompt[i]);
     ml_free(a->prompt);
     pthread_mutex_destroy(&a->lock);

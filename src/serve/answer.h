@@ -7,6 +7,7 @@
 #ifndef ML_SERVE_ANSWER_H
 #define ML_SERVE_ANSWER_H
 
+#include "serve/answer_rules.h"
 #include "serve/params.h"
 #include "serve/scheduler.h"
 #include "token/chat_output.h"
@@ -59,8 +60,8 @@ typedef struct ml_answers {
     ml_web *h;
     ml_served *served, *named; /* named: the same, or an adapter of it */
     const ml_params *params;
-    ml_grammar grammar; /* of response_format */
-    ml_ids *prompt;     /* [n_prompt] owned */
+    ml_answer_rules rules;
+    ml_ids *prompt; /* [n_prompt] owned */
     size_t n_prompt;
     ml_choice *choice; /* [n_choice] prompt by prompt, params->n of each */
     size_t n_choice;

@@ -67,8 +67,11 @@ static json_t *logprobs(const ml_choice *c, int64_t from, int64_t to)
 static json_t *whole_choice(ml_choice *c)
 {
     c->out.text.n = c->n_text;
-    return json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)c->index, "message", ml_chat_output_to_json(&c->out),
-                     "logprobs", logprobs(c, 0, c->n_counts), "finish_reason", c->finish_reason);
+    json_t *message = ml_chat_output_to_json(&c->out);
+    bool calls_only = c->n_text == 0 && json_object_get(message, "tool_calls");
+    if (calls_only) json_object_set_new(message, "content", json_null());
+    return json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)c->index, "message", message, "logprobs",
+                     logprobs(c, 0, c->n_counts), "finish_reason", c->finish_reason);
 }
 
 /* What is known when all are done. */
@@ -103,8 +106,10 @@ static ml_status reply_whole(chat *c, ml_error *err)
 
 static json_t *chunk(const chat *c, json_t *choices)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "chat.completion.chunk", "created", c->created,
-                     "model", c->named->id, "choices", choices);
+    json_t *out = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "chat.completion.chunk", "created",
+                            c->created, "model", c->named->id, "choices", choices);
+    if (c->params.include_usage) json_object_set_new(out, "usage", json_null()); /* the last one has it */
+    return out;
 }
 
 static ml_status put_delta(const chat *c, const ml_choice *choice, json_t *delta, json_t *scores, json_t *routing,

@@ -51,7 +51,8 @@ typedef struct {
     json_t *tokens, *logprobs, *top, *offsets;
 } columns;
 
-static json_t *top_of(const ml_choice *c, const ml_scored *s)
+/* The likeliest tokens, and the one at hand, which need not be among them. */
+static json_t *top_of(const ml_choice *c, const ml_scored *s, const char *own)
 {
     const ml_tokenizer *t = c->task.served->m.tokenizer;
     json_t *top = json_object();
@@ -64,6 +65,7 @@ static json_t *top_of(const ml_choice *c, const ml_scored *s)
         }
         json_decref(text);
     }
+    if (!json_object_get(top, own) && isfinite(s->logprob)) json_object_set_new(top, own, json_real(s->logprob));
     return top;
 }
 
@@ -75,10 +77,18 @@ static int64_t add_token(const ml_choice *c, int64_t i, bool prompt, int64_t off
     ml_scored s = ml_choice_scored(c, i, prompt);
     json_array_append_new(out->offsets, json_integer(offset));
     offset += count_characters(json_string_value(text));
-    json_array_append_new(out->tokens, text);
+    json_array_append(out->tokens, text);
     json_array_append_new(out->logprobs, scored && isfinite(s.logprob) ? json_real(s.logprob) : json_null());
-    json_array_append_new(out->top, scored ? top_of(c, &s) : json_null());
+    json_array_append_new(out->top, scored ? top_of(c, &s, json_string_value(text)) : json_null());
+    json_decref(text);
     return offset;
+}
+
+/* Answer tokens that are scored: at the end also the one that ended it, as OpenAI's server does; who sums the prompt's
+ * log-probabilities leaves out one token behind it, whichever that is. */
+static int64_t n_scored(const ml_choice *c)
+{
+    return c->done ? c->n_taken : c->n_counts;
 }
 
 /* Of the prompt, where it was not sent, and answer tokens [n_scored, to). */
@@ -124,8 +134,10 @@ static ml_status new_text(const ml_choice *c, sent *s, json_t **out, ml_error *e
 
 static json_t *whole(const completion *c, json_t *choices)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created", c->created,
-                     "model", c->named->id, "choices", choices);
+    json_t *out = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created",
+                            c->created, "model", c->named->id, "choices", choices);
+    if (c->params.include_usage) json_object_set_new(out, "usage", json_null()); /* the last one has it */
+    return out;
 }
 
 static ml_status finish(completion *c, ml_error *err)
@@ -152,7 +164,7 @@ static ml_status reply_whole(completion *c, ml_error *err)
             json_decref(choices);
             return status;
         }
-        json_t *scores = logprobs(choice, &c->sent[i], echo, choice->n_counts);
+        json_t *scores = logprobs(choice, &c->sent[i], echo, n_scored(choice));
         json_array_append_new(choices, choice_object(choice, text, scores, choice->finish_reason));
     }
     json_t *all = whole(c, choices);
@@ -172,7 +184,7 @@ static ml_status put_news(completion *c, ml_choice *choice, sent *s, ml_chars *o
     if (!news && !choice->done) return ML_OK;
     json_t *text;
     ML_TRY(new_text(choice, s, &text, err));
-    json_t *scores = logprobs(choice, s, echo, choice->n_counts);
+    json_t *scores = logprobs(choice, s, echo, n_scored(choice));
     s->finish = choice->done;
     const char *reason = choice->done ? choice->finish_reason : NULL;
     return ml_web_put_event(out, whole(c, json_pack("[o]", choice_object(choice, text, scores, reason))), err);

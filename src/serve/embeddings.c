@@ -60,10 +60,11 @@ static ml_status await(ml_web *h, input *in, size_t n, ml_error *err)
     for (size_t i = 0; i < n; i++) {
         while (!atomic_load(&in[i].ended)) {
             nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-            if (status != ML_OK || ml_web_is_gone(h)) {
+            if (status == ML_OK && ml_web_is_gone(h)) {
                 status = ml_fail(err, ML_ECANCEL, "the client has gone");
-                ml_scheduler_cancel(h->server->scheduler, &in[i].task);
+                h->server->counters.cancelled++;
             }
+            if (status != ML_OK) ml_scheduler_cancel(h->server->scheduler, &in[i].task);
         }
         if (in[i].failure.code != ML_OK && status == ML_OK) {
             *err = in[i].failure;

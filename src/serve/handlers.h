@@ -20,7 +20,7 @@ ml_status ml_api_run_note(ml_web *h, ml_error *err);       /* runs.c */
 ml_status ml_api_run_metrics(ml_web *h, ml_error *err);    /* run_lines.c */
 ml_status ml_api_run_stream(ml_web *h, ml_error *err);     /* run_lines.c */
 ml_status ml_api_run_samples(ml_web *h, ml_error *err);    /* run_lines.c */
-ml_status ml_api_run_rollouts(ml_web *h, ml_error *err);   /* run_lines.c */
+ml_status ml_api_run_rollouts(ml_web *h, ml_error *err);   /* rollouts.c */
 ml_status ml_api_run_options(ml_web *h, ml_error *err);    /* runs.c */
 ml_status ml_api_bench(ml_web *h, ml_error *err);          /* bench.c */
 ml_status ml_api_conversations(ml_web *h, ml_error *err);  /* conversations.c */

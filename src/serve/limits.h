@@ -29,6 +29,7 @@ enum {
     ML_LIMIT_NOTE = 1000,             /* bytes of a run's note */
     ML_LIMIT_SCHEMA_BYTES = 64 << 10, /* of a JSON schema */
     ML_LIMIT_RUN_LINE = 100000,       /* lines of metrics in one answer */
+    ML_LIMIT_ROLLOUT = 1000,          /* rollouts in one answer */
 };
 
 #endif

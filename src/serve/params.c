@@ -186,14 +186,33 @@ static ml_status read_stream_options(reader *r, json_t *v, size_t offset, double
     return ML_OK;
 }
 
+/* {"type": "function", "function": {"name": NAME}} */
+static const char *read_named_tool(const json_t *v)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    const json_t *function = json_object_get(v, "function");
+    bool fine = type && !strcmp(type, "function") && json_object_size(v) == 2 && json_object_size(function) == 1;
+    return fine ? json_string_value(json_object_get(function, "name")) : NULL;
+}
+
 static ml_status read_tool_choice(reader *r, json_t *v, size_t offset, double low, double high, ml_error *err)
 {
     (void)offset;
     (void)low;
     (void)high;
     const char *text = json_string_value(v);
-    if (!text || (strcmp(text, "auto") && strcmp(text, "none"))) return refuse(r, err, "\"auto\" or \"none\"");
-    r->p->tools_off = !strcmp(text, "none");
+    r->p->tool = read_named_tool(v);
+    r->p->tools_off = text && !strcmp(text, "none");
+    r->p->must_call = r->p->tool || (text && !strcmp(text, "required"));
+    if (r->p->tools_off || r->p->must_call || (text && !strcmp(text, "auto"))) return ML_OK;
+    return refuse(r, err,
+                  "\"auto\", \"none\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": NAME}}");
+}
+
+static ml_status read_parallel_calls(reader *r, json_t *v, size_t offset, double low, double high, ml_error *err)
+{
+    ML_TRY(read_flag(r, v, offset, low, high, err));
+    r->p->single_call = !r->p->single_call;
     return ML_OK;
 }
 
@@ -266,6 +285,7 @@ static const struct {
     { "encoding_format", ML_FOR_EMBEDDING, read_encoding, 0, 0, 0 },
     { "tools", ML_FOR_CHAT, read_array, AT(tools), 0, ML_LIMIT_TOOL },
     { "tool_choice", ML_FOR_CHAT, read_tool_choice, 0, 0, 0 },
+    { "parallel_tool_calls", ML_FOR_CHAT, read_parallel_calls, AT(single_call), 0, 0 },
     { "max_tokens", ML_FOR_SAMPLING | ML_FOR_STREAM, read_int, AT(max_tokens), 0, 1e9 },
     { "max_completion_tokens", ML_FOR_CHAT, read_int, AT(max_tokens), 0, 1e9 },
     { "n", ML_FOR_ANSWERS, read_int, AT(n), 1, ML_LIMIT_CHOICE },

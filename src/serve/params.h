@@ -36,7 +36,9 @@ typedef struct {
     double frequency_penalty, presence_penalty;
     ml_bias *bias; /* [n_bias] owned */
     size_t n_bias;
-    bool stream, include_usage, echo, logprobs, kv_cache, trace, tools_off, base64;
+    bool stream, include_usage, echo, logprobs, kv_cache, trace, base64;
+    bool tools_off, must_call, single_call; /* tool_choice none; required, or the tool `tool` */
+    const char *tool;
     int64_t n_top; /* alternatives */
     json_t *messages, *tools, *prompt, *input, *schema;
     bool any_object; /* response_format json_object; json_schema is `schema` */

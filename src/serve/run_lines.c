@@ -1,10 +1,12 @@
-/* Lines of a run's files: metrics at once and live, samples, rollouts. */
+/* Lines of a run's files: metrics at once and live, samples. */
 #include "base/alloc.h"
 #include "serve/handlers.h"
 #include "serve/limits.h"
+#include "serve/run_index.h"
 #include "serve/runs.h"
 #include "serve/server_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -13,7 +15,7 @@
 /* A file of JSON lines, read as it grows; a line without its end waits for it. */
 typedef struct {
     char path[ML_PATH_MAX];
-    long place; /* of the first line that has not been read */
+    int64_t place; /* of the first line that has not been read */
     int64_t after;
 } tail;
 
@@ -34,8 +36,8 @@ static void read_lines(tail *t, json_t *out, size_t most)
     size_t capacity = 0;
     ssize_t n;
     if (!file) return;
-    if (fseek(file, 0, SEEK_END) == 0 && ftell(file) < t->place) t->place = 0; /* a resume rewrote the log */
-    bool there = fseek(file, t->place, SEEK_SET) == 0;
+    if (fseeko(file, 0, SEEK_END) == 0 && ftello(file) < t->place) t->place = 0; /* a resume rewrote the log */
+    bool there = fseeko(file, t->place, SEEK_SET) == 0;
     while (there && json_array_size(out) < most && (n = getline(&line, &capacity, file)) > 0 && line[n - 1] == '\n') {
         t->place += n;
         json_t *v = json_loadb(line, (size_t)n, 0, NULL);
@@ -50,57 +52,58 @@ static void read_lines(tail *t, json_t *out, size_t most)
     fclose(file);
 }
 
-static bool is_evaluation(const json_t *line)
+static ml_status update_log(ml_web *h, const char *folder, ml_store_file *log, ml_error *err)
 {
-    return json_object_get(line, "val_loss") != NULL;
+    return ml_run_index_update(h->server->store, h->id, folder, "log.jsonl", ML_STORE_METRICS, log, err);
 }
 
-/* About `most` of the lines, evenly; evaluations all stay. */
-static json_t *thin(json_t *lines, int64_t most)
+/* The lines of a log that begin at some places. */
+static json_t *read_places(const char *path, const int64_t *place, size_t n)
 {
-    int64_t n = (int64_t)json_array_size(lines), n_kept = 0, seen = 0, n_step = 0;
-    for (int64_t i = 0; i < n; i++) n_step += !is_evaluation(json_array_get(lines, (size_t)i));
-    if (most < 1 || n_step <= most) return lines;
-    json_t *out = json_array();
-    for (int64_t i = 0; i < n; i++) {
-        json_t *line = json_array_get(lines, (size_t)i);
-        if (is_evaluation(line)) {
-            json_array_append(out, line);
-            continue;
-        }
-        seen++;
-        if (seen * most / n_step == n_kept && seen != n_step) continue;
-        n_kept = seen * most / n_step;
-        json_array_append(out, line);
-    }
-    json_decref(lines);
-    return out;
-}
-
-static ml_status reply_lines(ml_web *h, const char *name, const char *key, int64_t points, ml_error *err)
-{
-    tail t;
-    ML_TRY(open_tail(h, name, &t, err));
     json_t *lines = json_array();
-    read_lines(&t, lines, ML_LIMIT_RUN_LINE);
-    return ml_web_reply_json(h, 200, json_pack("{s:o}", key, thin(lines, points)), err);
+    char *line = NULL;
+    size_t capacity = 0;
+    FILE *file = n ? fopen(path, "re") : NULL;
+    for (size_t i = 0; i < n && file; i++) {
+        if (fseeko(file, place[i], SEEK_SET) != 0) break;
+        ssize_t size = getline(&line, &capacity, file);
+        json_t *v = size > 0 ? json_loadb(line, (size_t)size, 0, NULL) : NULL;
+        if (json_is_object(v)) {
+            json_array_append_new(lines, v);
+        } else {
+            json_decref(v);
+        }
+    }
+    free(line);
+    if (file) fclose(file);
+    return lines;
 }
 
 ml_status ml_api_run_metrics(ml_web *h, ml_error *err)
 {
-    int64_t points;
+    char folder[ML_PATH_MAX], path[ML_PATH_MAX];
+    int64_t points, after, *place;
+    size_t n;
+    ml_store_file log;
+    ML_TRY(ml_run_folder_of(h, folder, err));
+    ML_TRY(ml_path_join(path, folder, "log.jsonl", err));
     ML_TRY(ml_web_int_argument(h, "points", 1, ML_LIMIT_RUN_LINE, 0, &points, err));
-    return reply_lines(h, "log.jsonl", "lines", points, err);
+    ML_TRY(ml_web_int_argument(h, "after", -1, INT64_MAX / 2, -1, &after, err));
+    ML_TRY(update_log(h, folder, &log, err));
+    ml_status status =
+        ml_store_find_metrics(h->server->store, log.key, after, points, ML_LIMIT_RUN_LINE, &place, &n, err);
+    json_t *lines = status == ML_OK ? read_places(path, place, n) : NULL;
+    ml_free(place);
+    return status == ML_OK ? ml_web_reply_json(h, 200, json_pack("{s:o}", "lines", lines), err) : status;
 }
 
 ml_status ml_api_run_samples(ml_web *h, ml_error *err)
 {
-    return reply_lines(h, "samples.jsonl", "samples", 0, err);
-}
-
-ml_status ml_api_run_rollouts(ml_web *h, ml_error *err)
-{
-    return reply_lines(h, "rollouts.jsonl", "rollouts", 0, err);
+    tail t;
+    ML_TRY(open_tail(h, "samples.jsonl", &t, err));
+    json_t *lines = json_array();
+    read_lines(&t, lines, ML_LIMIT_RUN_LINE);
+    return ml_web_reply_json(h, 200, json_pack("{s:o}", "samples", lines), err);
 }
 
 /* ---- live ---- */
@@ -121,11 +124,27 @@ static ml_status next_lines(void *arg, ml_chars *out, bool *end, ml_error *err)
     return status;
 }
 
+/* Where the lines behind t->after begin. */
+static ml_status find_start(ml_web *h, tail *t, ml_error *err)
+{
+    char folder[ML_PATH_MAX];
+    ml_store_file log;
+    int64_t *place;
+    size_t n;
+    ML_TRY(ml_run_folder_of(h, folder, err));
+    ML_TRY(update_log(h, folder, &log, err));
+    ML_TRY(ml_store_find_metrics(h->server->store, log.key, t->after, 0, 1, &place, &n, err));
+    t->place = n ? place[0] : log.n_byte;
+    ml_free(place);
+    return ML_OK;
+}
+
 ml_status ml_api_run_stream(ml_web *h, ml_error *err)
 {
     tail *t = ml_alloc(sizeof *t);
     if (!t) return ml_fail_memory(err, sizeof *t, "a request");
     ml_status status = open_tail(h, "log.jsonl", t, err);
+    if (status == ML_OK) status = find_start(h, t, err);
     if (status != ML_OK) {
         ml_free(t);
         return status;

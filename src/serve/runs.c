@@ -5,6 +5,7 @@
 #include "format/run.h"
 #include "serve/handlers.h"
 #include "serve/limits.h"
+#include "serve/run_index.h"
 #include "serve/server_internal.h"
 
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TAIL_BYTES = 64 << 10 };
+enum { TAIL_BYTES = 64 << 10, STAMP_BYTES = 256 };
 
 static bool is_run(const char *folder)
 {
@@ -114,33 +115,62 @@ static json_t *checkpoints(const char *folder, const char *name)
     return list;
 }
 
-static ml_status describe(ml_web *h, const char *name, const char *folder, json_t **out, ml_error *err)
+/* What the files say, read anew. */
+static json_t *summarize(const char *folder, const char *name)
 {
-    json_t *note;
-    ML_TRY(ml_store_get_note(h->server->store, name, &note, err));
-    *out = json_pack("{s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "id", name, "path", folder, "active", is_active(folder),
-                     "best_step", step_or_null(folder, ML_RUN_BEST), "latest_step", step_or_null(folder, ML_RUN_LATEST),
-                     "note", note, "checkpoints", checkpoints(folder, name));
-    if (!*out) return ml_fail_memory(err, 0, "a run");
-    add_progress(folder, *out);
+    json_t *out = json_pack("{s:o, s:o, s:o}", "best_step", step_or_null(folder, ML_RUN_BEST), "latest_step",
+                            step_or_null(folder, ML_RUN_LATEST), "checkpoints", checkpoints(folder, name));
+    if (out) add_progress(folder, out);
+    return out;
+}
+
+/* A run as the API shows it.  `known`: what the store says of it, NULL for nothing; a summary that is not of the
+ * present state of the files is made anew and appended to `fresh`. */
+static ml_status describe(const char *name, const char *folder, const json_t *known, json_t *fresh, json_t **out,
+                          ml_error *err)
+{
+    char stamp[STAMP_BYTES];
+    const char *note = json_string_value(json_object_get(known, "note"));
+    ml_run_index_stamp(folder, stamp, sizeof stamp);
+    bool same = *stamp && known && !strcmp(stamp, json_string_value(json_object_get(known, "stamp")));
+    json_t *summary = same ? json_incref(json_object_get(known, "summary")) : summarize(folder, name);
+    if (!same && *stamp) {
+        json_array_append_new(fresh, json_pack("{s:s, s:s, s:O}", "id", name, "stamp", stamp, "summary", summary));
+    }
+    *out = json_pack("{s:s, s:s, s:b, s:s}", "id", name, "path", folder, "active", is_active(folder), "note",
+                     note ? note : "");
+    if (*out) json_object_update(*out, summary);
+    json_decref(summary);
+    return *out ? ML_OK : ml_fail_memory(err, 0, "a run");
+}
+
+static ml_status describe_all(ml_web *h, char **names, size_t n, const json_t *known, json_t *fresh, json_t *list,
+                              ml_error *err)
+{
+    char folder[ML_PATH_MAX];
+    json_t *one;
+    for (size_t i = 0; i < n; i++) {
+        if (!is_name(names[i]) || ml_path_join(folder, h->server->runs, names[i], err) != ML_OK || !is_run(folder)) {
+            continue;
+        }
+        ML_TRY(describe(names[i], folder, json_object_get(known, names[i]), fresh, &one, err));
+        json_array_append_new(list, one);
+    }
     return ML_OK;
 }
 
 ml_status ml_api_runs(ml_web *h, ml_error *err)
 {
-    char **names = NULL, folder[ML_PATH_MAX];
+    char **names = NULL;
     size_t n = 0;
-    json_t *list = json_array(), *one;
-    ml_status status = ML_OK;
-    if (h->server->runs) status = ml_dir_list(h->server->runs, &names, &n, err);
-    for (size_t i = 0; i < n && status == ML_OK; i++) {
-        if (!is_name(names[i]) || ml_path_join(folder, h->server->runs, names[i], err) != ML_OK || !is_run(folder)) {
-            continue;
-        }
-        status = describe(h, names[i], folder, &one, err);
-        if (status == ML_OK) json_array_append_new(list, one);
-    }
+    json_t *list = json_array(), *fresh = json_array(), *known = NULL;
+    ml_status status = ml_store_list_runs(h->server->store, &known, err);
+    if (status == ML_OK && h->server->runs) status = ml_dir_list(h->server->runs, &names, &n, err);
+    if (status == ML_OK) status = describe_all(h, names, n, known, fresh, list, err);
+    if (status == ML_OK) status = ml_store_put_summaries(h->server->store, fresh, err);
     ml_dir_list_free(names, n);
+    json_decref(known);
+    json_decref(fresh);
     if (status == ML_OK) return ml_web_reply_json(h, 200, json_pack("{s:o}", "runs", list), err);
     json_decref(list);
     return status;
@@ -149,7 +179,7 @@ ml_status ml_api_runs(ml_web *h, ml_error *err)
 ml_status ml_api_run_note(ml_web *h, ml_error *err)
 {
     char folder[ML_PATH_MAX];
-    json_t *body, *out;
+    json_t *body, *out, *known, *fresh;
     ML_TRY(ml_run_folder_of(h, folder, err));
     ML_TRY(ml_web_json(h, &body, err));
     const json_t *note = json_object_get(body, "note");
@@ -157,8 +187,12 @@ ml_status ml_api_run_note(ml_web *h, ml_error *err)
         return ml_web_refuse(h, err, 400, "note", "expected {\"note\": TEXT}, %d bytes at most", ML_LIMIT_NOTE);
     }
     ML_TRY(ml_store_set_note(h->server->store, h->id, json_string_value(note), err));
-    ML_TRY(describe(h, h->id, folder, &out, err));
-    return ml_web_reply_json(h, 200, out, err);
+    ML_TRY(ml_store_list_runs(h->server->store, &known, err));
+    fresh = json_array();
+    ml_status status = describe(h->id, folder, json_object_get(known, h->id), fresh, &out, err);
+    json_decref(known);
+    json_decref(fresh);
+    return status == ML_OK ? ml_web_reply_json(h, 200, out, err) : status;
 }
 
 /* ---- options.ini: [section], name = value ---- */

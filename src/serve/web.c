@@ -107,7 +107,8 @@ static ml_status queue(ml_web *h, int status, struct MHD_Response *response, con
     h->queued = (int)MHD_queue_response(h->connection, (unsigned)status, response);
     h->replied = true;
     MHD_destroy_response(response);
-    ml_server_count_reply(h->server, status);
+    /* That a client went is no failure of the server. */
+    if (status < 500 || !ml_web_is_gone(h)) ml_server_count_reply(h->server, status);
     return ML_OK;
 }
 

@@ -81,6 +81,22 @@ bool ml_chat_is_none(const ml_chat_format *f);
 const char *ml_chat_default_system(const ml_chat_format *f);
 /* Tools can be declared and called. */
 bool ml_chat_has_tools(const ml_chat_format *f);
+/* Answers may begin with thoughts. */
+bool ml_chat_thinks(const ml_chat_format *f);
+/* Kimi's marks of calls (chat_kimi.c). */
+enum {
+    ML_MARK_SECTION_BEGIN,
+    ML_MARK_CALL_BEGIN,
+    ML_MARK_ARGUMENTS,
+    ML_MARK_CALL_END,
+    ML_MARK_SECTION_END,
+    ML_N_CALL_MARK
+};
+/* Their ids.  ML_EINVAL when the format has no calls or the tokenizer lacks one. */
+ml_status ml_chat_find_call_marks(const ml_chat_format *f, const ml_tokenizer *t, int32_t id[ML_N_CALL_MARK],
+                                  ml_error *err);
+/* The number in the id of an answer's first call, functions.NAME:NUMBER, when the conversation has n_call before it. */
+int64_t ml_chat_first_call(const ml_chat_format *f, int64_t n_call);
 /* "system", "user", "assistant", "tool" */
 const char *ml_chat_role_name(ml_chat_role role);
 

@@ -18,6 +18,26 @@ const char *const ml_chat_call_marks[ML_N_CALL_MARK] = {
     "<|tool_calls_section_end|>",
 };
 
+ml_status ml_chat_find_call_marks(const ml_chat_format *f, const ml_tokenizer *t, int32_t id[ML_N_CALL_MARK],
+                                  ml_error *err)
+{
+    if (!f->style->tools) {
+        return ml_fail(err, ML_EINVAL, "the chat format %s has no calls of tools", f->style->name);
+    }
+    for (int i = 0; i < ML_N_CALL_MARK; i++) {
+        id[i] = ml_tokenizer_find(t, ml_chat_call_marks[i]);
+        if (id[i] >= 0) continue;
+        return ml_fail(err, ML_EINVAL, "calls of tools need the token %s, which this tokenizer does not have",
+                       ml_chat_call_marks[i]);
+    }
+    return ML_OK;
+}
+
+int64_t ml_chat_first_call(const ml_chat_format *f, int64_t n_call)
+{
+    return f->style->kimi && f->style->kimi->call_ids == ML_CALL_ID_COUNTER ? n_call : 0;
+}
+
 /* A call that was rendered, for the result that comes back. */
 typedef struct {
     ml_text id; /* as the message had it */

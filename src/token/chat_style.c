@@ -163,6 +163,11 @@ bool ml_chat_has_tools(const ml_chat_format *f)
     return f->style->tools;
 }
 
+bool ml_chat_thinks(const ml_chat_format *f)
+{
+    return f->style->think != ML_THINK_NONE;
+}
+
 const char *ml_chat_role_name(ml_chat_role role)
 {
     static const char *const names[ML_N_ROLE] = { "system", "user", "assistant", "tool" };

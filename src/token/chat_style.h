@@ -76,15 +76,6 @@ ml_text ml_chat_trim(ml_text text, bool only_line_feeds, bool begin, bool end);
 /* What an answer's message has to say, thoughts apart, also when it has them in the text ("<think>...</think>"). */
 void ml_chat_split_thoughts(const ml_chat_message *m, ml_text *thoughts, ml_text *text);
 
-/* Kimi's marks of calls. */
-enum {
-    ML_MARK_SECTION_BEGIN,
-    ML_MARK_CALL_BEGIN,
-    ML_MARK_ARGUMENTS,
-    ML_MARK_CALL_END,
-    ML_MARK_SECTION_END,
-    ML_N_CALL_MARK
-};
 extern const char *const ml_chat_call_marks[ML_N_CALL_MARK];
 
 ml_status ml_chat_render_kimi(ml_chat_sink *sink, const ml_chat_conversation *c, ml_error *err);

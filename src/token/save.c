@@ -1,95 +1,18 @@
 /* tokenizer.json and tokenizer_config.json as Hugging Face tokenizers 0.13 and later read them.
  *
  * Every token, added ones too, is an entry of model.vocab: an added token that is not gets the next free id there. */
-#include "token/internal.h"
+#include "token/save_lists.h"
 
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "token/bytemap.h"
 
-#define WIDE_SPACE "\xE2\x96\x81" /* U+2581, for a space in SentencePiece's tokens */
+#include <stdlib.h>
+#include <string.h>
 
 static ml_status out_of_memory(ml_error *err)
 {
     return ml_fail_memory(err, 0, "the JSON of a tokenizer");
-}
-
-static ml_status append_spaced(const char *bytes, size_t n, ml_chars *text, ml_error *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        bool space = bytes[i] == ' ';
-        ML_TRY(ml_chars_append(text, space ? WIDE_SPACE : bytes + i, space ? strlen(WIDE_SPACE) : 1, err));
-    }
-    return ML_OK;
-}
-
-/* The text of a token in model.vocab, with a final 0. */
-static ml_status vocab_text(const ml_tokenizer *t, int32_t id, ml_chars *text, ml_error *err)
-{
-    const char *bytes = (const char *)ml_piece_bytes(t, id);
-    size_t n = t->pieces[id].n_bytes;
-    int byte = ml_tokenizer_byte(t, id);
-    char byte_text[16];
-    text->n = 0;
-    bool literal = t->pieces[id].flags & (ML_PIECE_ADDED | ML_PIECE_LITERAL);
-    if (byte >= 0) {
-        snprintf(byte_text, sizeof byte_text, "<0x%02X>", (unsigned)byte);
-        ML_TRY(ml_chars_append(text, byte_text, strlen(byte_text), err));
-    } else if (literal) {
-        ML_TRY(ml_chars_append(text, bytes, n, err));
-    } else {
-        ML_TRY(t->sentencepiece ? append_spaced(bytes, n, text, err) : ml_bytemap_encode(bytes, n, text, err));
-    }
-    return ml_chars_append(text, "", 1, err);
-}
-
-static ml_status add_vocab(const ml_tokenizer *t, json_t *vocab, ml_error *err)
-{
-    ml_chars text = { 0 };
-    ml_status status = ML_OK;
-    for (size_t id = 0; id < t->n_pieces && status == ML_OK; id++) {
-        if (!t->pieces[id].flags) continue;
-        status = vocab_text(t, (int32_t)id, &text, err);
-        if (status == ML_OK && json_object_get(vocab, text.data)) {
-            status = ml_fail(err, ML_EINVAL, "token %zu: another is written \"%s\", too: they cannot be saved", id,
-                             text.data);
-        }
-        if (status == ML_OK && json_object_set_new(vocab, text.data, json_integer((json_int_t)id)) != 0) {
-            status =
-                ml_fail(err, ML_EINVAL, "token %zu: its text is not UTF-8 or memory is out; it cannot be saved", id);
-        }
-    }
-    ml_chars_free(&text);
-    return status;
-}
-
-static ml_status add_merge(const ml_tokenizer *t, const ml_merge *merge, ml_chars *left, ml_chars *right,
-                           json_t *merges, ml_error *err)
-{
-    ML_TRY(vocab_text(t, merge->left, left, err));
-    ML_TRY(vocab_text(t, merge->right, right, err));
-    json_t *text = json_sprintf("%s %s", left->data, right->data);
-    return json_array_append_new(merges, text) ? out_of_memory(err) : ML_OK;
-}
-
-/* Its merges, or those that its scores amount to. */
-static ml_status add_merges(const ml_tokenizer *t, json_t *merges, ml_error *err)
-{
-    ml_chars left = { 0 }, right = { 0 };
-    ml_merge *made = NULL;
-    const ml_merge *list = t->merges;
-    size_t n = t->n_merges;
-    ml_status status = ML_OK;
-    if (t->sentencepiece && !n) {
-        status = ml_pieces_to_merges(t, &made, &n, err);
-        list = made;
-    }
-    for (size_t i = 0; status == ML_OK && i < n; i++) status = add_merge(t, &list[i], &left, &right, merges, err);
-    ml_free(made);
-    ml_chars_free(&left);
-    ml_chars_free(&right);
-    return status;
 }
 
 static json_t *added_token(const ml_tokenizer *t, int32_t id)
@@ -148,10 +71,10 @@ static json_t *make_normalizer(const ml_tokenizer *t)
     bool each = t->sentencepiece && t->space == ML_SPACE_EACH,
          replace = each || (t->sentencepiece && !has_metaspace(t));
     if (t->nfc) json_array_append_new(list, json_pack("{s:s}", "type", "NFC"));
-    if (each) json_array_append_new(list, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", WIDE_SPACE));
+    if (each) json_array_append_new(list, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", ML_SAVE_WIDE_SPACE));
     if (replace) {
-        json_array_append_new(
-            list, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content", WIDE_SPACE));
+        json_array_append_new(list, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ",
+                                              "content", ML_SAVE_WIDE_SPACE));
     }
     json_t *first = json_array_size(list) == 1 ? json_incref(json_array_get(list, 0)) : NULL;
     if (first || !json_array_size(list)) {
@@ -164,8 +87,8 @@ static json_t *make_normalizer(const ml_tokenizer *t)
 static json_t *make_pre_tokenizer(const ml_tokenizer *t)
 {
     if (t->sentencepiece && has_metaspace(t)) {
-        return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", WIDE_SPACE, "prepend_scheme",
-                         t->space == ML_SPACE_EACH_UNLESS ? "always" : "first", "split", 0);
+        return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", ML_SAVE_WIDE_SPACE,
+                         "prepend_scheme", t->space == ML_SPACE_EACH_UNLESS ? "always" : "first", "split", 0);
     }
     if (t->sentencepiece) return json_null();
     if (!t->split) return byte_level(false);
@@ -192,8 +115,8 @@ static json_t *role_text(const ml_tokenizer *t, ml_token_role role)
 static json_t *make_decoder(const ml_tokenizer *t)
 {
     if (!t->sentencepiece) return byte_level(true);
-    json_t *list = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String", WIDE_SPACE,
-                             "content", " ", "type", "ByteFallback", "type", "Fuse");
+    json_t *list = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String",
+                             ML_SAVE_WIDE_SPACE, "content", " ", "type", "ByteFallback", "type", "Fuse");
     if (t->space != ML_SPACE_NEVER) {
         json_array_append_new(
             list, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
@@ -241,12 +164,13 @@ static json_t *make_post_processor(const ml_tokenizer *t)
     return made;
 }
 
-static json_t *make_root(const ml_tokenizer *t, json_t *added, json_t *vocab, json_t *merges)
+/* All but the entries of vocab and merges, which are empty. */
+static json_t *make_root(const ml_tokenizer *t, json_t *added)
 {
-    json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout",
+    json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:{}, s:[]}", "type", "BPE", "dropout",
                               "unk_token", role_text(t, ML_ROLE_UNK), "continuing_subword_prefix", "end_of_word_suffix",
                               "fuse_unk", t->fuse_unk, "byte_fallback", t->sentencepiece && t->byte_id[0] >= 0,
-                              "ignore_merges", t->whole_piece && !t->sentencepiece, "vocab", vocab, "merges", merges);
+                              "ignore_merges", t->whole_piece && !t->sentencepiece, "vocab", "merges");
     return json_pack("{s:s, s:n, s:n, s:O, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
                      "added_tokens", added, "normalizer", make_normalizer(t), "pre_tokenizer", make_pre_tokenizer(t),
                      "post_processor", make_post_processor(t), "decoder", make_decoder(t), "model", model);
@@ -273,6 +197,43 @@ static ml_status save_config(const ml_tokenizer *t, json_t *decoder, const char 
     return status;
 }
 
+/* The root with the lists in their places. */
+static ml_status save_root(const ml_tokenizer *t, const json_t *root, const char *path, ml_error *err)
+{
+    static const char vocab_key[] = "\"vocab\": {}", merges_key[] = "\"merges\": []";
+    ml_file_writer file = { 0 };
+    ml_chars vocab = { 0 }, merges = { 0 };
+    char *text = json_dumps(root, JSON_INDENT(2));
+    if (!text) return out_of_memory(err);
+    /* Quotes within a text are escaped, so these are the keys. */
+    const char *first = strstr(text, vocab_key), *second = first ? strstr(first, merges_key) : NULL;
+    ml_status status = first && second ? ML_OK : out_of_memory(err);
+    if (status == ML_OK) status = ml_save_vocab(t, &vocab, err);
+    if (status == ML_OK) status = ml_save_merges(t, &merges, err);
+    if (status == ML_OK) status = ml_file_begin(&file, path, err);
+    if (status == ML_OK) {
+        const char *middle = first + strlen(vocab_key), *end = second + strlen(merges_key);
+        const struct {
+            const char *data;
+            size_t n;
+        } part[] = { { text, (size_t)(middle - text) - 2 },
+                     { vocab.data, vocab.n },
+                     { middle, (size_t)(end - middle) - 2 },
+                     { merges.data, merges.n },
+                     { end, strlen(end) },
+                     { "\n", 1 } };
+        for (size_t i = 0; i < sizeof part / sizeof part[0] && status == ML_OK; i++) {
+            status = ml_file_write(&file, part[i].data, part[i].n, err);
+        }
+    }
+    if (status == ML_OK) status = ml_file_commit(&file, err);
+    ml_file_abandon(&file);
+    ml_chars_free(&vocab);
+    ml_chars_free(&merges);
+    free(text);
+    return status;
+}
+
 ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error *err)
 {
     char path[ML_PATH_MAX], config_path[ML_PATH_MAX];
@@ -280,21 +241,16 @@ ml_status ml_tokenizer_save(const ml_tokenizer *t, const char *folder, ml_error 
     ML_TRY(ml_path_join(path, folder, "tokenizer.json", err));
     ML_TRY(ml_path_join(config_path, folder, "tokenizer_config.json", err));
     ML_TRY(ml_dir_make(folder, err));
-    json_t *added = json_array(), *decoder = json_object(), *vocab = json_object(), *merges = json_array(),
-           *root = NULL;
-    ml_status status = added && decoder && vocab && merges ? ML_OK : out_of_memory(err);
-    if (status == ML_OK) status = add_vocab(t, vocab, err);
-    if (status == ML_OK) status = add_merges(t, merges, err);
+    json_t *added = json_array(), *decoder = json_object(), *root = NULL;
+    ml_status status = added && decoder ? ML_OK : out_of_memory(err);
     if (status == ML_OK) status = add_added(t, added, decoder, err);
     if (status == ML_OK) {
-        root = make_root(t, added, vocab, merges);
-        status = root ? ml_json_save(root, path, err) : out_of_memory(err);
+        root = make_root(t, added);
+        status = root ? save_root(t, root, path, err) : out_of_memory(err);
     }
     if (status == ML_OK) status = save_config(t, decoder, config_path, err);
     json_decref(root);
     json_decref(added);
     json_decref(decoder);
-    json_decref(vocab);
-    json_decref(merges);
     return status;
 }

@@ -401,21 +401,33 @@ static void test_operator(void **state)
     for (int variant = 0; variant < e->test->n_variant; variant++) test_variant(e, variant);
 }
 
-/* test_ops [cuda]: exit status 77 where there is no GPU. */
+/* test_ops [cuda] [OPERATOR]: on the processor or on the first GPU; all operators, or one.  Exit status 77 where there
+ * is no GPU. */
 int main(int argc, char **argv)
 {
     enum { N = sizeof entries / sizeof entries[0] };
     ml_error err;
-    if (argc > 1 && ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s: %s)\n", argv[1], err.message);
-        return 77;
+    const char *only = argc > 1 ? argv[argc - 1] : NULL;
+    if (argc > 1 && !strcmp(argv[1], "cuda")) {
+        if (argc == 2) only = NULL;
+        if (ml_device_open(0, &device, &err) != ML_OK) {
+            printf("skipped: no GPU (%s)\n", err.message);
+            return 77;
+        }
     }
     struct CMUnitTest tests[N];
+    bool found = !only;
     for (int i = 0; i < N; i++) {
+        found = found || !strcmp(only, entries[i].name);
         tests[i] = (struct CMUnitTest){ .name = entries[i].name,
                                         .test_func = test_operator,
                                         .initial_state = (void *)(uintptr_t)&entries[i] };
     }
+    if (!found) {
+        fprintf(stderr, "test_ops: no operator \"%s\" in ops.def\n", only);
+        return 2;
+    }
+    cmocka_set_test_filter(only);
     int n_failed = cmocka_run_group_tests_name("operators", tests, NULL, NULL);
     ml_device_close(device);
     return n_failed;

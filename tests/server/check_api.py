@@ -276,6 +276,14 @@ def test_echo_scores_the_prompt(program, work):
             token, wanted = scored["logprobs"]["tokens"][i], scored["logprobs"]["token_logprobs"][i]
             if token in one["top_logprobs"][0]:
                 assert abs(one["top_logprobs"][0][token] - wanted) < 1e-5, (i, token)
+        # The token behind the prompt is there also when it ends the answer: lm_eval leaves one out.
+        body = {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "logit_bias": {"256": 100}}
+        ended = server.post("/v1/completions", body).json()["choices"][0]
+        assert ended["finish_reason"] == "stop" and ended["text"] == text
+        assert ended["logprobs"]["tokens"][len(text):] == ["<|endoftext|>"]
+        assert ended["logprobs"]["token_logprobs"][1:len(text)] == scored["logprobs"]["token_logprobs"][1:]
+        events = [e["choices"][0] for e in server.events("/v1/completions", dict(body, stream=True)) if e != "[DONE]"]
+        assert sum((e["logprobs"]["tokens"] for e in events if e["logprobs"]), []) == ended["logprobs"]["tokens"]
     finally:
         assert server.stop() == 0
 
@@ -430,7 +438,7 @@ def test_what_clients_ask_of_a_schema(program, work):
     form = {"type": "json_schema", "json_schema": {"name": "all", "schema": whole}}
     server = Server(program, "--model", make_model(program, work + "/m", context=4000))
     try:
-        for seed in range(12):
+        for seed in range(4):
             choice = server.post("/v1/completions", {"prompt": "x", "seed": seed, "max_tokens": 3000, "temperature": 1.3,
                                                      "response_format": form}).json()["choices"][0]
             assert choice["finish_reason"] == "stop", choice
@@ -472,6 +480,124 @@ def test_tools_are_called(program, work):
         assert (name, arguments, reason) == ("x", "{}", "tool_calls")
         messages = body["messages"] + [choice["message"], {"role": "tool", "tool_call_id": "x:0", "content": "sunny"}]
         assert server.post("/v1/chat/completions", dict(body, messages=messages)).status == 200
+    finally:
+        assert server.stop() == 0
+
+
+def make_chatty(work):
+    """A model with Kimi's marks that says one token as gladly as another (make_parrot)."""
+    parrot = os.environ.get("MAKE_PARROT")
+    assert parrot, "MAKE_PARROT names the program"
+    fixtures = os.path.join(os.path.dirname(DOCUMENT), "..", "tests", "fixtures", "byte_tokenizer")
+    subprocess.run([parrot, fixtures, work + "/chatty", "kimi", "a", "b"], check=True)
+    return work + "/chatty"
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+    "type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "day": {"type": "integer", "minimum": 1,
+                                                                                "maximum": 31}},
+    "required": ["city", "day"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "additionalProperties": False}}}]
+
+
+def check_calls(message, names=("weather", "now"), first=0):
+    calls = message.get("tool_calls", [])
+    assert [c["id"] for c in calls] == ["functions.%s:%d" % (c["function"]["name"], first + i)
+                                        for i, c in enumerate(calls)]
+    for c in calls:
+        name, arguments = c["function"]["name"], json.loads(c["function"]["arguments"])
+        assert name in names, name
+        if name == "now":
+            assert arguments == {}
+        else:
+            assert list(arguments) == ["city", "day"] and arguments["city"] in ("Rome", "Oslo")
+            assert type(arguments["day"]) is int and 1 <= arguments["day"] <= 31
+    return len(calls)
+
+
+def test_a_call_can_be_required(program, work):
+    server = Server(program, "--model", make_chatty(work))
+    ask = "/v1/chat/completions"
+    try:
+        counts, named = set(), set()
+        for seed in range(10):
+            body = chat("q", tools=TOOLS, tool_choice="required", seed=seed, max_tokens=3000, n=1 + seed % 2,
+                        logprobs=True, top_logprobs=2, stop=["o"], temperature=1 if seed % 4 else 0)
+            reply = server.post(ask, body).json()
+            for choice in reply["choices"]:
+                assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice
+                counts.add(check_calls(choice["message"]))
+                named |= {c["function"]["name"] for c in choice["message"]["tool_calls"]}
+                assert len(choice["logprobs"]["content"]) > 5
+            parts = {}
+            for event in server.events(ask, dict(body, stream=True)):
+                for choice in event["choices"] if event != "[DONE]" else []:
+                    for call in choice["delta"].get("tool_calls", []):
+                        key = (choice["index"], call["index"])
+                        old = parts.setdefault(key, {"name": "", "arguments": ""})
+                        for k, v in call["function"].items():
+                            old[k] += v
+            assert parts == {(c["index"], i): one["function"] for c in reply["choices"]
+                             for i, one in enumerate(c["message"]["tool_calls"])}
+            one = server.post(ask, dict(body, parallel_tool_calls=False)).json()["choices"][0]["message"]
+            assert check_calls(one) == 1
+            only = server.post(ask, dict(body, tool_choice={"type": "function", "function": {"name": "now"}})).json()
+            assert check_calls(only["choices"][0]["message"], names=("now",)) >= 1
+        assert max(counts) > 1 and named == {"weather", "now"}, (counts, named)
+    finally:
+        assert server.stop() == 0
+
+
+def test_strict_tools_and_formats_beside_calls(program, work):
+    """Without tool_choice: text, or calls whose arguments a strict tool accepts; with a response_format a value or calls."""
+    server = Server(program, "--model", make_chatty(work))
+    ask = "/v1/chat/completions"
+    strict = json.loads(json.dumps(TOOLS))
+    for tool in strict:
+        tool["function"]["strict"] = True
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes", "no"]}}}
+    # Marks gladly, so that calls come: what may come is the grammar's.
+    marks = {str(i): 6 for i in range(260, 275)}
+    try:
+        kinds = set()
+        for seed in range(30):
+            body = chat("q", tools=strict, seed=seed, max_tokens=3000, logit_bias=marks)
+            choice = server.post(ask, body).json()["choices"][0]
+            kinds.add(choice["finish_reason"])
+            if choice["finish_reason"] == "tool_calls":
+                check_calls(choice["message"])
+            choice = server.post(ask, dict(body, response_format=form, logit_bias={})).json()["choices"][0]
+            if choice["finish_reason"] == "tool_calls":
+                kinds.add("form")
+                assert choice["message"]["content"] is None
+            else:
+                assert choice["message"]["content"] in ('"yes"', '"no"'), choice
+        assert kinds >= {"tool_calls", "form"}, kinds
+    finally:
+        assert server.stop() == 0
+
+
+def test_calls_that_cannot_be_required(program, work):
+    server = Server(program, "--model", make_chatty(work), "--model", make_model(program, work + "/plain"))
+    bad = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {
+        "a": {"not": {}}}}}}]
+    text = [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]
+    try:
+        for more, param in (({"tool_choice": "required"}, "tool_choice"),
+                            ({"tool_choice": "required", "tools": []}, "tool_choice"),
+                            ({"tool_choice": "any", "tools": TOOLS}, "tool_choice"),
+                            ({"tool_choice": {"type": "function"}, "tools": TOOLS}, "tool_choice"),
+                            ({"tool_choice": {"type": "function", "function": {"name": "none"}}, "tools": TOOLS}, "tools"),
+                            ({"tool_choice": "required", "tools": bad}, "tools"),
+                            ({"tool_choice": "required", "tools": text}, "tools"),
+                            ({"tools": [{"type": "function", "function": {"name": "f", "strict": 1}}],
+                              "tool_choice": "required"}, "tools"),
+                            ({"parallel_tool_calls": 1, "tools": TOOLS}, "parallel_tool_calls")):
+            reply = server.post("/v1/chat/completions", chat("q", max_tokens=5, **more))
+            assert reply.status == 400 and reply.json()["error"]["param"] == param, (more, reply.body)
+        assert server.post("/v1/chat/completions", chat("q", max_tokens=5, tools=bad)).status == 200  # only declared
+        reply = server.post("/v1/chat/completions", chat("q", model="plain", tools=TOOLS, tool_choice="required"))
+        assert reply.status == 400, reply.body
     finally:
         assert server.stop() == 0
 

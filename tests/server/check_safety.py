@@ -190,22 +190,88 @@ def begin_stream(server, **more):
     return s
 
 
+def begin(server, path, body):
+    text = json.dumps(body).encode()
+    s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    s.sendall(head("POST", path, "Content-Length: %d" % len(text)) + text)
+    return s
+
+
+def leave(server, socket_of, waits_for):
+    """How long after the client has gone that is counted, in seconds."""
+    before = server.metric("cancelled_total")
+    s = socket_of()
+    assert wait_until(waits_for)
+    assert server.metric("cancelled_total") == before, "over before the client went"
+    s.close()
+    start = time.monotonic()
+    assert wait_until(lambda: server.metric("cancelled_total") > before)
+    return time.monotonic() - start
+
+
 def test_who_goes_is_noticed(program, work):
-    """A quarter of a second after the client has gone its request runs no more."""
-    server = Server(program, "--model", make_model(program, work + "/m", context=8000))
+    """A quarter of a second after the client has gone its request runs no more: while it is answered, while its prompt is
+    read, while it waits, whole or as events."""
+    server = Server(program, "--model", make_model(program, work + "/m", context=8000), "--slots", "1", "--chunk", "64")
+
+    def running():
+        return server.metric("requests_running") == 1
+
+    def waiting():
+        return server.metric("requests_waiting") == 1
+    long_answer = dict(chat("a", logit_bias=NO_END, max_tokens=7000, kv_cache=False))
     try:
+        seen = {}
         for stream in (True, False):
-            for _ in range(3):
-                before = server.metric("cancelled_total")
-                s = begin_stream(server, stream=stream, max_tokens=7000, kv_cache=False)
-                assert wait_until(lambda: server.metric("requests_running") == 1)
-                s.close()
-                start = time.monotonic()
-                assert wait_until(lambda: server.metric("cancelled_total") > before)
-                seconds = time.monotonic() - start
+            cases = {"answered": lambda: begin(server, "/v1/chat/completions", dict(long_answer, stream=stream)),
+                     "read": lambda: begin(server, "/v1/completions", {"prompt": "x%d" % time.monotonic_ns() + "y" * 7900,
+                                                                       "max_tokens": 20, "stream": stream})}
+            if not stream:
+                cases["embedded"] = lambda: begin(server, "/v1/embeddings", {"input": "z" * 7900})
+                cases["traced"] = lambda: begin(server, "/api/trace", {"prompt": "z" * 1000, "max_tokens": 3000,
+                                                                       "temperature": 0})
+            for name, case in cases.items():
+                seen[name, stream] = [leave(server, case, running) for _ in range(3)]
                 assert wait_until(lambda: server.metric("requests_running") == 0)
-                print("     noticed after %.0f ms" % (1000 * seconds))
-                assert seconds < 2, seconds  # 0.25 on a machine of one's own
+            first = begin(server, "/v1/chat/completions", long_answer)
+            assert wait_until(running)
+            seen["waits", stream] = [leave(server, lambda: begin(server, "/v1/chat/completions",
+                                                                 dict(chat("b"), stream=stream)), waiting)
+                                     for _ in range(3)]
+            assert wait_until(lambda: server.metric("requests_waiting") == 0)
+            first.close()
+            assert wait_until(lambda: server.metric("requests_running") == 0)
+        for (name, stream), seconds in seen.items():
+            print("     %-8s %-6s noticed after %s ms" % (name, "events" if stream else "whole",
+                                                          ", ".join("%.0f" % (1000 * t) for t in seconds)))
+            assert min(seconds) < 2, seconds  # 0.25 on a machine of one's own
+        assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status == 200
+    finally:
+        assert server.stop() == 0
+
+
+def test_silent_streams_have_heartbeats(program, work):
+    """Of an answer that waits for its turn, of one whose prompt is read, of a run that nobody trains."""
+    os.makedirs(work + "/runs/r")
+    open(work + "/runs/r/log.jsonl", "w").close()
+    server = Server(program, "--model", make_model(program, work + "/m", context=8000), "--slots", "1", "--runs",
+                    work + "/runs")
+    try:
+        first = begin(server, "/v1/chat/completions", chat("a", logit_bias=NO_END, max_tokens=7000, kv_cache=False))
+        assert wait_until(lambda: server.metric("requests_running") == 1)
+        waits = begin(server, "/v1/completions", {"prompt": "b", "stream": True})
+        follows = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        follows.sendall(head("GET", "/api/runs/r/metrics/stream"))
+        for s in (waits, follows):
+            s.settimeout(30)
+            heard = b""
+            while heard.count(b"\n:\n\n") < 3:
+                piece = s.recv(4096)
+                assert piece, heard
+                heard += piece
+            assert b"data:" not in heard
+            s.close()
+        first.close()
     finally:
         assert server.stop() == 0
 

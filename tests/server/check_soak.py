@@ -26,7 +26,7 @@ def request(kind):
 
 def go_away(server, body):
     text = json.dumps(dict(body, stream=True, max_tokens=400)).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=300) as s:
         s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
         s.recv(random.randint(1, 2000))
 
@@ -56,7 +56,7 @@ def test_soak(program, work):
                         with lock:
                             count[1] += 1
                         continue
-                    got = server.post("/v1/chat/completions", request(kind)).json()["choices"]
+                    got = server.post("/v1/chat/completions", request(kind), timeout=600).json()["choices"]
                     if got != alone[kind]:
                         wrong.append((kind, got, alone[kind]))
                     with lock:

@@ -107,6 +107,40 @@ static void check_words(const ml_constraint_example *x, ml_data_split split, boo
     }
 }
 
+/* Half of the words of training's protagonists are composed, so that they must be copied; none is a listed word. */
+static bool is_composed(const char *word, ml_story_list list)
+{
+    for (size_t i = 0; i < ml_story_list_size(list); i++) {
+        if (strcmp(word, ml_story_list_word(list, i)) == 0) return false;
+    }
+    return strcmp(word, "boy") && strcmp(word, "girl");
+}
+
+static void test_half_of_the_protagonists_words_are_composed(void **state)
+{
+    (void)state;
+    enum { N = 4000 };
+    for (int split = 0; split < 2; split++) {
+        int n[2] = { 0 };
+        for (uint64_t i = 0; i < N; i++) {
+            static ml_constraint_order x;
+            char trait[ML_CONSTRAINT_TEXT], kind[ML_CONSTRAINT_TEXT];
+            ml_constraint_draw_order(5, i, (ml_data_split)split, true, &x);
+            for (int wrong = 0; wrong < 2; wrong++) {
+                const ml_constraints *c = wrong ? &x.wrong : &x.constraints;
+                assert_int_equal(sscanf(c->protagonist, "%*s %63s %63s", trait, kind), 2);
+                n[wrong] += is_composed(trait, ML_STORY_TRAIT) + is_composed(kind, ML_STORY_KIND);
+            }
+        }
+        for (int wrong = 0; wrong < 2; wrong++) {
+            if (split == ML_SPLIT_VAL)
+                assert_int_equal(n[wrong], 0);
+            else
+                assert_in_range(n[wrong], N - 250, N + 250); /* of 2 N words: one standard deviation is 45 */
+        }
+    }
+}
+
 static void test_kept_examples_keep_their_constraints(void **state)
 {
     (void)state;
@@ -206,6 +240,7 @@ int main(void)
         cmocka_unit_test(test_phrases_are_whole_words),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_json_round_trip_and_refusals),
+        cmocka_unit_test(test_half_of_the_protagonists_words_are_composed),
         cmocka_unit_test(test_kept_examples_keep_their_constraints),
         cmocka_unit_test(test_validation_is_asked_otherwise),
         cmocka_unit_test(test_the_file),

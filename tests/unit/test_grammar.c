@@ -444,7 +444,7 @@ static void test_every_random_answer_is_valid(void **state)
         ml_grammar g;
         ml_constraint *c;
         compile(schemas[round % 4], &g);
-        assert_ok(ml_constraint_make(&g, v, &end, 1, &c, &err));
+        assert_ok(ml_constraint_make(&g, v, &end, 1, NULL, 0, &c, &err));
         int32_t answer[4096];
         int64_t n = 0;
         ml_chars text = { 0 };

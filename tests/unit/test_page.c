@@ -29,7 +29,7 @@ static void test_files_are_those_of_the_folder(void **state)
         ml_free(text);
     }
     for (const ml_embedded_file *f = ml_web_files; f->name; f++) n_embedded++;
-    assert_int_equal(n_embedded, n + 1); /* and lib/marked.js */
+    assert_int_equal(n_embedded, n + 2); /* and lib/marked.js, lib/highlight.js */
     ml_dir_list_free(names, n);
 }
 

@@ -219,6 +219,25 @@ static int compare_text(const void *a, const void *b)
     return strcmp(a, b);
 }
 
+/* No two composed kinds, nor traits, are one. */
+static void test_composed_words_are_distinct(void **state)
+{
+    (void)state;
+    for (ml_story_list list = ML_STORY_KIND; list <= ML_STORY_TRAIT; list++) {
+        size_t n = ml_story_n_word(list), first = ml_story_list_size(list);
+        char(*word)[ML_STORY_NAME_MAX] = ml_alloc(n * sizeof *word);
+        for (size_t i = 0; i < n; i++) {
+            ml_story_word(list, (uint16_t)i, word[i]);
+            for (const char *p = word[i]; *p; p++) assert_true(islower((unsigned char)*p));
+            if (i < first) assert_string_equal(word[i], ml_story_list_word(list, i));
+        }
+        assert_true(n - first == 30000);
+        qsort(word + first, n - first, sizeof *word, compare_text);
+        for (size_t i = first + 1; i < n; i++) assert_string_not_equal(word[i - 1], word[i]);
+        ml_free(word);
+    }
+}
+
 /* No two composed names are one, and none could be of both. */
 static void test_names_are_distinct(void **state)
 {
@@ -384,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_held_out_words_are_in_no_story),
         cmocka_unit_test(test_how_many_words_are_held_out),
         cmocka_unit_test(test_names_are_distinct),
+        cmocka_unit_test(test_composed_words_are_distinct),
         cmocka_unit_test(test_names_and_announcements),
         cmocka_unit_test(test_number_of_stories),
         cmocka_unit_test(test_arithmetic_is_right),
