@@ -2,6 +2,9 @@
 import { events, ensureLoaded, post } from "./api.js";
 import { sampling } from "./settings.js";
 
+// Requests cannot hold the character 0, which a model may write: it is shown and kept as one that is unknown.
+const printable = (text) => text.replaceAll("\0", "\ufffd");
+
 // Streams an answer.  onchange(answer) after every piece; the promise resolves with the finished answer, whose `finish`
 // is "stop", "length", "tool_calls", "stopped" (by abort) or "error" (with `error`).
 export async function generate({ model, messages, settings, signal, onchange }) {
@@ -12,8 +15,8 @@ export async function generate({ model, messages, settings, signal, onchange }) 
     answer.started = performance.now();
     for await (const chunk of events("POST", "/v1/chat/completions", body, signal)) {
       const choice = chunk.choices?.[0];
-      if (choice?.delta?.content) answer.content += choice.delta.content;
-      if (choice?.delta?.reasoning_content) answer.reasoning += choice.delta.reasoning_content;
+      if (choice?.delta?.content) answer.content += printable(choice.delta.content);
+      if (choice?.delta?.reasoning_content) answer.reasoning += printable(choice.delta.reasoning_content);
       if (choice?.finish_reason) answer.finish = choice.finish_reason;
       answer.tokens += chunk.moonlight?.tokens?.length ?? (choice?.delta?.content ? 1 : 0);
       if (chunk.usage) answer.usage = chunk.usage;
@@ -47,6 +50,6 @@ export async function checkCache({ model, messages, meta, content, signal }) {
   const body = { model, messages, ...meta.sampling, seed: meta.seed, kv_cache: !meta.kv_cache, trace: false,
                  max_tokens: meta.tokens };
   const other = await post("/v1/chat/completions", body, signal);
-  return { equal: (other.choices[0].message.content ?? "") === content, kv_cache: !meta.kv_cache,
+  return { equal: printable(other.choices[0].message.content ?? "") === content, kv_cache: !meta.kv_cache,
            tokens_per_second: other.moonlight.tokens_per_second };
 }

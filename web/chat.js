@@ -131,6 +131,7 @@ async function answer(question, names) {
     notice(error.message);
   }
   if (running?.abort === abort) running = null;
+  parts.panel.refresh(); // a model may have been loaded for it
   if (into === conversation) {
     draw();
     scrollDown(true);

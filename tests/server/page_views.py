@@ -189,7 +189,7 @@ class Views(Page):
 
     def test_a_run_in_training(self):
         run = subprocess.Popen([PROGRAM, "pretrain", WORK + "/tiny.ini", "--run", WORK + "/runs/live", "--train.steps", "1000000",
-                                "--checkpoint.every", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                                "--checkpoint.every", "0", "--data.val_fraction", "0.1"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             self.wait(lambda: any(r["id"] == "live" and r["active"] and r["step"] for r in api("GET", "/api/runs")["runs"]))
             self.open("runs/live")
