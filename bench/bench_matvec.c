@@ -3,26 +3,30 @@
  *   bench_matvec [seconds per measurement]
  *
  * For few tokens the weights' bytes count (GB/s), for many the arithmetic (GFLOP/s).  The weights of one
- * measurement are 64 MiB and more of fp32 in several matrices used in turn, so that they come from memory as in
+ * measurement are 512 MiB of fp32 in several matrices used in turn, so that they come from memory as in
  * a model.  OpenBLAS (sgemv for one token, sgemm otherwise) has fp32 only: its column is its time on the same
- * matrix in fp32, so the ratio at bf16 and f16 shows what the smaller weights save as well. */
+ * matrix in fp32, so the ratio at bf16 and f16 shows what the smaller weights save as well.  The last rows round x to
+ * bf16 too (ops/cpu/bmatmul.h), as inference does where weights are bf16. */
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
+#include "ops/cpu/bmatmul.h"
 #include "ops/cpu/matvec.h"
 
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { N = 2048, K = 2048, N_MATRIX = 4, MAX_TOKEN = 512 };
+enum { N = 2048, K = 2048, N_MATRIX = 32, MAX_TOKEN = 512 };
 
 typedef struct {
     ml_dtype dtype;
     int n_token;
     float *x, *y, *w; /* w [N_MATRIX, N, K] in fp32 */
     void *stored;     /* the same as dtype */
+    bool rounds_x;    /* to bf16 */
+    void *rounded;
 } problem;
 
 static void *allocate(size_t n_bytes)
@@ -32,8 +36,26 @@ static void *allocate(size_t n_bytes)
     return p;
 }
 
+static void run_bf16(const problem *p, int matrix)
+{
+    ml_bx bx = ml_bx_make(p->x, K, p->n_token, K, p->rounded);
+    ml_bmatmul q = { .n_token = p->n_token,
+                     .n = N,
+                     .k = K,
+                     .x = &bx,
+                     .w = (const uint16_t *)p->stored + (size_t)matrix * N * K,
+                     .w_stride = K,
+                     .y = p->y,
+                     .y_stride = N };
+    ml_bmatmul_run(&q);
+}
+
 static void run_ours(const problem *p, int matrix)
 {
+    if (p->rounds_x) {
+        run_bf16(p, matrix);
+        return;
+    }
     ml_matvec q = { .n_token = p->n_token,
                     .n = N,
                     .k = K,
@@ -82,13 +104,16 @@ int main(int argc, char **argv)
     problem p = { .x = allocate(sizeof(float) * MAX_TOKEN * K),
                   .y = allocate(sizeof(float) * MAX_TOKEN * N),
                   .w = allocate(sizeof(float) * n_weight),
-                  .stored = allocate(sizeof(float) * n_weight) };
+                  .stored = allocate(sizeof(float) * n_weight),
+                  .rounded = allocate(ml_bx_bytes(MAX_TOKEN, K)) };
     for (size_t i = 0; i < n_weight; i++) p.w[i] = (float)ml_rng_uniform(&rng) - 0.5f;
     for (size_t i = 0; i < (size_t)MAX_TOKEN * K; i++) p.x[i] = (float)ml_rng_uniform(&rng) - 0.5f;
     printf("ours: %s; OpenBLAS: %s.  %d x %d weights\n", ml_isa_name(ml_cpu_isa()), openblas_get_corename(), N, K);
     printf("weights  tokens  threads    GB/s  GFLOP/s  OpenBLAS f32 GFLOP/s  ratio\n");
-    for (int dtype = ML_F32; dtype <= ML_F16; dtype++) {
-        p.dtype = (ml_dtype)dtype;
+    static const ml_dtype types[] = { ML_F32, ML_F16, ML_BF16, ML_BF16 };
+    for (int type = 0; type < 4; type++) {
+        p.dtype = types[type];
+        p.rounds_x = type == 3;
         ml_convert_from_f32(p.dtype, p.w, p.stored, (int64_t)n_weight);
         const int tokens[] = { 1, 4, 16, MAX_TOKEN };
         for (int i = 0; i < 8; i++) {
@@ -98,13 +123,15 @@ int main(int argc, char **argv)
             openblas_set_num_threads(n_threads);
             double best[2], flops = 2.0 * N * K * p.n_token, n_bytes = (double)N * K * (double)ml_dtype_size(p.dtype);
             measure(&p, seconds, best);
-            printf("%-7s  %6d  %7d  %6.1f  %7.0f  %20.0f  %5.2f\n", ml_dtype_name(p.dtype), p.n_token, n_threads,
-                   n_bytes / best[0] * 1e-9, flops / best[0] * 1e-9, flops / best[1] * 1e-9, best[1] / best[0]);
+            printf("%-7s  %6d  %7d  %6.1f  %7.0f  %20.0f  %5.2f\n", p.rounds_x ? "bf16 x" : ml_dtype_name(p.dtype),
+                   p.n_token, n_threads, n_bytes / best[0] * 1e-9, flops / best[0] * 1e-9, flops / best[1] * 1e-9,
+                   best[1] / best[0]);
         }
     }
     free(p.x);
     free(p.y);
     free(p.w);
     free(p.stored);
+    free(p.rounded);
     return 0;
 }

@@ -40,6 +40,8 @@ static bool machine_has(ml_isa isa)
     case ML_ISA_AVXVNNI: return avx2 && has_avx_vnni();
     case ML_ISA_AVX512: return avx512;
     case ML_ISA_AVX512VNNI: return avx512 && __builtin_cpu_supports("avx512vnni");
+    case ML_ISA_AVX512BF16:
+        return avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
     default: return isa == ML_ISA_SCALAR;
     }
 #elif defined(__aarch64__) && defined(__linux__)
@@ -70,6 +72,6 @@ ml_isa ml_cpu_isa(void)
 
 const char *ml_isa_name(ml_isa isa)
 {
-    static const char *const names[] = { "scalar", "neondot", "avx2", "avxvnni", "avx512", "avx512vnni" };
+    static const char *const names[] = { "scalar", "neondot", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16" };
     return names[isa];
 }

@@ -1,6 +1,6 @@
 /* Which instruction set the kernels may use, found once at run time.
- * MOONLIGHT_ISA=scalar|neondot|avx2|avxvnni|avx512|avx512vnni lowers it (never raises it), so that every kernel can be
- * tested on one machine. */
+ * MOONLIGHT_ISA=scalar|neondot|avx2|avxvnni|avx512|avx512vnni|avx512bf16 lowers it (never raises it), so that every
+ * kernel can be tested on one machine. */
 #ifndef ML_BASE_CPU_H
 #define ML_BASE_CPU_H
 
@@ -13,6 +13,7 @@ typedef enum {
     ML_ISA_AVXVNNI, /* the same and the 256-bit byte products of AVX-VNNI */
     ML_ISA_AVX512,  /* AVX-512 F, BW, DQ, VL */
     ML_ISA_AVX512VNNI,
+    ML_ISA_AVX512BF16, /* VNNI, and products of pairs of bf16 */
     ML_N_ISA,
 } ml_isa;
 

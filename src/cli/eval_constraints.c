@@ -2,12 +2,14 @@
 #include "cli/lines.h"
 
 #include "base/alloc.h"
+#include "base/file.h"
 #include "cli/cli.h"
 #include "data/row_make.h"
 #include "data/synth_constraints.h"
 #include "infer/answer.h"
 #include "infer/sampler.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* A prompt and what it demands. */
@@ -87,9 +89,21 @@ static void count_story(counts *c, const demand *d, const ml_answer *a, const ch
 static json_t *story_to_json(const demand *d, const char *story)
 {
     ml_constraint_verdict v = ml_constraints_check(&d->constraints, story);
-    return json_pack("{s:s, s:s, s:o, s:b, s:b, s:b, s:b, s:i}", "prompt", d->text, "text", story, "constraints",
-                     ml_constraints_to_json(&d->constraints), "protagonist_ok", v.protagonist, "required_ok",
-                     v.required, "banned_ok", v.banned, "sentences_ok", v.sentences, "sentence_count", v.n_sentence);
+    return json_pack("{s:s, s:s, s:o, s:b, s:b, s:b, s:b, s:b, s:i}", "prompt", d->text, "text", story, "constraints",
+                     ml_constraints_to_json(&d->constraints), "satisfied", ml_constraints_satisfied(&v),
+                     "protagonist_ok", v.protagonist, "required_ok", v.required, "banned_ok", v.banned, "sentences_ok",
+                     v.sentences, "sentence_count", v.n_sentence);
+}
+
+/* One line of --out. */
+static ml_status write_story(ml_file_writer *out, const demand *d, const char *story, ml_error *err)
+{
+    json_t *object = story_to_json(d, story);
+    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    ml_status status = line ? ml_file_printf(out, err, "%s\n", line) : ml_fail_memory(err, 0, "a story");
+    free(line);
+    json_decref(object);
+    return status;
 }
 
 static ml_status report(const evaluation *e, const counts *c, json_t *stories, ml_error *err)
@@ -118,7 +132,7 @@ static ml_status report(const evaluation *e, const counts *c, json_t *stories, m
     return ML_OK;
 }
 
-static ml_status measure(const evaluation *e, ml_error *err)
+static ml_status measure(const evaluation *e, ml_file_writer *out, ml_error *err)
 {
     counts c = { 0 };
     ml_chars text = { 0 };
@@ -128,9 +142,11 @@ static ml_status measure(const evaluation *e, ml_error *err)
         status = decode(e, &e->item[i], &text, err);
         if (status != ML_OK) break;
         count_story(&c, &e->demand[i], &e->item[i], text.data);
+        if (out->file) status = write_story(out, &e->demand[i], text.data, err);
         if (stories) json_array_append_new(stories, story_to_json(&e->demand[i], text.data));
     }
     ml_chars_free(&text);
+    if (status == ML_OK && out->file) status = ml_file_commit(out, err);
     if (status == ML_OK) return report(e, &c, stories, err);
     json_decref(stories);
     return status;
@@ -160,10 +176,14 @@ ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char 
                                   ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
+    ml_file_writer out = { 0 };
+    const char *out_path = ml_options_text(o, "out");
     ml_status status = ml_row_maker_init(&e.maker, m->tokenizer, ML_ROW_PROMPT, NULL, INT32_MAX, err);
     if (status == ML_OK) status = read_demands(&e, path, text, n_bytes, err);
+    if (status == ML_OK && out_path) status = ml_file_begin(&out, out_path, err);
     if (status == ML_OK) status = answer(&e, err);
-    if (status == ML_OK) status = measure(&e, err);
+    if (status == ML_OK) status = measure(&e, &out, err);
+    ml_file_abandon(&out);
     for (size_t i = 0; i < e.n; i++) {
         ml_free(e.demand[i].text);
         ml_ids_free(&e.item[i].prompt);

@@ -104,7 +104,7 @@ const ml_option_row ml_cli_rows[] = {
            "math: the last \\boxed{}, or the last Answer: line; auto: what the prompt asks for"),
     TEXT("eval", "", "instruction", "Please reason step by step, and put your final answer within \\boxed{}.", "TEXT",
          "math: behind a bare problem; not behind a \"prompt\", which says itself how to answer"),
-    TEXT("eval", "", "out", NULL, "FILE", "math: write every answer and its grade, as JSON lines"),
+    TEXT("eval", "", "out", NULL, "FILE", "math, constraints: write every answer and its grade, as JSON lines"),
     TEXT("eval", "", "base", NULL, "M", "perplexity: also the divergence from this model, e.g. the unquantised one"),
     INT("eval", "", "limit", 0, 1e12, "0", "windows, questions, prompts or problems at most; 0: all"),
     FLAG("eval", "", "json", "off", "print one JSON object: perplexity, nll, ... or accuracy, ..."),

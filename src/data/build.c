@@ -121,15 +121,16 @@ static ml_status build_folder(ml_build_work *b, ml_build_result *result, ml_erro
     ML_TRY(open_state(b, &complete, &result->resumed, err));
     result->was_complete = complete;
     if (complete) return ML_OK;
+    char tokenizer[ML_PATH_MAX];
+    ML_TRY(ml_path_join(tokenizer, c->out, "tokenizer", err));
     ML_TRY(open_records(b, err));
+    b->tokenizer_folder = tokenizer;
     ML_TRY(ml_build_run_rounds(b, err));
     if (b->state.split[ML_SPLIT_TRAIN].n_document == 0) {
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",
                        c->input[0], (unsigned long long)b->n_read);
     }
-    char tokenizer[ML_PATH_MAX];
-    ML_TRY(ml_path_join(tokenizer, c->out, "tokenizer", err));
-    ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err));
+    if (b->tokenizer_folder) ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err)); /* there was no round */
     return ml_build_state_finish(&b->state, NULL, c->out, err);
 }
 

@@ -41,6 +41,9 @@ typedef struct {
     atomic_bool memory_out; /* a thread could not keep a text or a message */
     ml_status io_status;    /* of reading and writing beside the encoding */
     ml_error io_err;
+    size_t n_beside; /* items of a round beside the encoding: 1, or 2 when the tokenizer is saved, too */
+    ml_status save_status;
+    ml_error save_err;
 } builder;
 
 /* ---- reading ---- */
@@ -265,15 +268,18 @@ static ml_status read_and_write(builder *b, ml_error *err)
     return b->work->hash ? ml_input_hash_step(b->work->hash, HASH_BYTES, &done, err) : ML_OK;
 }
 
-/* Item 0 is reading and writing, the others are parts of the batch to be encoded. */
+/* Item 0 is reading and writing, item 1 may be saving the tokenizer; the others are parts of the batch to be encoded.
+ */
 static void run_items(void *arg, int64_t begin, int64_t end, int thread)
 {
     builder *b = arg;
     for (int64_t i = begin; i < end; i++) {
         if (i == 0)
             b->io_status = read_and_write(b, &b->io_err);
+        else if ((size_t)i < b->n_beside)
+            b->save_status = ml_tokenizer_save(b->work->tokenizer, b->work->tokenizer_folder, &b->save_err);
         else
-            ml_encoded_run(&b->encoding->encoded, &b->encoders, (size_t)i - 1, thread);
+            ml_encoded_run(&b->encoding->encoded, &b->encoders, (size_t)i - b->n_beside, thread);
     }
 }
 
@@ -284,7 +290,13 @@ static ml_status run_round(builder *b, ml_error *err)
     if (atomic_load(&b->memory_out))
         return ml_fail_memory(err, sizeof(ml_error), "a text, or the message of a malformed record");
     ML_TRY(ml_encoded_plan(&r->encoded, &b->encoders, r->text, r->batch.n, err));
-    ml_parallel_for(1 + (int64_t)r->encoded.n_parts, 1, run_items, b);
+    b->n_beside = b->work->tokenizer_folder ? 2 : 1;
+    ml_parallel_for((int64_t)(b->n_beside + r->encoded.n_parts), 1, run_items, b);
+    if (b->save_status != ML_OK) {
+        *err = b->save_err;
+        return b->save_status;
+    }
+    b->work->tokenizer_folder = NULL;
     if (b->io_status != ML_OK) {
         *err = b->io_err;
         return b->io_status;

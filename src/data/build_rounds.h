@@ -14,10 +14,11 @@ typedef struct {
     ml_build_state state;
     ml_input_hash *hash; /* of the inputs, to be finished before a shard is; NULL: known */
     ml_records *records;
-    uint64_t val_begin; /* with val_last: the byte of all inputs */
-    ml_spool *spool;    /* all records, when they are shuffled */
-    size_t *order;      /* and their order */
-    uint64_t n_read;    /* documents read so far, in processing order */
+    uint64_t val_begin;           /* with val_last: the byte of all inputs */
+    ml_spool *spool;              /* all records, when they are shuffled */
+    size_t *order;                /* and their order */
+    uint64_t n_read;              /* documents read so far, in processing order */
+    const char *tokenizer_folder; /* where the tokenizer is to be saved, beside the first round; NULL: not, or it was */
 } ml_build_work;
 
 /* Read, encode and write all documents that are not in finished shards, and close the last shards.  ML_ECANCEL when the

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { MOST_SYMBOLS = 200000 };
+enum { MOST_SYMBOLS = 200000, MOST_WORK = 50000000 };
 
 void ml_grammar_free(ml_grammar *g)
 {
@@ -13,6 +13,12 @@ void ml_grammar_free(ml_grammar *g)
     ml_free(g->alternative);
     ml_free(g->byte_class);
     *g = (ml_grammar){ 0 };
+}
+
+ml_status ml_grammar_spend(ml_grammar *g, int64_t n, ml_error *err)
+{
+    g->work += n;
+    return g->work <= MOST_WORK ? ML_OK : ml_fail(err, ML_EINVAL, "the schema is too complex: simplify it");
 }
 
 ml_status ml_grammar_rule(ml_grammar *g, int32_t *rule, ml_error *err)

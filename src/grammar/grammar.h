@@ -48,9 +48,12 @@ typedef struct {
     size_t n_symbol, n_rule, n_alternative, n_class;
     size_t symbol_room, rule_room, alternative_room, class_room;
     int32_t root;
+    int64_t work; /* spent on making it */
 } ml_grammar;
 
 void ml_grammar_free(ml_grammar *g);
+/* Count n small steps of making it.  ML_EINVAL when they are too many: what a stranger's schema may cost is bounded. */
+ml_status ml_grammar_spend(ml_grammar *g, int64_t n, ml_error *err);
 /* A new rule without alternatives. */
 ml_status ml_grammar_rule(ml_grammar *g, int32_t *rule, ml_error *err);
 /* One more alternative.  ML_EINVAL when the grammar grows too large to be used. */

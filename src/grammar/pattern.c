@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PLACES = 4096, MOST_STATES = 4000, MOST_ATOMS = 512, MOST_WORK = 50000000, N_BUCKET = 4096 };
+enum { MOST_PLACES = 4096, MOST_STATES = 4000, MOST_ATOMS = 512, N_BUCKET = 4096 };
 
 /* ---- the automaton: places, and steps between them ---- */
 
@@ -34,7 +34,6 @@ typedef struct {
     size_t n_place, place_room;
     int32_t start[ML_PATTERN_MOST], match[ML_PATTERN_MOST];
     size_t n_pattern, n_word;
-    int64_t work; /* done so far: what a pattern may cost is bounded */
     int64_t fewest, most;
     /* All characters as ranges that no set cuts. */
     int32_t atom[MOST_ATOMS + 1]; /* [n_atom + 1] where each begins */
@@ -54,12 +53,6 @@ typedef struct {
 static ml_status refuse(const builder *b, const char *what)
 {
     return ml_fail(b->err, ML_EINVAL, "a pattern %s", what);
-}
-
-static ml_status do_work(builder *b, int64_t n)
-{
-    b->work += n;
-    return b->work <= MOST_WORK ? ML_OK : refuse(b, "is too complex");
 }
 
 static ml_status add_place(builder *b, place p, int32_t *out)
@@ -96,7 +89,7 @@ static ml_status build_repeat(builder *b, const ml_tree_node *n, int32_t next, i
 /* The place that a tree begins at, `next` being what follows it. */
 static ml_status build(builder *b, int32_t node, int32_t next, int32_t *out)
 {
-    ML_TRY(do_work(b, 1));
+    ML_TRY(ml_grammar_spend(b->g, 1, b->err));
     for (; b->tree.node[node].kind == ML_TREE_JOIN; node = b->tree.node[node].a) {
         ML_TRY(build(b, b->tree.node[node].b, next, &next));
     }
@@ -200,7 +193,7 @@ static void reach(builder *b, uint64_t *bit, int32_t from, bool at_begin, bool a
     if (!has_bit(bit, from)) b->todo[n++] = from;
     set_bit(bit, from);
     while (n > 0) {
-        b->work++;
+        b->g->work++;
         const place *p = &b->place[b->todo[--n]];
         bool passes = p->kind == PLACE_SPLIT || p->kind == PLACE_MATCH || (p->kind == PLACE_BEGIN && at_begin) ||
                       (p->kind == PLACE_END && at_end);
@@ -266,10 +259,10 @@ static ml_status step(builder *b, int32_t from, int32_t n, int atom, int32_t *to
     if (b->most >= 0 || count < b->fewest) count++;
     memset(b->next, 0, b->n_word * sizeof *b->next);
     bool any = false;
-    ML_TRY(do_work(b, n + (int64_t)b->n_word));
+    ML_TRY(ml_grammar_spend(b->g, n + (int64_t)b->n_word, b->err));
     for (int32_t i = 0; i < n; i++) {
         const place *p = &b->place[b->live[i]];
-        b->work += b->tree.node[p->set].n;
+        b->g->work += b->tree.node[p->set].n;
         if (!set_has(b, p->set, b->atom[atom])) continue;
         reach(b, b->next, p->next, false, false);
         any = true;

@@ -132,77 +132,100 @@ static ml_status fits_type(const ml_compiler *c, const json_t *value, const json
     return ML_OK;
 }
 
-/* Whether a schema without enum makes a text: of values that are neither objects nor arrays it makes each that it
- * accepts, but for numbers with many digits. */
-static ml_status makes(ml_compiler *c, const json_t *schema, const char *text, bool *out)
+/* What values are compared with: of those that are neither objects nor arrays the grammar of a schema makes each that
+ * the schema accepts, but for numbers with many digits. */
+typedef struct {
+    ml_grammar g;
+    ml_matcher *m; /* NULL: it makes nothing */
+} judge;
+
+static ml_status make_judge(ml_compiler *c, const json_t *schema, judge *j)
 {
-    ml_grammar g = { 0 };
-    ml_matcher *m = NULL;
-    ml_compiler other = { .root = c->root, .g = &g, .err = c->err, .depth = c->depth };
-    int32_t s = 0;
+    ml_compiler other = { .root = c->root, .g = &j->g, .err = c->err, .depth = c->depth };
     ml_status status;
-    ML_TRY_GOTO(ml_schema_make_shared(&other));
-    ML_TRY_GOTO(ml_schema_compile_any(&other, schema, &g.root));
-    *out = false;
     ml_error none; /* that nothing can be made is no failure */
-    if (ml_grammar_prune(&g, &none) != ML_OK) goto done;
-    ML_TRY_GOTO(ml_matcher_make(&g, &m, c->err));
-    s = ml_matcher_start(m);
-    for (; *text; text++) ML_TRY_GOTO(ml_matcher_step(m, s, (uint8_t)*text, &s, c->err));
-    *out = ml_matcher_accepts(m, s);
+    j->g.work = c->g->work;
+    ML_TRY_GOTO(ml_schema_make_shared(&other));
+    ML_TRY_GOTO(ml_schema_compile_any(&other, schema, &j->g.root));
+    if (ml_grammar_prune(&j->g, &none) == ML_OK) status = ml_matcher_make(&j->g, &j->m, c->err);
 done:
-    ml_matcher_free(m);
+    c->g->work = j->g.work;
     ml_free(other.known);
     json_decref(other.own);
-    ml_grammar_free(&g);
     return status;
 }
 
-/* One listed value, when `rest` (NULL: nothing more is said) accepts it. */
-static ml_status compile_value(ml_compiler *c, const json_t *value, const json_t *type, const json_t *rest,
-                               int32_t rule)
+static void free_judge(judge *j)
+{
+    ml_matcher_free(j->m);
+    ml_grammar_free(&j->g);
+}
+
+static ml_status accepts(const ml_compiler *c, const judge *j, const char *text, bool *out)
+{
+    *out = false;
+    if (!j->m) return ML_OK;
+    int32_t s = ml_matcher_start(j->m);
+    for (; *text; text++) ML_TRY(ml_matcher_step(j->m, s, (uint8_t)*text, &s, c->err));
+    *out = ml_matcher_accepts(j->m, s);
+    return ML_OK;
+}
+
+/* One listed value, when the judge (NULL: there is none) accepts it. */
+static ml_status compile_value(ml_compiler *c, const json_t *value, const json_t *type, const judge *j, int32_t rule)
 {
     ml_symbol literal;
     bool fits;
     ML_TRY(fits_type(c, value, type, &fits));
     if (!fits) return ML_OK;
-    if (rest && (json_is_object(value) || json_is_array(value))) {
+    if (j && (json_is_object(value) || json_is_array(value))) {
         return ml_schema_refuse(c, "enum", "with objects or arrays cannot be honoured beside other keywords");
     }
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     if (!text) return ml_fail_memory(c->err, 0, "a grammar");
-    ml_status status = rest ? makes(c, rest, text, &fits) : ML_OK;
+    ml_status status = j ? accepts(c, j, text, &fits) : ML_OK;
     if (status == ML_OK && fits) status = LITERAL(c, text, &literal);
     if (status == ML_OK && fits) status = ADD(c, rule, literal);
     free(text);
     return status;
 }
 
-/* enum and const: `rest` is what else the schema says. */
+static ml_status compile_values(ml_compiler *c, const json_t *list, const json_t *type, const json_t *rest,
+                                int32_t rule)
+{
+    judge j = { .m = NULL };
+    ml_status status = rest ? make_judge(c, rest, &j) : ML_OK;
+    for (size_t i = 0; i < json_array_size(list) && status == ML_OK; i++) {
+        status = compile_value(c, json_array_get(list, i), type, rest ? &j : NULL, rule);
+    }
+    free_judge(&j);
+    return status;
+}
+
+static bool lists(const json_t *list, const json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        if (json_equal(json_array_get(list, i), (json_t *)(uintptr_t)value)) return true;
+    }
+    return false;
+}
+
+/* enum and const, and what else the schema says: the type is compared with each value, the rest is judged. */
 static ml_status compile_enum(ml_compiler *c, const json_t *schema, int32_t rule)
 {
     const json_t *list = json_object_get(schema, "enum"), *value = json_object_get(schema, "const");
-    const json_t *type = json_object_get(schema, "type");
-    json_t *rest, *less;
+    json_t *rest;
     bool empty;
     if (list && !json_is_array(list)) return ml_schema_refuse(c, "enum", "is no array");
-    ML_TRY(ml_schema_without(c, schema, value ? "const" : "enum", &rest, &empty));
-    ML_TRY(ml_schema_without(c, rest, "type", &less, &empty)); /* the type is compared with each value */
-    if (empty) less = NULL;
-    if (value && list) { /* the constant must be one of the list */
-        bool listed = false;
-        for (size_t i = 0; i < json_array_size(list); i++) {
-            listed = listed || json_equal(json_array_get(list, i), (json_t *)(uintptr_t)value);
-        }
-        if (!listed) return ML_OK;
-        ML_TRY(ml_schema_without(c, less, "enum", &less, &empty));
-        if (empty) less = NULL;
-    }
-    if (value) return compile_value(c, value, type, less, rule);
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        ML_TRY(compile_value(c, json_array_get(list, i), type, less, rule));
-    }
-    return ML_OK;
+    if (value && list && !lists(list, value)) return ML_OK; /* nothing */
+    ML_TRY(ml_schema_without(c, schema, "const", &rest, &empty));
+    ML_TRY(ml_schema_without(c, rest, "enum", &rest, &empty));
+    ML_TRY(ml_schema_without(c, rest, "type", &rest, &empty));
+    json_t *one = value ? json_pack("[O]", value) : NULL;
+    ml_status status =
+        compile_values(c, value ? one : list, json_object_get(schema, "type"), empty ? NULL : rest, rule);
+    json_decref(one);
+    return status;
 }
 
 /* ---- choices ---- */

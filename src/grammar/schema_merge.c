@@ -7,7 +7,7 @@
 
 #include "base/alloc.h"
 
-enum { MOST_MERGES = 5000, MOST_STEPS = 100 };
+enum { MOST_MERGES = 5000, MOST_STEPS = 100, COST_OF_PAIR = 20 };
 
 static json_t *open_const(const json_t *value)
 {
@@ -177,6 +177,9 @@ static const struct {
 static ml_status merge_keyword(ml_compiler *c, const char *key, const json_t *a, const json_t *b, json_t **out)
 {
     *out = NULL;
+    int64_t n = json_is_array(a) ? (int64_t)json_array_size(a) : 1,
+            m = json_is_array(b) ? (int64_t)json_array_size(b) : 1;
+    ML_TRY(ml_grammar_spend(c->g, COST_OF_PAIR * (n + 1) * (m + 1), c->err));
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (strcmp(rules[i].key, key) != 0) continue;
         bool numbers = json_is_number(a) && json_is_number(b);

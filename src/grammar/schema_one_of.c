@@ -5,7 +5,7 @@
  * schemas exclude each other. */
 #include "grammar/schema_internal.h"
 
-enum { N_TYPE = 7 };
+enum { N_TYPE = 7, COST_OF_PAIR = 100 };
 
 static const char *const types[N_TYPE] = { "object", "array", "string", "number", "integer", "boolean", "null" };
 
@@ -98,17 +98,23 @@ static ml_status differ_in_property(ml_compiler *c, const json_t *a, const json_
 static ml_status are_disjoint(ml_compiler *c, const json_t *a, const json_t *b, int depth, bool *disjoint)
 {
     *disjoint = false;
+    ML_TRY(ml_grammar_spend(c->g, COST_OF_PAIR, c->err));
     if (depth > 4) return ML_OK;
     ML_TRY(ml_schema_flatten(c, a, &a));
     ML_TRY(ml_schema_flatten(c, b, &b));
     unsigned bits = type_bits(a), other_bits = type_bits(b);
     json_t *values = listed_values(a), *others = listed_values(b);
+    int64_t n = (int64_t)json_array_size(values), m = (int64_t)json_array_size(others);
+    ml_status status = ml_grammar_spend(c->g, (n + 1) * (m + 1), c->err);
+    if (status != ML_OK) goto done;
     if (!(bits & other_bits)) *disjoint = true;
     if (values && others && !share_values(values, others)) *disjoint = true;
     if (values && lists_other_types(values, other_bits)) *disjoint = true;
     if (others && lists_other_types(others, bits)) *disjoint = true;
+done:
     json_decref(values);
     json_decref(others);
+    ML_TRY(status);
     if (*disjoint || (bits & other_bits) != 1u) return ML_OK; /* not objects alone */
     ML_TRY(differ_in_property(c, a, b, depth, disjoint));
     return *disjoint ? ML_OK : differ_in_property(c, b, a, depth, disjoint);

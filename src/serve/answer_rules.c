@@ -1,6 +1,7 @@
 #include "serve/answer_rules.h"
 
 #include "grammar/schema.h"
+#include "serve/limits.h"
 
 #include <string.h>
 
@@ -39,6 +40,12 @@ static ml_status make_call_rules(ml_web *h, const ml_served *s, const ml_params 
                                   .first = ml_chat_first_call(format, count_calls(p->messages)),
                                   .schema = p->schema,
                                   .any_object = p->any_object };
+    size_t n = json_dumpb(p->tools, NULL, 0, JSON_COMPACT);
+    if (n > ML_LIMIT_SCHEMA_BYTES) {
+        return ml_web_refuse(h, err, 400, "tools",
+                             "tools of %zu bytes whose parameters are to be kept to: expected %d at most", n,
+                             ML_LIMIT_SCHEMA_BYTES);
+    }
     out->any = true;
     ML_TRY(blame(h, "tools", ml_chat_find_call_marks(format, s->m.tokenizer, out->mark, err)));
     out->mark[ML_MARK_THINK] = ml_tokenizer_find(s->m.tokenizer, "<think>");

@@ -19,16 +19,16 @@ typedef struct {
 
 static const variant variants[] = {
     { 24, 10, 7, 4, 2, 3, true, true, true, .w_dtype = ML_F32 },
-    { 150, 12, 18, 3, 2, 2, true, false, true, .w_dtype = ML_F32 }, /* several tiles of rows in an expert */
+    { 150, 6, 9, 3, 2, 2, true, false, true, .w_dtype = ML_F32 }, /* several tiles of rows in an expert */
     { 20, 9, 13, 6, 2, 1, true, false, true, .one_matrix = true, .w_dtype = ML_F32 },
-    { 30, 300, 40, 5, 2, 4, true, true, true, .w_dtype = ML_BF16 },
+    { 10, 300, 20, 5, 2, 4, true, true, true, .w_dtype = ML_BF16 },
     { 40, 10, 70, 3, 1, 2, false, false, true, .w_dtype = ML_BF16 },
     { 24, 10, 7, 4, 2, 3, true, true, true, .dropout = 0.3f, .w_dtype = ML_F32 },
-    { 90, 300, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16 },
+    { 90, 20, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16 },
     { 24, 40, 130, 4, 2, 8, true, true, true, .fast = true, .w_dtype = ML_BF16 },
     { 0, 8, 4, 3, 2, 2, true, true, true, .w_dtype = ML_F32 },
     { 24, 10, 7, 4, 2, 3, true, true, true, .w_dtype = ML_F32, .scales = true },
-    { 150, 12, 18, 3, 2, 2, true, false, true, .w_dtype = ML_F32, .scales = true },
+    { 150, 6, 9, 3, 2, 2, true, false, true, .w_dtype = ML_F32, .scales = true },
     { 10, 5, 270, 3, 2, 2, false, true, false, .w_dtype = ML_F32, .scales = true }, /* rows of several pieces */
     { 20, 9, 13, 6, 2, 1, true, false, true, .one_matrix = true, .w_dtype = ML_F32, .scales = true },
     { 40, 30, 33, 3, 2, 2, true, true, true, .dropout = 0.5f, .w_dtype = ML_BF16, .scales = true },

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """docs/limits.md: each limit at limit - 1, at the limit, at limit + 1.   check_limits.py PROGRAM [TEST...]"""
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 
@@ -79,8 +81,26 @@ def test_tools(program, work):
         assert server.stop() == 0
 
 
+def test_bytes_of_tools(program, work):
+    parrot = os.environ.get("MAKE_PARROT")
+    assert parrot, "MAKE_PARROT names the program"
+    fixtures = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "byte_tokenizer")
+    subprocess.run([parrot, fixtures, work + "/chatty", "kimi", "a", "b"], check=True)
+    server = Server(program, "--model", work + "/chatty")
+
+    def make(n):
+        one = [{"type": "function", "function": {"name": "x", "description": ""}}]
+        one[0]["function"]["description"] = "d" * (n - len(json.dumps(one, separators=(",", ":"))))
+        return one
+    try:  # the prompt is too long in any case, which is said with other words
+        for n, word in ((65535, "context"), (65536, "context"), (65537, "65536 at most")):
+            reply = server.post("/v1/chat/completions", chat("a", tools=make(n), tool_choice="required"))
+            assert reply.status == 400 and word in reply.json()["error"]["message"], (n, reply.body)
+    finally:
+        assert server.stop() == 0
+
+
 def test_notes_of_runs(program, work):
-    import os
     os.makedirs(work + "/runs/r")
     open(work + "/runs/r/log.jsonl", "w").close()
     server = Server(program, "--runs", work + "/runs")

@@ -183,6 +183,39 @@ static void test_a_long_prompt_lets_short_ones_pass(void **state)
     ml_model_free(m);
 }
 
+/* Who is being answered gets a token in every pass while a long prompt is read beside it, in pieces of the chunk. */
+static void test_a_long_prompt_stalls_no_answer(void **state)
+{
+    (void)state;
+    enum { CHUNK = 32, LONG = 390, N_ANSWERED = 2 };
+    ml_model *m = test_model_make_sharp(TEST_MLA_MOE, CONTEXT);
+    ml_engine *e = make_engine(m, N_ANSWERED + 1, CHUNK, 0);
+    test_question q[N_PROMPT];
+    make_questions(q, 0, 0);
+    for (int i = 0; i < N_ANSWERED; i++) {
+        q[i].n_prompt = 10;
+        q[i].n_stop = 0;
+        ml_request request = test_question_request(&q[i]);
+        assert_ok(ml_engine_submit(e, &request, &q[i].id, &err));
+    }
+    assert_ok(ml_engine_step(e, &err));
+    test_question *last = &q[N_ANSWERED];
+    last->n_prompt = LONG;
+    for (int64_t k = 0; k < LONG; k++) last->prompt[k] = (int32_t)(k * 7 % 61);
+    ml_request request = test_question_request(last);
+    assert_ok(ml_engine_submit(e, &request, &last->id, &err));
+    for (int pass = 1; pass <= (LONG + CHUNK - 1) / CHUNK; pass++) {
+        assert_int_equal(last->n_answer, 0);
+        assert_ok(ml_engine_step(e, &err));
+        for (int i = 0; i < N_ANSWERED; i++) assert_int_equal(q[i].n_answer, 1 + pass);
+        int64_t read = pass * CHUNK < LONG ? pass * CHUNK : LONG;
+        assert_int_equal(ml_engine_get_stats(e).n_prompt_token, 10 * N_ANSWERED + read);
+    }
+    assert_int_equal(last->n_answer, 1);
+    ml_engine_free(e);
+    ml_model_free(m);
+}
+
 /* ---- listeners ---- */
 
 typedef struct {
@@ -419,6 +452,7 @@ int main(void)
         cmocka_unit_test(test_without_the_cache_the_answer_is_the_same),
         cmocka_unit_test(test_turns_of_clients),
         cmocka_unit_test(test_a_long_prompt_lets_short_ones_pass),
+        cmocka_unit_test(test_a_long_prompt_stalls_no_answer),
         cmocka_unit_test(test_prompts_can_be_listened_to),
         cmocka_unit_test(test_choices_can_be_adjusted),
         cmocka_unit_test(test_routing_is_traced),

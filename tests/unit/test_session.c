@@ -131,6 +131,33 @@ static void test_cache_off_computes_the_same_conversation(void **state)
     }
 }
 
+/* Twice the longest of the chunks and some more, so that each is cut at other places. */
+static void test_prompts_in_chunks_of_1_7_64_512(void **state)
+{
+    (void)state;
+    enum { N = 1100 };
+    static const int64_t chunks[] = { 1, 7, 64, 512 };
+    int32_t id[N];
+    for (int which = 0; which < TEST_N_MODEL; which++) {
+        ml_config config = test_model_config((test_model)which);
+        config.max_position_embeddings = N;
+        ml_model *m = make_model(config);
+        for (int i = 0; i < N; i++) id[i] = tokens[i % 97];
+        float first[TEST_VOCAB];
+        for (size_t k = 0; k < sizeof chunks / sizeof chunks[0]; k++) {
+            ml_session *s;
+            assert_ok(ml_session_make(m, N, true, &s, &err));
+            for (int64_t i = 0; i < N; i += chunks[k]) {
+                assert_ok(ml_session_append(s, id + i, N - i < chunks[k] ? N - i : chunks[k], &err));
+            }
+            if (k == 0) memcpy(first, ml_session_logits(s), sizeof first);
+            assert_memory_equal(ml_session_logits(s), first, sizeof first);
+            ml_session_free(s);
+        }
+        ml_model_free(m);
+    }
+}
+
 /* Longer than the chunks of the session itself, which grow with the depth. */
 static void test_long_prompts_are_cut_inside(void **state)
 {
@@ -458,6 +485,7 @@ int main(void)
     ml_thread_set_count(1); /* as fast for such models, also on a busy machine */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_do_not_depend_on_chunks_or_cache),
+        cmocka_unit_test(test_prompts_in_chunks_of_1_7_64_512),
         cmocka_unit_test(test_long_prompts_are_cut_inside),
         cmocka_unit_test(test_cache_off_computes_the_same_conversation),
         cmocka_unit_test(test_fast_logits_are_the_exact_ones),

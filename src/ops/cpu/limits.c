@@ -13,7 +13,7 @@ static ml_limits_fn int8_kernel(ml_isa isa)
 {
     (void)isa;
 #if defined(__x86_64__)
-    if (isa == ML_ISA_AVX512VNNI) return ml_limits_int8_avx512vnni;
+    if (isa >= ML_ISA_AVX512VNNI) return ml_limits_int8_avx512vnni;
     if (isa == ML_ISA_AVXVNNI) return ml_limits_int8_avxvnni;
     if (isa >= ML_ISA_AVX2) return ml_limits_int8_avx2;
 #endif

@@ -26,7 +26,7 @@ static const ml_q_kernel *choose_kernel(void)
 {
 #if defined(__x86_64__)
     ml_isa isa = ml_cpu_isa();
-    if (isa == ML_ISA_AVX512VNNI) return &ml_q_kernel_avx512vnni;
+    if (isa >= ML_ISA_AVX512VNNI) return &ml_q_kernel_avx512vnni;
     if (isa == ML_ISA_AVXVNNI) return &ml_q_kernel_avxvnni;
     if (isa >= ML_ISA_AVX2) return &ml_q_kernel_avx2;
 #elif defined(__aarch64__)
