@@ -206,7 +206,7 @@ def test_errors(client, server):
     raises(openai.BadRequestError, ask(messages=[]), param="messages")
     error = raises(openai.BadRequestError, ask(messages=[{"role": "user", "content": "x" * 3000}]))
     assert "1024" in str(error) and "30" in str(error)  # both numbers
-    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "uniqueItems": True}}}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "not": {"required": ["a"]}}}}
     raises(openai.BadRequestError, ask(response_format=form))
 
 
