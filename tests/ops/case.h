@@ -36,7 +36,13 @@ typedef struct {
     } param;
     /* fp32 outputs in the operator's order: number of elements, 0 for an output the reference skips (i32) */
     int64_t out_count[ML_OP_MAX_OUT];
+    /* Forward tolerance, where it is more than that of ops.def: TEST_ROUNDED where activations are rounded to bf16. */
+    double forward_tolerance;
 } test_case;
+
+/* A rounding to bf16 moves an activation by up to 2^-9 of it; two in a row, and outputs smaller than their terms.  A
+ * term of k = 300 that is left out moves an output by more than 1 / sqrt(300) of its size, 7 times this. */
+#define TEST_ROUNDED (1.0 / 128)
 
 typedef struct {
     int n_variant;
