@@ -42,7 +42,7 @@ static int64_t gather_generated(ml_engine *e, int64_t *extra)
         if (!is_read(j) || j->n_cached == j->n_token) continue;
         n_generating++;
         push_token(e, slot, j->n_cached++);
-        while (j->n_cached<j->n_token && * extra> 0) {
+        while (*extra > 0 && j->n_cached < j->n_token) {
             push_token(e, slot, j->n_cached++);
             --*extra;
         }
