@@ -17,6 +17,14 @@ PATIENCE = 60  # seconds, for a machine that is busy; nothing here is about spee
 UP, LEFT, CTRL_A, CTRL_C, CTRL_D, CTRL_R, TAB = "\x1b[A", "\x1b[D", "\x01", "\x03", "\x04", "\x12", "\t"
 
 
+try:
+    for end in pty.openpty():
+        os.close(end)
+except OSError as reason:
+    print("skipped: this machine has no terminals to give (%s)" % reason)
+    sys.exit(77)
+
+
 class Chat:
     def __init__(self, work, *arguments):
         self.text, self.at = "", 0
