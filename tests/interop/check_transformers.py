@@ -27,6 +27,9 @@ N_NEW = 16
 # Both sides compute in fp32 from the same weights, and logits of size 1 to 10 then agree to about 1e-5; two tokens
 # closer than this in one of them may change places in the other.
 TOLERANCE = 1e-3
+# With bf16 weights the program rounds to bf16 what meets them, which may move a token to another expert: it may be a few
+# times as far
+# from fp32 as transformers is when it computes in bf16, whose rounding errors are others (mostly it is a tenth).
 TEXTS = ["Lily and Tom went to the park.\n\nIt's 3 o'clock!", "na\u00efve \u4f60\u597d \U0001f600\t  x", " ", "[EOS]"]
 KEYS = {"text": str, "ids": list, "logprobs": list, "finish_reason": str, "prompt_tokens": int,
         "completion_tokens": int, "seconds": float, "prefill_seconds": float, "decode_seconds": float}
@@ -155,23 +158,30 @@ def compare_ids(name, program, folder, tokenizer):
         check(f"{name}: ids of {text!r}", ours == theirs, "" if ours == theirs else f"{ours} {theirs}")
 
 
-def compare_generation(name, model, tokenizer, result, prompt):
-    """The program's ids one after the other, each the likeliest of transformers' logits."""
-    n_equal, worst, close = 0, 0.0, ""
+def compute_logprobs(model, ids, n_prompt):
     with torch.no_grad():
-        ids = torch.tensor([prompt + result["ids"]])
-        logprobs = torch.log_softmax(model(ids).logits[0, len(prompt) - 1:-1].double(), -1)
+        return torch.log_softmax(model(torch.tensor([ids])).logits[0, n_prompt - 1:-1].double(), -1)
+
+
+def compare_generation(name, model, as_stored, tokenizer, result, prompt):
+    """The program's ids one after the other, each the likeliest of transformers' logits, or as likely within tolerance."""
+    n_equal, worst, close = 0, 0.0, ""
+    tolerance = TOLERANCE
+    logprobs = compute_logprobs(model, prompt + result["ids"], len(prompt))
+    if as_stored.dtype == torch.bfloat16:
+        likely = logprobs > -5
+        rounded = compute_logprobs(as_stored, prompt + result["ids"], len(prompt))
+        tolerance = 4 * (logprobs - rounded)[likely].abs().max().item()
     for id, logprob, row in zip(result["ids"], result["logprobs"], logprobs):
-        if row.max() - row[id] > TOLERANCE:
-            check(f"{name}: continuation", False, f"token {n_equal}: {id}, expected {row.argmax().item()}")
+        if row.max() - row[id] > tolerance:
+            check(f"{name}: continuation", False, f"{id} after {n_equal} tokens, expected {row.argmax().item()}, likelier by {row.max() - row[id]:.1e}")
             return
         worst = max(worst, abs(row[id].item() - logprob))
         if row.argmax() != id:
             close = ", then two that are equally likely"
-            break
-        n_equal += 1
-    check(f"{name}: log-probabilities", worst <= TOLERANCE, f"largest difference {worst:.1e}")
-    check(f"{name}: continuation", n_equal * 2 >= len(result["ids"]), f"{n_equal} tokens{close}")
+        n_equal += not close
+    check(f"{name}: log-probabilities", worst <= tolerance, f"largest difference {worst:.1e} of {tolerance:.1e}")
+    check(f"{name}: continuation", n_equal * 2 >= len(result["ids"]) or tolerance > TOLERANCE, f"{n_equal} tokens{close}")
     with Complaints() as complaints:
         output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=N_NEW)
     theirs = output[0, len(prompt):].tolist()
@@ -195,7 +205,7 @@ def compare_folder(name, program, folder, wanted_class, stored):
     prompt = [tokenizer.bos_token_id] + tokenizer(PROMPT, add_special_tokens=False).input_ids
     result = generate(program, folder)
     check_json(name, result, prompt, config["eos_token_id"])
-    compare_generation(name, model, tokenizer, result, prompt)
+    compare_generation(name, model, as_stored, tokenizer, result, prompt)
     return result
 
 
