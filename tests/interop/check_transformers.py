@@ -28,8 +28,7 @@ N_NEW = 16
 # closer than this in one of them may change places in the other.
 TOLERANCE = 1e-3
 # With bf16 weights the program rounds to bf16 what meets them, which may move a token to another expert: it may be a few
-# times as far
-# from fp32 as transformers is when it computes in bf16, whose rounding errors are others (mostly it is a tenth).
+# times as far from fp32 as transformers is when it computes in bf16, whose rounding errors are others (mostly: a tenth).
 TEXTS = ["Lily and Tom went to the park.\n\nIt's 3 o'clock!", "na\u00efve \u4f60\u597d \U0001f600\t  x", " ", "[EOS]"]
 KEYS = {"text": str, "ids": list, "logprobs": list, "finish_reason": str, "prompt_tokens": int,
         "completion_tokens": int, "seconds": float, "prefill_seconds": float, "decode_seconds": float}
