@@ -6,12 +6,12 @@
  * measurement are 512 MiB of fp32 in several matrices used in turn, so that they come from memory as in
  * a model.  OpenBLAS (sgemv for one token, sgemm otherwise) has fp32 only: its column is its time on the same
  * matrix in fp32, so the ratio at bf16 and f16 shows what the smaller weights save as well.  The last rows round x to
- * bf16 too (ops/cpu/bmatmul.h), as inference does where weights are bf16. */
+ * bf16 too (ops/cpu/bf16_matmul.h), as inference does where weights are bf16. */
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
-#include "ops/cpu/bmatmul.h"
+#include "ops/cpu/bf16_matmul.h"
 #include "ops/cpu/matvec.h"
 
 #include <cblas.h>
@@ -38,16 +38,16 @@ static void *allocate(size_t n_bytes)
 
 static void run_bf16(const problem *p, int matrix)
 {
-    ml_bx bx = ml_bx_make(p->x, K, p->n_token, K, p->rounded);
-    ml_bmatmul q = { .n_token = p->n_token,
-                     .n = N,
-                     .k = K,
-                     .x = &bx,
-                     .w = (const uint16_t *)p->stored + (size_t)matrix * N * K,
-                     .w_stride = K,
-                     .y = p->y,
-                     .y_stride = N };
-    ml_bmatmul_run(&q);
+    ml_bf16_input bx = ml_bf16_input_make(p->x, K, p->n_token, K, p->rounded);
+    ml_bf16_matmul q = { .n_token = p->n_token,
+                         .n = N,
+                         .k = K,
+                         .x = &bx,
+                         .w = (const uint16_t *)p->stored + (size_t)matrix * N * K,
+                         .w_stride = K,
+                         .y = p->y,
+                         .y_stride = N };
+    ml_bf16_matmul_run(&q);
 }
 
 static void run_ours(const problem *p, int matrix)
@@ -105,7 +105,7 @@ int main(int argc, char **argv)
                   .y = allocate(sizeof(float) * MAX_TOKEN * N),
                   .w = allocate(sizeof(float) * n_weight),
                   .stored = allocate(sizeof(float) * n_weight),
-                  .rounded = allocate(ml_bx_bytes(MAX_TOKEN, K)) };
+                  .rounded = allocate(ml_bf16_input_bytes(MAX_TOKEN, K)) };
     for (size_t i = 0; i < n_weight; i++) p.w[i] = (float)ml_rng_uniform(&rng) - 0.5f;
     for (size_t i = 0; i < (size_t)MAX_TOKEN * K; i++) p.x[i] = (float)ml_rng_uniform(&rng) - 0.5f;
     printf("ours: %s; OpenBLAS: %s.  %d x %d weights\n", ml_isa_name(ml_cpu_isa()), openblas_get_corename(), N, K);

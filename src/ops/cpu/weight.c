@@ -21,9 +21,9 @@ static int rounding_of(ml_dtype dtype)
 static ml_status round_to_bf16(ml_ctx *ctx, ml_weight_input *in)
 {
     if (in->bx.x) return ML_OK;
-    void *memory = ml_ctx_scratch(ctx, ml_bx_bytes(in->n_row, in->k) + 1);
+    void *memory = ml_ctx_scratch(ctx, ml_bf16_input_bytes(in->n_row, in->k) + 1);
     if (!memory) return ctx->error.code;
-    in->bx = ml_bx_make(in->x, in->stride, in->n_row, in->k, memory);
+    in->bx = ml_bf16_input_make(in->x, in->stride, in->n_row, in->k, memory);
     return ML_OK;
 }
 
@@ -82,18 +82,18 @@ static ml_matvec float_product(const ml_weight_input *in, const int32_t *row, in
                         .y_stride = y_stride };
 }
 
-static ml_bmatmul bf16_product(const ml_weight_input *in, const int32_t *row, int64_t n_token, const ml_tensor *w,
-                               int64_t first, int64_t n, float *y, int64_t y_stride)
+static ml_bf16_matmul bf16_product(const ml_weight_input *in, const int32_t *row, int64_t n_token, const ml_tensor *w,
+                                   int64_t first, int64_t n, float *y, int64_t y_stride)
 {
-    return (ml_bmatmul){ .n_token = n_token,
-                         .n = n,
-                         .k = in->k,
-                         .x = &in->bx,
-                         .x_row = row,
-                         .w = (const uint16_t *)w->data + first * w->stride,
-                         .w_stride = w->stride,
-                         .y = y,
-                         .y_stride = y_stride };
+    return (ml_bf16_matmul){ .n_token = n_token,
+                             .n = n,
+                             .k = in->k,
+                             .x = &in->bx,
+                             .x_row = row,
+                             .w = (const uint16_t *)w->data + first * w->stride,
+                             .w_stride = w->stride,
+                             .y = y,
+                             .y_stride = y_stride };
 }
 
 /* Rows first .. of a matrix in rows lie together; of panels, from a whole panel on. */
@@ -136,8 +136,8 @@ void ml_weight_product_serial(const ml_weight_input *in, const int32_t *row, int
                               int64_t first, int64_t n, float *y, int64_t y_stride)
 {
     if (w->dtype == ML_BF16 && !in->exact) {
-        ml_bmatmul p = bf16_product(in, row, n_token, w, first, n, y, y_stride);
-        ml_bmatmul_run_serial(&p);
+        ml_bf16_matmul p = bf16_product(in, row, n_token, w, first, n, y, y_stride);
+        ml_bf16_matmul_run_serial(&p);
     } else if (!ml_dtype_is_block(w->dtype)) {
         ml_matvec p = float_product(in, row, n_token, w, first, n, y, y_stride);
         ml_matvec_run_serial(&p);
@@ -166,8 +166,8 @@ static void run_exact(void *arg, int64_t begin, int64_t end, int thread)
 static void run_matrix(const ml_weight_input *in, const ml_tensor *w, float *y, int64_t y_stride)
 {
     if (w->dtype == ML_BF16 && !in->exact) {
-        ml_bmatmul p = bf16_product(in, NULL, in->n_row, w, 0, w->dim[0], y, y_stride);
-        ml_bmatmul_run(&p);
+        ml_bf16_matmul p = bf16_product(in, NULL, in->n_row, w, 0, w->dim[0], y, y_stride);
+        ml_bf16_matmul_run(&p);
     } else if (!ml_dtype_is_block(w->dtype)) {
         ml_matvec p = float_product(in, NULL, in->n_row, w, 0, w->dim[0], y, y_stride);
         ml_matvec_run(&p);

@@ -1,13 +1,13 @@
 /* Products with a weight of any type, for inference: y[t, i] = sum over j of x[t, j] * w[i, j].
  *
  * Float types go through ops/cpu/matvec.h.  In fast mode block types meet x rounded to 8 bits (ops/cpu/qmatmul.h), and
- * bf16 meets x rounded to bf16 (ops/cpu/bmatmul.h); in exact mode x stays as it is, and blocks are dequantised a few
- * rows at a time.  Which product runs depends on the
- * mode and the weight's type alone, so a token's bits depend neither on the other tokens nor on the threads. */
+ * bf16 meets x rounded to bf16 (ops/cpu/bf16_matmul.h); in exact mode x stays as it is, and blocks are dequantised a
+ * few rows at a time.  Which product runs depends on the mode and the weight's type alone, so a token's bits depend
+ * neither on the other tokens nor on the threads. */
 #ifndef ML_OPS_CPU_WEIGHT_H
 #define ML_OPS_CPU_WEIGHT_H
 
-#include "ops/cpu/bmatmul.h"
+#include "ops/cpu/bf16_matmul.h"
 #include "ops/cpu/qmatmul.h"
 #include "tensor/tensor.h"
 
@@ -20,7 +20,7 @@ typedef struct {
     bool exact;
     bool rounded[2]; /* for block types of 32, and of 256 */
     ml_qx qx[2];
-    ml_bx bx; /* for bf16; without rows until it is made */
+    ml_bf16_input bx; /* for bf16; without rows until it is made */
 } ml_weight_input;
 
 ml_weight_input ml_weight_input_make(const ml_ctx *ctx, const float *x, int64_t n_row, int64_t k, int64_t stride);

@@ -33,9 +33,9 @@ V_INLINE void reduce(vf (*sum)[2], int n, float *out)
     }
 }
 
-#include "ops/cpu/bmatmul_body.h"
+#include "ops/cpu/bf16_matmul_body.h"
 
 B_TILE(two, 2, 2)
 B_TILE(one, 1, 4)
 
-const ml_b_kernel ml_b_kernel_avx2 = { .tile = { { 2, 2, two }, { 2, 2, two }, { 2, 2, two }, { 1, 4, one } } };
+const ml_bf16_kernel ml_bf16_kernel_avx2 = { .tile = { { 2, 2, two }, { 2, 2, two }, { 2, 2, two }, { 1, 4, one } } };

@@ -1,5 +1,5 @@
 /* Dot products of bf16 pairs without vector instructions: the reference for the bits of the others. */
-#include "ops/cpu/bmatmul_kernel.h"
+#include "ops/cpu/bf16_matmul_kernel.h"
 #include "tensor/dtype.h"
 
 #include <math.h>
@@ -21,4 +21,5 @@ static void tile(int64_t k, const uint16_t *const *x, const uint16_t *const *w, 
     *out = sum[0];
 }
 
-const ml_b_kernel ml_b_kernel_scalar = { .tile = { { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile } } };
+const ml_bf16_kernel ml_bf16_kernel_scalar = { .tile = {
+                                                   { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile }, { 1, 1, tile } } };

@@ -9,8 +9,8 @@
  *
  * Rounding moves an element of x by at most 2^-8 of it (half a unit of eight bits), so beside the exact product
  *     |y - exact| <= 2^-8 * sum of |x w|   and the rounding of fp32. */
-#ifndef ML_OPS_CPU_BMATMUL_H
-#define ML_OPS_CPU_BMATMUL_H
+#ifndef ML_OPS_CPU_BF16_MATMUL_H
+#define ML_OPS_CPU_BF16_MATMUL_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -19,26 +19,26 @@
 typedef struct {
     const uint16_t *x; /* [n_row, stride] */
     int64_t n_row, k, stride;
-} ml_bx;
+} ml_bf16_input;
 
-/* Bytes that ml_bx_make needs for n_row rows of k. */
-size_t ml_bx_bytes(int64_t n_row, int64_t k);
+/* Bytes that ml_bf16_input_make needs for n_row rows of k. */
+size_t ml_bf16_input_bytes(int64_t n_row, int64_t k);
 /* x [n_row, k], rows x_stride apart, to nearest even, into `memory` (64-byte aligned), on all threads. */
-ml_bx ml_bx_make(const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory);
+ml_bf16_input ml_bf16_input_make(const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory);
 
 typedef struct {
     int64_t n_token, n, k; /* each may be 0 */
-    const ml_bx *x;
+    const ml_bf16_input *x;
     const int32_t *x_row; /* NULL, or: token t is row x_row[t] of x */
     const uint16_t *w;    /* bf16 [n, k], rows w_stride elements apart */
     int64_t w_stride;
     float *y; /* [n_token, n], rows y_stride apart */
     int64_t y_stride;
-} ml_bmatmul;
+} ml_bf16_matmul;
 
 /* All threads on one product; they share out the rows of w. */
-void ml_bmatmul_run(const ml_bmatmul *p);
+void ml_bf16_matmul_run(const ml_bf16_matmul *p);
 /* On the calling thread only: for products that are themselves tasks of an ml_parallel_for. */
-void ml_bmatmul_run_serial(const ml_bmatmul *p);
+void ml_bf16_matmul_run_serial(const ml_bf16_matmul *p);
 
 #endif

@@ -1,4 +1,7 @@
-/* vdpbf16ps takes the pairs as they are: tiles of 6 x 4, 4 x 4, 2 x 8 and 1 x 8 (tokens x weight rows). */
+/* What bf16_matmul_body.h wants to be defined, with 512-bit registers: all but vf_pairs. */
+#ifndef ML_OPS_CPU_BF16_MATMUL_AVX512_H
+#define ML_OPS_CPU_BF16_MATMUL_AVX512_H
+
 #include "ops/cpu/reduce_avx512.h"
 
 #include <stdint.h>
@@ -15,20 +18,9 @@ V_INLINE vp vp_load(const uint16_t *p)
 {
     return _mm512_loadu_si512(p);
 }
-V_INLINE vf vf_pairs(vf sum, vp w, vp x)
-{
-    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
-}
 V_INLINE void reduce(vf (*sum)[1], int n, float *out)
 {
     for (int i = 0; i < n; i += 16) _mm512_store_ps(out + i, reduce_16(&sum[i][0]));
 }
 
-#include "ops/cpu/bmatmul_body.h"
-
-B_TILE(six, 6, 4)
-B_TILE(four, 4, 4)
-B_TILE(two, 2, 8)
-B_TILE(one, 1, 8)
-
-const ml_b_kernel ml_b_kernel_avx512bf16 = { .tile = { { 6, 4, six }, { 4, 4, four }, { 2, 8, two }, { 1, 8, one } } };
+#endif

@@ -5,7 +5,7 @@
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
-#include "ops/cpu/bmatmul.h"
+#include "ops/cpu/bf16_matmul.h"
 #include "tensor/dtype.h"
 
 #include <float.h>
@@ -16,8 +16,8 @@
 enum { GAP = 5 /* unused elements after each row, NaN where they could do harm */, NAN_BF16 = 0x7fc0 };
 
 typedef struct {
-    ml_bmatmul p;
-    ml_bx bx;
+    ml_bf16_matmul p;
+    ml_bf16_input bx;
     int64_t n_stored; /* rows of x */
     float *x;         /* [n_stored, k + GAP] */
     uint16_t *w;      /* [n, k + GAP] */
@@ -36,13 +36,13 @@ static problem make_problem(int64_t n_token, int64_t n, int64_t k, bool gather)
     for (int64_t i = 0; i < n * stride; i++) {
         q.w[i] = i % stride < k ? ml_f32_to_bf16((float)ml_rng_normal(&rng)) : NAN_BF16;
     }
-    q.rounded = malloc(ml_bx_bytes(q.n_stored, k) + 1);
-    q.bx = ml_bx_make(q.x, stride, q.n_stored, k, q.rounded);
+    q.rounded = malloc(ml_bf16_input_bytes(q.n_stored, k) + 1);
+    q.bx = ml_bf16_input_make(q.x, stride, q.n_stored, k, q.rounded);
     if (gather) {
         q.x_row = malloc((size_t)(n_token + 1) * sizeof *q.x_row);
         for (int64_t t = 0; t < n_token; t++) q.x_row[t] = (int32_t)ml_rng_below(&rng, (uint64_t)q.n_stored);
     }
-    q.p = (ml_bmatmul){
+    q.p = (ml_bf16_matmul){
         .n_token = n_token, .n = n, .k = k, .x_row = q.x_row, .w = q.w, .w_stride = stride, .y_stride = n + 2
     };
     return q;
@@ -56,7 +56,7 @@ static void free_problem(problem *q)
     free(q->x_row);
 }
 
-/* The order that bmatmul.h promises, written down once more. */
+/* The order that bf16_matmul.h promises, written down once more. */
 static float dot_in_order(const uint16_t *x, const uint16_t *w, int64_t k)
 {
     float s[16] = { 0 };
@@ -73,7 +73,7 @@ static float dot_in_order(const uint16_t *x, const uint16_t *w, int64_t k)
 
 static void check_values(const problem *q, const float *y)
 {
-    const ml_bmatmul *p = &q->p;
+    const ml_bf16_matmul *p = &q->p;
     for (int64_t t = 0; t < p->n_token; t++) {
         int64_t row = p->x_row ? p->x_row[t] : t;
         const float *x = q->x + row * (p->k + GAP);
@@ -103,9 +103,9 @@ static void check_values(const problem *q, const float *y)
     }
 }
 
-static void check_run(const problem *q, void (*product)(const ml_bmatmul *))
+static void check_run(const problem *q, void (*product)(const ml_bf16_matmul *))
 {
-    ml_bmatmul p = q->p;
+    ml_bf16_matmul p = q->p;
     p.x = &q->bx;
     p.y = malloc((size_t)(p.n_token * p.y_stride) * sizeof(float) + 1);
     for (int64_t i = 0; i < p.n_token * p.y_stride; i++) p.y[i] = 42;
@@ -120,10 +120,10 @@ static void check_shape(int64_t n_token, int64_t n, int64_t k, bool gather)
     ml_isa best = ml_cpu_isa();
     for (int isa = ML_ISA_SCALAR; isa <= (int)best; isa++) {
         ml_cpu_set_isa((ml_isa)isa);
-        check_run(&q, ml_bmatmul_run_serial);
+        check_run(&q, ml_bf16_matmul_run_serial);
         for (int n_threads = 1; n_threads <= 2; n_threads++) {
             ml_thread_set_count(n_threads);
-            check_run(&q, ml_bmatmul_run);
+            check_run(&q, ml_bf16_matmul_run);
         }
         ml_thread_set_count(0);
     }
@@ -155,7 +155,7 @@ static void test_nothing(void **state)
     check_shape(0, 7, 32, false);
     check_shape(3, 0, 32, false);
     problem q = make_problem(3, 4, 0, false);
-    check_run(&q, ml_bmatmul_run); /* zeros */
+    check_run(&q, ml_bf16_matmul_run); /* zeros */
     free_problem(&q);
 }
 
@@ -166,7 +166,7 @@ static void test_rounding(void **state)
     const float x[] = { 1.0f + 0x1p-8f, 1.0f + 3 * 0x1p-8f, -1.0f - 0x1p-8f - 0x1p-20f, FLT_MAX, NAN };
     const uint16_t expected[] = { 0x3f80, 0x3f82, 0xbf81, 0x7f80 };
     uint16_t memory[32];
-    ml_bx bx = ml_bx_make(x, 5, 1, 5, memory);
+    ml_bf16_input bx = ml_bf16_input_make(x, 5, 1, 5, memory);
     assert_memory_equal(bx.x, expected, sizeof expected);
     assert_true(isnan(ml_bf16_to_f32(bx.x[4])));
     assert_int_equal(bx.stride, 32);

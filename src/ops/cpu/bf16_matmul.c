@@ -1,9 +1,9 @@
 /* Tiles over tokens and weight rows, as in matvec.c: a task's rows of w stay in L2 while the tokens pass by. */
-#include "ops/cpu/bmatmul.h"
+#include "ops/cpu/bf16_matmul.h"
 
 #include "base/cpu.h"
 #include "base/thread.h"
-#include "ops/cpu/bmatmul_kernel.h"
+#include "ops/cpu/bf16_matmul_kernel.h"
 #include "tensor/dtype.h"
 
 #include <string.h>
@@ -15,22 +15,22 @@ enum {
     ROUND_PER_TASK = 32768,  /* elements of x */
 };
 
-static const ml_b_kernel *choose_kernel(void)
+static const ml_bf16_kernel *choose_kernel(void)
 {
 #if defined(__x86_64__)
-    if (ml_cpu_isa() >= ML_ISA_AVX512BF16) return &ml_b_kernel_avx512bf16;
-    if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_b_kernel_avx512;
-    if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_b_kernel_avx2;
+    if (ml_cpu_isa() >= ML_ISA_AVX512BF16) return &ml_bf16_kernel_avx512bf16;
+    if (ml_cpu_isa() >= ML_ISA_AVX512) return &ml_bf16_kernel_avx512;
+    if (ml_cpu_isa() >= ML_ISA_AVX2) return &ml_bf16_kernel_avx2;
 #endif
-    return &ml_b_kernel_scalar;
+    return &ml_bf16_kernel_scalar;
 }
 
 static int64_t padded(int64_t k)
 {
-    return (k + ML_B_STEP - 1) / ML_B_STEP * ML_B_STEP;
+    return (k + ML_BF16_STEP - 1) / ML_BF16_STEP * ML_BF16_STEP;
 }
 
-size_t ml_bx_bytes(int64_t n_row, int64_t k)
+size_t ml_bf16_input_bytes(int64_t n_row, int64_t k)
 {
     return (size_t)(n_row * padded(k)) * sizeof(uint16_t);
 }
@@ -52,25 +52,25 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-ml_bx ml_bx_make(const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory)
+ml_bf16_input ml_bf16_input_make(const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory)
 {
     round_work work = { x, x_stride, k, padded(k), memory };
     if (k > 0) ml_parallel_for(n_row, ROUND_PER_TASK / k + 1, round_rows, &work);
-    return (ml_bx){ .x = memory, .n_row = n_row, .k = k, .stride = work.stride };
+    return (ml_bf16_input){ .x = memory, .n_row = n_row, .k = k, .stride = work.stride };
 }
 
 /* Tokens [token, token + tile->n_token), weight rows [begin, end).  A tile that sticks out beyond the last row
  * computes that row again and drops it. */
-static void run_tiles(const ml_bmatmul *p, const ml_b_tile *tile, int64_t token, int64_t begin, int64_t end)
+static void run_tiles(const ml_bf16_matmul *p, const ml_bf16_tile *tile, int64_t token, int64_t begin, int64_t end)
 {
-    const uint16_t *x[ML_B_MAX_TOKEN];
+    const uint16_t *x[ML_BF16_MAX_TOKEN];
     for (int t = 0; t < tile->n_token; t++) {
         x[t] = p->x->x + (p->x_row ? p->x_row[token + t] : token + t) * p->x->stride;
     }
     int64_t ahead = p->n_token <= FEW_TOKENS ? tile->n_row * p->w_stride * (int64_t)sizeof *p->w : 0;
     for (int64_t i = begin; i < end; i += tile->n_row) {
-        const uint16_t *w[ML_B_MAX_ROW];
-        _Alignas(64) float out[ML_B_MAX_OUT];
+        const uint16_t *w[ML_BF16_MAX_ROW];
+        _Alignas(64) float out[ML_BF16_MAX_OUT];
         for (int r = 0; r < tile->n_row; r++) w[r] = p->w + (i + r < end ? i + r : end - 1) * p->w_stride;
         tile->run(p->k, x, w, ahead, out);
         int n = end - i < tile->n_row ? (int)(end - i) : tile->n_row;
@@ -83,8 +83,8 @@ static void run_tiles(const ml_bmatmul *p, const ml_b_tile *tile, int64_t token,
 static void run_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    const ml_bmatmul *p = arg;
-    const ml_b_tile *tile = choose_kernel()->tile;
+    const ml_bf16_matmul *p = arg;
+    const ml_bf16_tile *tile = choose_kernel()->tile;
     for (int64_t token = 0; token < p->n_token; token += tile->n_token) {
         while (tile->n_token > p->n_token - token) tile++;
         run_tiles(p, tile, token, begin, end);
@@ -92,20 +92,20 @@ static void run_rows(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* Rows of a task, a multiple of every tile's. */
-static int64_t rows_per_task(const ml_bmatmul *p)
+static int64_t rows_per_task(const ml_bf16_matmul *p)
 {
     int64_t rows = TASK_BYTES / (p->k * (int64_t)sizeof *p->w);
-    return (rows / ML_B_MAX_ROW + 1) * ML_B_MAX_ROW;
+    return (rows / ML_BF16_MAX_ROW + 1) * ML_BF16_MAX_ROW;
 }
 
-void ml_bmatmul_run(const ml_bmatmul *p)
+void ml_bf16_matmul_run(const ml_bf16_matmul *p)
 {
     if ((double)p->n_token * (double)p->n * (double)p->k < MIN_PARALLEL) {
-        ml_bmatmul_run_serial(p);
+        ml_bf16_matmul_run_serial(p);
         return;
     }
     int64_t grain = rows_per_task(p), share = p->n / (4 * ml_thread_count());
-    if (grain > share) grain = (share / ML_B_MAX_ROW + 1) * ML_B_MAX_ROW;
+    if (grain > share) grain = (share / ML_BF16_MAX_ROW + 1) * ML_BF16_MAX_ROW;
     void *arg = (void *)(uintptr_t)p;
     if (p->n_token <= FEW_TOKENS) {
         ml_parallel_for_guided(p->n, grain, run_rows, arg);
@@ -114,7 +114,7 @@ void ml_bmatmul_run(const ml_bmatmul *p)
     }
 }
 
-void ml_bmatmul_run_serial(const ml_bmatmul *p)
+void ml_bf16_matmul_run_serial(const ml_bf16_matmul *p)
 {
     if (p->k <= 0 || p->n <= 0) {
         for (int64_t t = 0; t < p->n_token; t++) {
