@@ -1,4 +1,4 @@
-/* SHA-256 through libcrypto (hardware instructions where the machine has them). */
+/* SHA-256 through libcrypto (hardware instructions where the machine has them), and FNV-1a for tables. */
 #ifndef ML_BASE_HASH_H
 #define ML_BASE_HASH_H
 
@@ -19,5 +19,15 @@ void ml_sha256_free(ml_sha256 *h);
 /* Whole file, as lower-case hex with a final 0. */
 ml_status ml_sha256_file(const char *path, char hex[ML_SHA256_HEX], ml_error *err);
 void ml_sha256_to_hex(const uint8_t digest[ML_SHA256_BYTES], char hex[ML_SHA256_HEX]);
+
+/* FNV-1a, 64 bits: no defence against those who choose the bytes.  Fold the high bits down where the low ones choose.
+ */
+static inline uint64_t ml_hash_bytes(const void *data, size_t n_bytes)
+{
+    const unsigned char *byte = data;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n_bytes; i++) hash = (hash ^ byte[i]) * 0x100000001b3u;
+    return hash;
+}
 
 #endif

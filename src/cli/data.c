@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/text.h"
 #include "data/mix.h"
 #include "data/synth.h"
 #include "data/synth_chat.h"
@@ -14,12 +15,6 @@
 #include <string.h>
 
 /* ---- data synth ---- */
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
-}
 
 static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_error *err)
 {
@@ -41,7 +36,7 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
         return ml_fail(err, ML_EINVAL, "data synth: give either --bytes or --docs, e.g. --bytes 20m");
     }
     c->seed = (uint64_t)ml_options_int(o, "seed");
-    c->jsonl = strcmp(format, "jsonl") == 0 || (strcmp(format, "auto") == 0 && ends_with(c->out, ".jsonl"));
+    c->jsonl = strcmp(format, "jsonl") == 0 || (strcmp(format, "auto") == 0 && ml_text_ends_with(c->out, ".jsonl"));
     return ML_OK;
 }
 

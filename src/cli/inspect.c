@@ -2,6 +2,7 @@
 #include "cli/inspect.h"
 
 #include "base/alloc.h"
+#include "base/text.h"
 #include "cli/cli.h"
 #include "data/dataset.h"
 #include "format/run.h"
@@ -126,25 +127,20 @@ static ml_status inspect_preset(ml_inspection *x, const char *preset, ml_error *
     return ml_cli_inspect_model(x, preset, &config, NULL, err);
 }
 
-static bool ends_with(const char *path, const char *end)
-{
-    size_t n = strlen(path), n_end = strlen(end);
-    return n >= n_end && strcmp(path + n - n_end, end) == 0;
-}
-
 static ml_status inspect_file(ml_inspection *x, const char *path, ml_error *err)
 {
     ml_source_kind kind = ml_weight_source_kind(path);
     if (kind == ML_SOURCE_GGUF) return ml_cli_inspect_gguf(x, path, err);
     if (kind == ML_SOURCE_PT) return ml_cli_inspect_pt(x, path, err);
-    if (ends_with(path, ".safetensors") || ends_with(path, ".safetensors.index.json")) {
+    if (ml_text_ends_with(path, ".safetensors") || ml_text_ends_with(path, ".safetensors.index.json")) {
         return ml_cli_inspect_tensors(x, path, err);
     }
-    if (ends_with(path, "tokenizer.json") || ends_with(path, "tiktoken.model") || ends_with(path, "vocab.json") ||
-        ends_with(path, "encoder.json") || ends_with(path, "merges.txt") || ends_with(path, "vocab.bpe")) {
+    if (ml_text_ends_with(path, "tokenizer.json") || ml_text_ends_with(path, "tiktoken.model") ||
+        ml_text_ends_with(path, "vocab.json") || ml_text_ends_with(path, "encoder.json") ||
+        ml_text_ends_with(path, "merges.txt") || ml_text_ends_with(path, "vocab.bpe")) {
         return inspect_tokenizer(x, path, err);
     }
-    if (ends_with(path, "config.json")) {
+    if (ml_text_ends_with(path, "config.json")) {
         ml_config config;
         ML_TRY(ml_config_load(path, &config, err));
         if (x->json) json_object_set_new(x->object, "kind", json_string("config"));

@@ -1,6 +1,7 @@
 #include "data/parquet_schema.h"
 
 #include "base/alloc.h"
+#include "base/text.h"
 
 #include <string.h>
 
@@ -50,19 +51,13 @@ static ml_status build_struct(builder *b, const ml_parquet_element *e, int def, 
     return ML_OK;
 }
 
-static bool has_suffix(const char *text, const char *suffix)
-{
-    size_t n = strlen(text), k = strlen(suffix);
-    return n >= k && strcmp(text + n - k, suffix) == 0;
-}
-
 /* Whether the repeated group of a list is itself the element, as old writers had it (Parquet's LogicalTypes.md,
  * "Backward-compatibility rules"), rather than a wrapper around it. */
 static bool is_element(const ml_parquet_element *list, const ml_parquet_element *repeated)
 {
     const ml_parquet_element *only = repeated + 1; /* its child, when it has one */
     return repeated->is_leaf || list->is_map || repeated->n_child != 1 || strcmp(repeated->name, "array") == 0 ||
-           has_suffix(repeated->name, "_tuple") || only->repetition == ML_PARQUET_REPEATED;
+           ml_text_ends_with(repeated->name, "_tuple") || only->repetition == ML_PARQUET_REPEATED;
 }
 
 /* What a repeated element holds, its own repetition having been taken into the levels. */

@@ -1,16 +1,14 @@
 #include "format/name_table.h"
 
 #include "base/alloc.h"
+#include "base/hash.h"
 
-#include <stdint.h>
 #include <string.h>
 
-/* FNV-1a, with the high bits folded down because slots are chosen by the low ones. */
 static size_t hash_name(const char *name)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *name; name++) h = (h ^ (uint8_t)*name) * 0x100000001b3u;
-    return (size_t)(h ^ h >> 32);
+    uint64_t hash = ml_hash_bytes(name, strlen(name));
+    return (size_t)(hash ^ hash >> 32);
 }
 
 /* The slot that holds the name, or the free one where it belongs. */

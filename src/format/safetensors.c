@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "format/name_table.h"
 
 #include <stdlib.h>
@@ -296,16 +297,10 @@ done:
     return status;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && !strcmp(text + n - m, end);
-}
-
 static ml_status open_path(ml_safetensors *s, const char *path, ml_error *err)
 {
     if (!ml_path_is_dir(path)) {
-        return ends_with(path, ".index.json") ? open_index(s, path, err) : open_file(s, path, err);
+        return ml_text_ends_with(path, ".index.json") ? open_index(s, path, err) : open_file(s, path, err);
     }
     char inside[ML_PATH_MAX];
     ML_TRY(ml_path_join(inside, path, SINGLE_NAME, err));

@@ -1,7 +1,7 @@
 /* What an answer may be when tools may or must be called, as a grammar:
  *
- *   [text] section-begin call... section-end         call: call-begin functions.NAME:NUMBER arguments-mark JSON
- * call-end
+ *   [text] section-begin call... section-end
+ *   call: call-begin functions.NAME:NUMBER arguments-mark JSON call-end
  *
  * The marks of the format (ML_MARK_SECTION_BEGIN ..) are the grammar's, with the same numbers; two more are <think> and
  * </think>, where they are tokens. */

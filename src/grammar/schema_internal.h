@@ -62,6 +62,8 @@ ml_status ml_schema_resolve(const ml_compiler *c, const json_t *ref, const json_
 ml_status ml_schema_compile_any(ml_compiler *c, const json_t *schema, ml_symbol *out);
 
 /* ---- schema_merge.c ---- */
+/* What an object says of one of its properties: its own schema, or that of all others; NULL: nothing. */
+const json_t *ml_schema_property_of(const json_t *schema, const char *key);
 /* One schema that accepts what both accept, of which none has $ref or allOf at its top; it lives as long as c. */
 ml_status ml_schema_merge(ml_compiler *c, const json_t *a, const json_t *b, json_t **out);
 /* The same schema without $ref and allOf at its top. */

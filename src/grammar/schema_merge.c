@@ -96,7 +96,7 @@ static json_t *both(const json_t *a, const json_t *b)
     return json_pack("{s:[O, O]}", "allOf", a, b);
 }
 
-static const json_t *schema_of_property(const json_t *schema, const char *key)
+const json_t *ml_schema_property_of(const json_t *schema, const char *key)
 {
     const json_t *found = json_object_get(json_object_get(schema, "properties"), key);
     return found ? found : json_object_get(schema, "additionalProperties");
@@ -111,7 +111,7 @@ static json_t *merge_properties(const json_t *a, const json_t *b)
         json_object_foreach(open_const(from[i]), key, value)
         {
             if (json_object_get(out, key)) continue;
-            json_object_set_new(out, key, both(schema_of_property(a, key), schema_of_property(b, key)));
+            json_object_set_new(out, key, both(ml_schema_property_of(a, key), ml_schema_property_of(b, key)));
         }
     }
     return out;

@@ -74,12 +74,6 @@ static bool requires(const json_t *schema, const char *key)
     return false;
 }
 
-static const json_t *property_of(const json_t *schema, const char *key)
-{
-    const json_t *found = json_object_get(json_object_get(schema, "properties"), key);
-    return found ? found : json_object_get(schema, "additionalProperties");
-}
-
 static ml_status are_disjoint(ml_compiler *c, const json_t *a, const json_t *b, int depth, bool *disjoint);
 
 /* Objects by a property that `a` requires. */
@@ -88,7 +82,8 @@ static ml_status differ_in_property(ml_compiler *c, const json_t *a, const json_
     const json_t *list = json_object_get(a, "required");
     for (size_t i = 0; i < json_array_size(list) && !*disjoint; i++) {
         const char *key = json_string_value(json_array_get(list, i));
-        const json_t *mine = key ? property_of(a, key) : NULL, *other = key ? property_of(b, key) : NULL;
+        const json_t *mine = key ? ml_schema_property_of(a, key) : NULL,
+                     *other = key ? ml_schema_property_of(b, key) : NULL;
         if (json_is_false(other)) *disjoint = !json_object_get(b, "patternProperties");
         if (mine && other && requires(b, key)) ML_TRY(are_disjoint(c, mine, other, depth + 1, disjoint));
     }

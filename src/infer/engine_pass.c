@@ -5,9 +5,10 @@
 
 #include <string.h>
 
-/* FEWEST_PROMPT_TOKENS: a pass of fewer reads nearly all experts for little, and says nothing about the rate of more.
- */
-enum { FEWEST_PROMPT_TOKENS = 64, SHORTEST_PIECE = 128 };
+enum {
+    FEWEST_PROMPT_TOKENS = 64, /* fewer read nearly all experts for little, and say nothing about the rate of more */
+    SHORTEST_PIECE = 128,
+};
 
 /* Whether its prompt is in the cache. */
 static bool is_read(const ml_job *j)
@@ -77,8 +78,7 @@ static ml_job *next_reader(const ml_engine *e)
 
 /* Prompt tokens of each slot in this pass, in turns.  A piece is as long as what its prompt has read already, since
  * latent attention makes keys and values of all of that again for every piece, and no shorter than SHORTEST_PIECE: many
- * small ones would read the weights of the experts as often.  Who got next to nothing of the pass goes on in the next.
- */
+ * small ones would read the weights of the experts as often.  Who got next to nothing of a pass goes on in the next. */
 static void share_out(ml_engine *e, int64_t left)
 {
     ml_job *j;

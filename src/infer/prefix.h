@@ -1,6 +1,6 @@
 /* Beginnings of prompts whose keys and values are still in the cache: a radix tree whose edges are pages.
  *
- *   root -- 16 ids --> page 7 -- 64 ids --> page 9
+ *   root -- 16 ids --> page 7 -- 16 ids --> page 9
  *                             \- 16 ids --> page 3
  *
  * A node is one page full of prompt tokens, and is named by it; its way from the root spells the ids that lead there.

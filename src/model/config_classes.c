@@ -139,18 +139,23 @@ static void write_heads(const ml_config *c, json_t *j)
 
 /* ---- DeepseekV3ForCausalLM ---- */
 
+/* clang-format off */
+#define DEEPSEEK_KEYS \
+    COMMON_KEYS, \
+    { "kv_lora_rank", "kv_lora_rank", false }, \
+    { "q_lora_rank", "q_lora_rank", true }, \
+    { "qk_nope_head_dim", "qk_nope_head_dim", false }, \
+    { "qk_rope_head_dim", "qk_rope_head_dim", false }, \
+    { "v_head_dim", "v_head_dim", false }, \
+    { "first_k_dense_replace", "first_k_dense_replace", false }, \
+    { "n_routed_experts", "n_routed_experts", false }, \
+    { "num_experts_per_tok", "num_experts_per_tok", false }, \
+    { "moe_intermediate_size", "moe_intermediate_size", false }, \
+    { "n_shared_experts", "n_shared_experts", true }
+/* clang-format on */
+
 static const ml_config_key deepseek_v3_keys[] = {
-    COMMON_KEYS,
-    { "kv_lora_rank", "kv_lora_rank", false },
-    { "q_lora_rank", "q_lora_rank", true },
-    { "qk_nope_head_dim", "qk_nope_head_dim", false },
-    { "qk_rope_head_dim", "qk_rope_head_dim", false },
-    { "v_head_dim", "v_head_dim", false },
-    { "first_k_dense_replace", "first_k_dense_replace", false },
-    { "n_routed_experts", "n_routed_experts", false },
-    { "num_experts_per_tok", "num_experts_per_tok", false },
-    { "moe_intermediate_size", "moe_intermediate_size", false },
-    { "n_shared_experts", "n_shared_experts", true },
+    DEEPSEEK_KEYS,
     { "norm_topk_prob", "norm_topk_prob", true },
     { "routed_scaling_factor", "routed_scaling_factor", true },
     { "n_group", "n_group", true },
@@ -206,17 +211,7 @@ static void deepseek_v3_write(const ml_config *c, json_t *j)
 /* ---- DeepseekV2ForCausalLM: the same attention, softmax router without a bias ---- */
 
 static const ml_config_key deepseek_v2_keys[] = {
-    COMMON_KEYS,
-    { "kv_lora_rank", "kv_lora_rank", false },
-    { "q_lora_rank", "q_lora_rank", true },
-    { "qk_nope_head_dim", "qk_nope_head_dim", false },
-    { "qk_rope_head_dim", "qk_rope_head_dim", false },
-    { "v_head_dim", "v_head_dim", false },
-    { "first_k_dense_replace", "first_k_dense_replace", false },
-    { "n_routed_experts", "n_routed_experts", false },
-    { "num_experts_per_tok", "num_experts_per_tok", false },
-    { "moe_intermediate_size", "moe_intermediate_size", false },
-    { "n_shared_experts", "n_shared_experts", true },
+    DEEPSEEK_KEYS,
     { "routed_scaling_factor", "routed_scaling_factor", true },
     { NULL, NULL, false },
 };

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "format/hf.h"
 #include "format/safetensors.h"
 #include "quant/choose.h"
@@ -110,12 +111,6 @@ static ml_status put_tensors(job *j, ml_error *err)
     return status;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), n_end = strlen(end);
-    return n >= n_end && !strcmp(text + n - n_end, end);
-}
-
 /* Weights, what lists them, and what is written anew. */
 static bool is_left_out(const char *name)
 {
@@ -126,7 +121,7 @@ static bool is_left_out(const char *name)
                                         ".msgpack",     ".onnx",
                                         "manifest.json" };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
-        if (ends_with(name, ends[i])) return true;
+        if (ml_text_ends_with(name, ends[i])) return true;
     }
     return !strcmp(name, "config.json") || name[0] == '.';
 }

@@ -1,18 +1,13 @@
 /* GET /api/runs/{id}/rollouts: generated answers with their grades, from rollouts.jsonl and rollouts/NAME.jsonl of a
  * run, looked up in the store. */
 #include "serve/handlers.h"
+#include "base/text.h"
 #include "serve/limits.h"
 #include "serve/run_index.h"
 #include "serve/runs.h"
 #include "serve/server_internal.h"
 
 #include <string.h>
-
-static bool ends_in(const char *name, const char *ending)
-{
-    size_t n = strlen(name), k = strlen(ending);
-    return n > k && !strcmp(name + n - k, ending);
-}
 
 /* Bring the store up to date with the files that are there. */
 static ml_status update(ml_web *h, const char *folder, ml_error *err)
@@ -26,7 +21,7 @@ static ml_status update(ml_web *h, const char *folder, ml_error *err)
     if (!ml_path_is_dir(path) || ml_dir_list(path, &names, &n, &ignored) != ML_OK) return ML_OK;
     ml_status status = ML_OK;
     for (size_t i = 0; i < n && status == ML_OK; i++) {
-        if (names[i][0] == '.' || !ends_in(names[i], ".jsonl")) continue;
+        if (names[i][0] == '.' || !ml_text_ends_with(names[i], ".jsonl")) continue;
         status = ml_path_join(name, "rollouts", names[i], err);
         if (status == ML_OK) {
             status = ml_run_index_update(h->server->store, h->id, folder, name, ML_STORE_ROLLOUTS, &file, err);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,16 +13,13 @@ enum { BATCH = 2000, MARK_BYTES = 256, SETTLE_SECONDS = 2 };
 
 /* ---- which file it is ---- */
 
-/* FNV-1a of the bytes before `place`. */
+/* Of the bytes before `place`. */
 static uint64_t mark_of(FILE *file, int64_t place)
 {
     unsigned char bytes[MARK_BYTES];
     size_t n = place < MARK_BYTES ? (size_t)place : MARK_BYTES;
-    uint64_t hash = 14695981039346656037u;
     if (fseeko(file, place - (int64_t)n, SEEK_SET) != 0) return 0;
-    n = fread(bytes, 1, n, file);
-    for (size_t i = 0; i < n; i++) hash = (hash ^ bytes[i]) * 1099511628211u;
-    return hash;
+    return ml_hash_bytes(bytes, fread(bytes, 1, n, file));
 }
 
 static void identify(FILE *file, const struct stat *about, ml_store_file *f)

@@ -1,6 +1,7 @@
 #include "token/save_lists.h"
 
 #include "base/alloc.h"
+#include "base/hash.h"
 #include "token/bytemap.h"
 #include "token/scan.h"
 
@@ -76,8 +77,7 @@ static ml_status make_set(size_t n, text_set *s, ml_error *err)
 /* Add a text, which ends with a 0; *known: it was there. */
 static ml_status add_text(text_set *s, const ml_chars *text, bool *known, ml_error *err)
 {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i + 1 < text->n; i++) hash = (hash ^ (unsigned char)text->data[i]) * 0x100000001b3u;
+    uint64_t hash = ml_hash_bytes(text->data, text->n - 1);
     size_t slot = (size_t)(hash ^ hash >> 32) & s->mask;
     for (; s->at[slot]; slot = (slot + 1) & s->mask) {
         if (strcmp(s->text.data + s->at[slot] - 1, text->data) != 0) continue;
