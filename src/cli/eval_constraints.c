@@ -1,9 +1,9 @@
 #include "cli/eval_constraints.h"
-#include "cli/lines.h"
 
 #include "base/alloc.h"
 #include "base/file.h"
 #include "cli/cli.h"
+#include "cli/lines.h"
 #include "data/row_make.h"
 #include "data/synth_constraints.h"
 #include "infer/answer.h"
@@ -96,13 +96,23 @@ static json_t *story_to_json(const demand *d, const char *story)
 }
 
 /* One line of --out. */
-static ml_status write_story(ml_file_writer *out, const demand *d, const char *story, ml_error *err)
+static ml_status write_story(ml_file_writer *out, const json_t *story, ml_error *err)
 {
-    json_t *object = story_to_json(d, story);
-    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    char *line = json_dumps(story, JSON_COMPACT);
     ml_status status = line ? ml_file_printf(out, err, "%s\n", line) : ml_fail_memory(err, 0, "a story");
     free(line);
-    json_decref(object);
+    return status;
+}
+
+/* To --out and for --json, where they are wanted. */
+static ml_status keep_story(const demand *d, const char *text, ml_file_writer *out, json_t *stories, ml_error *err)
+{
+    if (!out->file && !stories) return ML_OK;
+    json_t *story = story_to_json(d, text);
+    if (!story) return ml_fail_memory(err, 0, "a story");
+    ml_status status = out->file ? write_story(out, story, err) : ML_OK;
+    if (stories) json_array_append(stories, story);
+    json_decref(story);
     return status;
 }
 
@@ -142,8 +152,7 @@ static ml_status measure(const evaluation *e, ml_file_writer *out, ml_error *err
         status = decode(e, &e->item[i], &text, err);
         if (status != ML_OK) break;
         count_story(&c, &e->demand[i], &e->item[i], text.data);
-        if (out->file) status = write_story(out, &e->demand[i], text.data, err);
-        if (stories) json_array_append_new(stories, story_to_json(&e->demand[i], text.data));
+        status = keep_story(&e->demand[i], text.data, out, stories, err);
     }
     ml_chars_free(&text);
     if (status == ML_OK && out->file) status = ml_file_commit(out, err);

@@ -1,9 +1,9 @@
 #include "cli/eval_facts.h"
-#include "cli/lines.h"
 
 #include "base/alloc.h"
 #include "base/json.h"
 #include "cli/cli.h"
+#include "cli/lines.h"
 #include "data/constraints.h"
 #include "data/row_make.h"
 #include "infer/answer.h"

@@ -62,7 +62,7 @@ static void drop(ml_prefix *p, int32_t page)
     ml_pages_release(p->pages, page);
 }
 
-/* What is below a node was computed as it was, so whole trees go: children after their parents is as good. */
+/* What is below a node was computed as the node was: whole trees go, and in any order. */
 void ml_prefix_forget(ml_prefix *p, const void *computed_by)
 {
     for (int32_t *link = &p->first; *link != ML_PREFIX_NONE;) {
