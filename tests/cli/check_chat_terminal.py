@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 PROGRAM, FIXTURES = sys.argv[1:3]
@@ -61,6 +62,11 @@ class Chat:
     def prompt(self):
         """Wait until a line can be typed; what is typed draws its prompt again, but not on a new line."""
         self.expect(r"\n> $")
+        # libedit shows its prompt before it takes the keys: until then the terminal itself swallows Ctrl-R.
+        end = time.monotonic() + PATIENCE
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            assert time.monotonic() < end, "the terminal stays in its line mode"
+            time.sleep(0.001)
 
     def enter(self, text):
         self.prompt()
