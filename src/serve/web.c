@@ -103,6 +103,7 @@ static ml_status queue(ml_web *h, int status, struct MHD_Response *response, con
     MHD_add_response_header(response, "Cache-Control", "no-store");
     MHD_add_response_header(response, "Content-Security-Policy", ml_page_policy);
     MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
+    if (h->spare) MHD_add_response_header(response, "Connection", "close");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     h->queued = (int)MHD_queue_response(h->connection, (unsigned)status, response);
     h->replied = true;

@@ -26,6 +26,7 @@ typedef struct {
     ml_chars body;
     json_t *json;                         /* the parsed body */
     bool too_long, far_too_long, no_room; /* far: it is not even read */
+    bool spare;                           /* on a connection beyond those that are served */
     /* of the failure: HTTP status (0: by ml_status) and the key it is about (may be NULL) */
     int status;
     char field[64];
