@@ -342,6 +342,12 @@ def test_the_context(program, work):
         around(server, "/v1/completions", lambda n: {"prompt": [5] * n, "max_tokens": 3}, 99)
         message = server.post("/v1/completions", {"prompt": [5] * 100}).json()["error"]["message"]
         assert "100 tokens" in message and "context of 100" in message
+        for path, key, body in (("/v1/completions", "prompt", {"prompt": [5] * 100}),
+                                ("/v1/chat/completions", "messages", chat("a" * 200)),
+                                ("/v1/embeddings", "input", {"input": "a" * 200})):
+            error = server.post(path, body).json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", key), error
+        assert server.post("/v1/completions", {"prompt": []}).json()["error"]["code"] is None
         whole = server.post("/v1/completions", {"prompt": [5] * 90, "max_tokens": 50, "logit_bias": {
             str(i): -100 for i in range(256, 260)}}).json()
         assert whole["usage"]["completion_tokens"] == 10 and whole["choices"][0]["finish_reason"] == "length"
