@@ -3,10 +3,11 @@
 
     bench_overhead.py PROGRAM MODEL [--depth 64] [--gen 64] [--rounds 6] [--threads 2] [--end ID ...]
 
-Both compute --gen tokens behind --depth others.  A round is a run of the benchmark (its own warm-up, then two
-measurements) and as many answers of the server, the order of the two changing from round to round.  The server's rate is
-taken twice: by the seconds of decoding that it reports, and by a client from the first event with text to the last, with
-all that lies between.  Printed: each round, and the medians of the ratios, server over benchmark."""
+Both compute --gen tokens behind --depth others.  A round is a run of the benchmark (which first measures the machine for
+1.5 s, then warms up, then measures twice) and two pairs of answers of the server behind two seconds of others; the order
+of the two changes from round to round.  A pair is an answer that comes whole, of which the server reports the seconds of
+decoding, and one that is streamed to a client on the same machine, from the first event with text to the last.  Printed:
+each round, and the medians of the ratios, server over benchmark."""
 import argparse
 import http.client
 import json
@@ -28,29 +29,34 @@ def bench(c):
     return json.loads(out.splitlines()[-1])["decode_tps"]
 
 
-def answer(c, server, rng):
-    """Tokens per second as the server says, and as a client sees it."""
-    body = {"prompt": [rng.randrange(4, 2000) for _ in range(c.depth)], "max_tokens": c.gen + 1, "temperature": 0,
-            "stream": True, "stream_options": {"include_usage": True}, "logit_bias": {str(i): -100 for i in c.end}}
+def body_of(c, rng, **more):
+    return dict({"prompt": [rng.randrange(4, c.n_vocab) for _ in range(c.depth)], "max_tokens": c.gen + 1, "temperature": 0,
+                 "logit_bias": {str(i): -100 for i in c.end}}, **more)
+
+
+def whole(c, server, rng):
+    """Tokens per second as the server says."""
+    answer = server.post("/v1/completions", body_of(c, rng)).json()
+    assert answer["usage"]["completion_tokens"] == c.gen + 1, answer["usage"]
+    return c.gen / answer["moonlight"]["decode_seconds"]
+
+
+def streamed(c, server, rng):
+    """Tokens per second as a client sees it."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
-    connection.request("POST", "/v1/completions", json.dumps(body))
-    times, extra = [], None
-    for line in connection.getresponse():
-        if line.startswith(b"data: {"):
-            event = json.loads(line[6:])
-            extra = event.get("moonlight", extra)
-            if event["choices"]:
-                times.append(time.monotonic())
-            n = (event.get("usage") or {}).get("completion_tokens")
+    connection.request("POST", "/v1/completions", json.dumps(body_of(c, rng, stream=True)))
+    times = [time.monotonic() for line in connection.getresponse() if line.startswith(b"data: {") and b'"text":"' in line]
     connection.close()
-    assert n == c.gen + 1, n
-    return c.gen / extra["decode_seconds"], c.gen / (times[-1] - times[0])
+    assert len(times) > c.gen // 2, len(times)
+    return c.gen / (times[-1] - times[0])
 
 
 def serve(c, server, rng):
-    answer(c, server, rng)
-    rates = [answer(c, server, rng) for _ in range(2)]
-    return [statistics.mean(r[i] for r in rates) for i in range(2)]
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        whole(c, server, rng)
+    pairs = [(whole(c, server, rng), streamed(c, server, rng)) for _ in range(2)]
+    return [statistics.mean(p[i] for p in pairs) for i in range(2)]
 
 
 def main():
@@ -65,19 +71,20 @@ def main():
     rng, ratios = random.Random(1), []
     server = Server(c.program, "--model", c.model, threads=c.threads)
     try:
+        c.n_vocab = server.get("/api/models").json()["models"][0]["n_vocab"]
         for i in range(c.rounds):
             if i % 2:
-                inside, outside = serve(c, server, rng)
+                entire, events = serve(c, server, rng)
                 alone = bench(c)
             else:
                 alone = bench(c)
-                inside, outside = serve(c, server, rng)
-            ratios.append((inside / alone, outside / alone))
-            print("bench %7.2f tokens/s   server %7.2f (%.3f)   its client %7.2f (%.3f)" %
-                  (alone, inside, ratios[-1][0], outside, ratios[-1][1]), flush=True)
+                entire, events = serve(c, server, rng)
+            ratios.append((entire / alone, events / alone))
+            print("bench %7.2f tokens/s   server, whole %7.2f (%.3f)   streamed %7.2f (%.3f)" %
+                  (alone, entire, ratios[-1][0], events, ratios[-1][1]), flush=True)
     finally:
         server.stop()
-    print("medians of %d: server %.3f, its client %.3f of the benchmark's tokens/s" %
+    print("medians of %d: whole %.3f, streamed %.3f of the benchmark's tokens/s" %
           (c.rounds, *(statistics.median(r[i] for r in ratios) for i in range(2))))
 
 
