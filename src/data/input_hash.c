@@ -1,6 +1,8 @@
 #include "data/input_hash.h"
 
 #include "base/alloc.h"
+#include "base/file.h"
+#include "data/stream.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -11,10 +13,13 @@ struct ml_input_hash {
     json_t *inputs;
     size_t file; /* in the array */
     int fd;      /* -1: not open */
+    ml_map map;  /* of a file that the records are mapped from, too */
+    size_t n_mapped;
     ml_sha256 *hash;
     uint64_t n_done;
-    uint8_t block[BLOCK_BYTES];
-    size_t at, n; /* of the block: what was hashed, what was read */
+    const uint8_t *data; /* in the map, or buffer */
+    size_t at, n;        /* of data: what was hashed, what there is */
+    uint8_t buffer[BLOCK_BYTES];
 };
 
 ml_status ml_input_hash_begin(json_t *inputs, ml_input_hash **out, ml_error *err)
@@ -25,15 +30,23 @@ ml_status ml_input_hash_begin(json_t *inputs, ml_input_hash **out, ml_error *err
     h->file = 0;
     h->fd = -1;
     h->hash = NULL;
+    h->map = (ml_map){ 0 };
     h->n_done = 0;
     h->at = h->n = 0;
     return ML_OK;
 }
 
+static void close_file(ml_input_hash *h)
+{
+    if (h->fd >= 0) close(h->fd);
+    ml_map_close(&h->map);
+    h->fd = -1;
+}
+
 void ml_input_hash_free(ml_input_hash *h)
 {
     if (!h) return;
-    if (h->fd >= 0) close(h->fd);
+    close_file(h);
     ml_sha256_free(h->hash);
     ml_free(h);
 }
@@ -46,12 +59,38 @@ static void finish_file(ml_input_hash *h, json_t *input)
     h->hash = NULL;
     ml_sha256_to_hex(digest, hex);
     json_object_set_new(input, "sha256", json_string(hex));
-    close(h->fd);
-    h->fd = -1;
+    close_file(h);
     h->file++;
 }
 
-/* The next block, of this file or the next; none when all have been read. */
+static ml_status open_file(ml_input_hash *h, const char *path, ml_error *err)
+{
+    bool is_compressed = path[ml_stream_name_length(path)] != 0;
+    ML_TRY(ml_sha256_begin(&h->hash, err));
+    if (!is_compressed) ML_TRY(ml_map_open(path, &h->map, err));
+    h->n_mapped = 0;
+    h->fd = open(path, O_RDONLY | O_CLOEXEC);
+    return h->fd >= 0 ? ML_OK : ml_fail_errno(err, "%s: cannot be opened", path);
+}
+
+/* The next bytes of the open file; none at its end. */
+static ml_status read_some(ml_input_hash *h, const char *path, ml_error *err)
+{
+    if (h->map.data) {
+        size_t left = h->map.size - h->n_mapped;
+        h->n = left < BLOCK_BYTES ? left : BLOCK_BYTES;
+        h->data = (const uint8_t *)h->map.data + h->n_mapped;
+        h->n_mapped += h->n;
+        return ML_OK;
+    }
+    ssize_t n = read(h->fd, h->buffer, BLOCK_BYTES);
+    if (n < 0) return ml_fail_errno(err, "%s: cannot be read", path);
+    h->n = (size_t)n;
+    h->data = h->buffer;
+    return ML_OK;
+}
+
+/* The next bytes, of this file or the next; none when all have been read. */
 static ml_status read_block(ml_input_hash *h, ml_error *err)
 {
     h->at = h->n = 0;
@@ -62,15 +101,9 @@ static ml_status read_block(ml_input_hash *h, ml_error *err)
             h->file++;
             continue;
         }
-        if (h->fd < 0) {
-            ML_TRY(ml_sha256_begin(&h->hash, err));
-            h->fd = open(path, O_RDONLY | O_CLOEXEC);
-            if (h->fd < 0) return ml_fail_errno(err, "%s: cannot be opened", path);
-        }
-        ssize_t n = read(h->fd, h->block, BLOCK_BYTES);
-        if (n < 0) return ml_fail_errno(err, "%s: cannot be read", path);
-        h->n = (size_t)n;
-        if (n == 0) finish_file(h, input);
+        if (h->fd < 0) ML_TRY(open_file(h, path, err));
+        ML_TRY(read_some(h, path, err));
+        if (h->n == 0) finish_file(h, input);
     }
     return ML_OK;
 }
@@ -78,7 +111,7 @@ static ml_status read_block(ml_input_hash *h, ml_error *err)
 /* Up to n bytes of what was read are about to be hashed: where they are. */
 static const uint8_t *take(ml_input_hash *h, size_t *n)
 {
-    const uint8_t *data = h->block + h->at;
+    const uint8_t *data = h->data + h->at;
     if (*n > h->n - h->at) *n = h->n - h->at;
     h->at += *n;
     h->n_done += *n;
