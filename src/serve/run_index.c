@@ -1,5 +1,6 @@
 #include "serve/run_index.h"
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -65,10 +66,24 @@ static bool is_grade(const json_t *v)
     return json_is_number(v) || json_is_boolean(v);
 }
 
-static const char *text_of(const json_t *record, const char *const keys[])
+/* A text to be listed and searched: models write U+0000, too, which the store's texts end at, so U+FFFD stands for it.
+ */
+static json_t *text_of(const json_t *record, const char *const keys[])
 {
-    const char *text = json_string_value(first_of(record, keys, is_text));
-    return text ? text : "";
+    static const char sign[] = "\xef\xbf\xbd";
+    const json_t *found = first_of(record, keys, is_text);
+    const char *text = found ? json_string_value(found) : "";
+    size_t n = found ? json_string_length(found) : 0, size = 0;
+    char *out = ml_alloc(3 * n + 1);
+    if (!out) return json_string("");
+    for (size_t i = 0; i < n; i++) {
+        size_t k = text[i] ? 1 : 3;
+        memcpy(out + size, text[i] ? text + i : sign, k);
+        size += k;
+    }
+    json_t *clean = json_stringn(out, size);
+    ml_free(out);
+    return clean;
 }
 
 /* What stages and `moonlight eval --out` call prompt, answer and grade; the record itself is kept as it is. */
@@ -83,7 +98,7 @@ static json_t *rollout_of(const json_t *record)
                                               : json_null();
     json_t *step = json_object_get(record, "step");
     char *whole = json_dumps(record, JSON_COMPACT);
-    json_t *out = json_pack("[O, s, s, o, s]", json_is_integer(step) ? step : json_null(), text_of(record, prompts),
+    json_t *out = json_pack("[O, o, o, o, s]", json_is_integer(step) ? step : json_null(), text_of(record, prompts),
                             text_of(record, texts), reward, whole ? whole : "{}");
     free(whole);
     return out;
@@ -99,7 +114,7 @@ static json_t *read_batch(FILE *file, ml_store_lines kind, const ml_store_file *
     *to = *from;
     if (fseeko(file, from->n_byte, SEEK_SET) != 0) return lines;
     while (json_array_size(lines) < BATCH && (n = getline(&line, &capacity, file)) > 0 && line[n - 1] == '\n') {
-        json_t *v = json_loadb(line, (size_t)n, 0, NULL);
+        json_t *v = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
         json_t *entry = !json_is_object(v) ? NULL : kind == ML_STORE_METRICS ? metric_of(v, to->n_byte) : rollout_of(v);
         json_array_append_new(lines, entry ? entry : json_null());
         json_decref(v);

@@ -40,7 +40,7 @@ static void read_lines(tail *t, json_t *out, size_t most)
     bool there = fseeko(file, t->place, SEEK_SET) == 0;
     while (there && json_array_size(out) < most && (n = getline(&line, &capacity, file)) > 0 && line[n - 1] == '\n') {
         t->place += n;
-        json_t *v = json_loadb(line, (size_t)n, 0, NULL);
+        json_t *v = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
         json_int_t step = json_integer_value(json_object_get(v, "step"));
         if (json_is_object(v) && step > t->after) {
             json_array_append_new(out, v);
@@ -67,7 +67,7 @@ static json_t *read_places(const char *path, const int64_t *place, size_t n)
     for (size_t i = 0; i < n && file; i++) {
         if (fseeko(file, place[i], SEEK_SET) != 0) break;
         ssize_t size = getline(&line, &capacity, file);
-        json_t *v = size > 0 ? json_loadb(line, (size_t)size, 0, NULL) : NULL;
+        json_t *v = size > 0 ? json_loadb(line, (size_t)size, JSON_ALLOW_NUL, NULL) : NULL;
         if (json_is_object(v)) {
             json_array_append_new(lines, v);
         } else {

@@ -99,7 +99,7 @@ json_t *ml_store_text_of(sqlite3_stmt *q, int i)
 
 json_t *ml_store_json_of(sqlite3_stmt *q, int i)
 {
-    json_t *v = json_loads((const char *)sqlite3_column_text(q, i), 0, NULL);
+    json_t *v = json_loads((const char *)sqlite3_column_text(q, i), JSON_ALLOW_NUL, NULL);
     return v ? v : json_object();
 }
 

@@ -204,9 +204,18 @@ def test_rollouts_are_kept_and_found(program, work):
         with open(runs + "/r/rollouts/math.jsonl", "a") as file:
             file.write(json.dumps({"prompt": "p", "text": "t", "right": True}) + "\n")
         assert ask()["total"] == 203
+        odd = {"prompt": "zero\0", "text": "a\0b\0", "right": False}  # what models write holds U+0000 now and then
+        with open(runs + "/r/rollouts/math.jsonl", "a") as file:
+            file.write(json.dumps(odd) + "\n")
+        found = ask("?search=zero")["rollouts"][0]
+        assert (found["prompt"], found["text"], found["record"]) == ("zero\ufffd", "a\ufffdb\ufffd", odd)
+        samples = [{"step": 1, "prompt": "p", "text": "\0x"}, {"step": 2, "prompt": "p", "text": "y"}]
+        with open(runs + "/r/samples.jsonl", "w") as file:
+            file.writelines(json.dumps(s) + "\n" for s in samples)
+        assert server.get("/api/runs/r/samples").json()["samples"] == samples
         os.remove(runs + "/r/rollouts.jsonl")
         found = ask()
-        assert found["total"] == 201 and [f["file"] for f in found["files"]] == ["rollouts/math.jsonl"]
+        assert found["total"] == 202 and [f["file"] for f in found["files"]] == ["rollouts/math.jsonl"]
         os.rename(runs + "/r/rollouts", work + "/elsewhere")
         assert ask() == {"files": [], "rollouts": [], "total": 0}
     finally:
