@@ -3,8 +3,9 @@
  *   bench_build TOKENIZER FILE THREADS [ROUNDS]
  *
  * FILE is anything data build reads.  The tokenizer's figure is ml_tokenizer_encode_many over all texts, which lie in
- * memory already; data build's is the whole of it, from the file to a finished folder (in $TMPDIR or /tmp).  Each is
- * the best of ROUNDS (3).  Also printed: processor seconds, which others on the machine hardly change. */
+ * memory already; data build's is the whole of it, from the file to a finished folder (in $TMPDIR or /tmp).  They take
+ * turns; what is printed are the best and the median of ROUNDS (9), and the median of the rounds' ratios.  Also
+ * printed: processor seconds. */
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "data/build.h"
@@ -12,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { MAX_ROUNDS = 100 };
 
 typedef struct {
     ml_text *doc;
@@ -30,12 +33,22 @@ static seconds now(void)
     return (seconds){ ml_clock_seconds(), (double)t.tv_sec + 1e-9 * (double)t.tv_nsec };
 }
 
-/* The time since `start` where that is the best so far. */
-static void keep_best(seconds *best, seconds start)
+static seconds since(seconds start)
 {
     seconds end = now();
-    if (end.wall - start.wall < best->wall) best->wall = end.wall - start.wall;
-    if (end.cpu - start.cpu < best->cpu) best->cpu = end.cpu - start.cpu;
+    return (seconds){ end.wall - start.wall, end.cpu - start.cpu };
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, compare);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
 static ml_status load_texts(const char *path, texts *t, ml_error *err)
@@ -63,17 +76,17 @@ static ml_status load_texts(const char *path, texts *t, ml_error *err)
     return ML_OK;
 }
 
-static ml_status encode_once(const ml_tokenizer *t, const texts *all, ml_ids *ids, size_t *offsets, seconds *best,
+static ml_status encode_once(const ml_tokenizer *t, const texts *all, ml_ids *ids, size_t *offsets, seconds *took,
                              ml_error *err)
 {
     seconds start = now();
     ids->n = 0;
     ML_TRY(ml_tokenizer_encode_many(t, all->doc, all->n, false, ids, offsets, err));
-    keep_best(best, start);
+    *took = since(start);
     return ML_OK;
 }
 
-static ml_status build_once(const ml_tokenizer *t, const char *path, const char *out, seconds *best, ml_error *err)
+static ml_status build_once(const ml_tokenizer *t, const char *path, const char *out, seconds *took, ml_error *err)
 {
     ml_build_config c = { .input = &path,
                           .n_input = 1,
@@ -87,15 +100,30 @@ static ml_status build_once(const ml_tokenizer *t, const char *path, const char 
     ML_TRY(ml_dir_remove(out, err));
     seconds start = now();
     ML_TRY(ml_data_build(&c, t, &result, err));
-    keep_best(best, start);
+    *took = since(start);
     return ML_OK;
 }
 
-static void print_row(const char *what, uint64_t n_bytes, seconds s, seconds tokenizer)
+static void print_row(const char *what, uint64_t n_bytes, const seconds *took, int n)
 {
-    double mb = (double)n_bytes / 1e6;
-    printf("%-10s %7.3f s %7.1f MB/s  (%.2f of the tokenizer)   %7.3f s of processors (%.2f)\n", what, s.wall,
-           mb / s.wall, tokenizer.wall / s.wall, s.cpu, tokenizer.cpu / s.cpu);
+    double x[MAX_ROUNDS], mb = (double)n_bytes / 1e6;
+    for (int i = 0; i < n; i++) x[i] = took[i].wall;
+    double middle = median(x, n);
+    printf("%-10s best %.3f s, %.1f MB/s   median %.3f s, %.1f MB/s", what, x[0], mb / x[0], middle, mb / middle);
+    for (int i = 0; i < n; i++) x[i] = took[i].cpu;
+    printf("   %.3f s of processors\n", median(x, n));
+}
+
+static void print_ratios(const seconds *tokenizer, const seconds *build, int n)
+{
+    double wall[MAX_ROUNDS], cpu[MAX_ROUNDS];
+    for (int i = 0; i < n; i++) {
+        wall[i] = tokenizer[i].wall / build[i].wall;
+        cpu[i] = tokenizer[i].cpu / build[i].cpu;
+    }
+    double middle = median(wall, n);
+    printf("data build's share of the tokenizer's speed: %.3f (%.3f to %.3f); by processor seconds %.3f\n", middle,
+           wall[0], wall[n - 1], median(cpu, n));
 }
 
 static ml_status run(int argc, char **argv, ml_error *err)
@@ -104,9 +132,11 @@ static ml_status run(int argc, char **argv, ml_error *err)
     ml_tokenizer *t;
     texts all = { 0 };
     ml_ids ids = { 0 };
-    seconds tokenizer = { 1e30, 1e30 }, build = { 1e30, 1e30 };
+    seconds tokenizer[MAX_ROUNDS], build[MAX_ROUNDS];
     const char *tmp = getenv("TMPDIR");
-    int n_round = argc > 4 ? atoi(argv[4]) : 3;
+    int n_round = argc > 4 ? atoi(argv[4]) : 9;
+    if (n_round < 1 || n_round > MAX_ROUNDS)
+        return ml_fail(err, ML_EINVAL, "ROUNDS: expected 1 to %d, found %s", MAX_ROUNDS, argv[4]);
     snprintf(out, sizeof out, "%s/bench_build.%ld", tmp ? tmp : "/tmp", (long)getpid());
     ml_thread_set_count(atoi(argv[3]));
     ML_TRY(ml_tokenizer_open(argv[1], &t, err));
@@ -114,12 +144,13 @@ static ml_status run(int argc, char **argv, ml_error *err)
     size_t *offsets = ml_calloc(all.n + 1, sizeof *offsets);
     if (!offsets) return ml_fail_memory(err, all.n * sizeof *offsets, "the offsets");
     for (int i = 0; i < n_round; i++) {
-        ML_TRY(encode_once(t, &all, &ids, offsets, &tokenizer, err));
-        ML_TRY(build_once(t, argv[2], out, &build, err));
+        ML_TRY(encode_once(t, &all, &ids, offsets, &tokenizer[i], err));
+        ML_TRY(build_once(t, argv[2], out, &build[i], err));
     }
     printf("%zu documents, %.1f MB of text, %zu ids\n", all.n, (double)all.n_bytes / 1e6, ids.n);
-    print_row("tokenizer", all.n_bytes, tokenizer, tokenizer);
-    print_row("data build", all.n_bytes, build, tokenizer);
+    print_row("tokenizer", all.n_bytes, tokenizer, n_round);
+    print_row("data build", all.n_bytes, build, n_round);
+    print_ratios(tokenizer, build, n_round);
     return ml_dir_remove(out, err);
 }
 

@@ -106,8 +106,9 @@ static ml_status open_state(ml_build_work *b, bool *complete, bool *resumed, ml_
     ML_TRY(ml_build_state_is_begun(c->out, &begun, err));
     ML_TRY(ml_build_identify(c, b->tokenizer, &b->format, &b->state.identity, err));
     ML_TRY(ml_input_hash_begin(json_object_get(b->state.identity, "inputs"), &b->hash, err));
+    uint64_t n_bytes = 0;
     for (bool done = false; begun && !done;) {
-        ML_TRY(ml_input_hash_step(b->hash, (size_t)64 << 20, &done, err));
+        ML_TRY(ml_input_hash_until(b->hash, n_bytes += (uint64_t)64 << 20, &done, err));
         if (!done && ml_progress_stopped(c->progress))
             return ml_fail(err, ML_ECANCEL, "%s: stopped before anything was written", c->out);
     }
@@ -130,7 +131,6 @@ static ml_status build_folder(ml_build_work *b, ml_build_result *result, ml_erro
         return ml_fail(err, ML_EINVAL, "%s: no document for training among %llu found: check the inputs and --marker",
                        c->input[0], (unsigned long long)b->n_read);
     }
-    if (b->tokenizer_folder) ML_TRY(ml_tokenizer_save(b->tokenizer, tokenizer, err)); /* there was no round */
     return ml_build_state_finish(&b->state, NULL, c->out, err);
 }
 

@@ -5,14 +5,16 @@
 #include "data/split_rule.h"
 #include "token/encoder.h"
 
+#include <assert.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
 enum {
     BATCH_BYTES = 8 << 20, /* of input text encoded in a round */
     BATCH_DOCUMENTS = 1 << 16,
-    HASH_BYTES = 16 << 20, /* of the inputs hashed in a round: ahead of what is read */
-    N_ROUND = 3,           /* being read, encoded, written */
+    N_ROUND = 3,         /* being read, encoded, written */
+    TEXTS_AT_ONCE = 256, /* found and hashed by a thread; fewer when there are few */
 };
 
 typedef struct {
@@ -26,6 +28,7 @@ typedef struct {
 typedef struct {
     ml_record_batch batch;
     uint64_t first;     /* number of its first document, in processing order */
+    double end;         /* bytes of the inputs up to its last */
     document *document; /* [BATCH_DOCUMENTS] */
     ml_text *text;      /* [BATCH_DOCUMENTS] */
     ml_encoded encoded;
@@ -41,7 +44,8 @@ typedef struct {
     atomic_bool memory_out; /* a thread could not keep a text or a message */
     ml_status io_status;    /* of reading and writing beside the encoding */
     ml_error io_err;
-    size_t n_beside; /* items of a round beside the encoding: 1, or 2 when the tokenizer is saved, too */
+    pthread_t saver; /* of the tokenizer, while there is one: it mostly waits for the disk */
+    bool is_saving;
     ml_status save_status;
     ml_error save_err;
 } builder;
@@ -94,6 +98,14 @@ static void drop_problems(batch_round *r)
     }
 }
 
+/* Bytes of the inputs that were read. */
+static double done_bytes(const ml_build_work *w)
+{
+    if (!w->spool) return (double)ml_records_at(w->records);
+    double n = (double)ml_spool_count(w->spool);
+    return n > 0 ? (double)ml_records_size(w->records) * (double)w->n_read / n : 0;
+}
+
 /* The next documents; none when there are no more. */
 static ml_status read_round(builder *b, batch_round *r, ml_error *err)
 {
@@ -114,19 +126,56 @@ static ml_status read_round(builder *b, batch_round *r, ml_error *err)
         r->document[i] = (document){ .split = split, .wanted = w->n_read >= (later ? all_done : done[split].next) };
         r->text[i] = (ml_text){ "", 0 };
     }
+    r->end = done_bytes(w);
     return ML_OK;
 }
 
 /* ---- encoding ---- */
 
-/* Now that the text is there: its split, and whether it is not in a finished shard of that. */
-static ml_status decide_by_text(const builder *b, document *d, uint64_t number, ml_text text, ml_error *err)
+/* The record is malformed, or memory is out. */
+static void keep_problem(builder *b, document *d, uint64_t number, const ml_error *problem)
 {
-    bool is_val;
-    ML_TRY(ml_split_rule_is_val(text.data, text.n_bytes, b->work->config->val_fraction, &is_val, err));
-    d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     d->wanted = number >= b->work->state.split[d->split].next;
-    return ML_OK;
+    d->problem = ml_alloc(sizeof *d->problem);
+    if (d->problem && problem->code != ML_ENOMEM)
+        *d->problem = *problem;
+    else
+        atomic_store(&b->memory_out, true);
+}
+
+/* The texts of at most TEXTS_AT_ONCE documents, from `begin` on; number[0..*n) are those that have one. */
+static void find_some_texts(builder *b, size_t begin, size_t end, size_t *number, size_t *n)
+{
+    batch_round *r = b->encoding;
+    *n = 0;
+    for (size_t i = begin; i < end; i++) {
+        ml_error problem;
+        if (!r->document[i].wanted) continue;
+        if (ml_record_text(&r->batch, i, b->work->config->field, &r->text[i], &problem) == ML_OK)
+            number[(*n)++] = i;
+        else
+            keep_problem(b, &r->document[i], r->first + i, &problem);
+    }
+}
+
+/* Now that the texts are there: their splits, and whether they are not in finished shards of those. */
+static void decide_by_text(builder *b, const size_t *number, size_t n)
+{
+    batch_round *r = b->encoding;
+    ml_sha256_text key[TEXTS_AT_ONCE];
+    bool is_val[TEXTS_AT_ONCE];
+    ml_error err;
+    for (size_t i = 0; i < n; i++) key[i] = (ml_sha256_text){ r->text[number[i]].data, r->text[number[i]].n_bytes };
+    if (ml_split_rule_many(key, n, b->work->config->val_fraction, is_val, &err) != ML_OK) {
+        atomic_store(&b->memory_out, true);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        document *d = &r->document[number[i]];
+        d->split = is_val[i] ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+        d->wanted = r->first + number[i] >= b->work->state.split[d->split].next;
+        if (!d->wanted) r->text[number[i]] = (ml_text){ "", 0 };
+    }
 }
 
 /* The texts of some documents of the batch that is encoded. */
@@ -135,26 +184,12 @@ static void find_texts(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     builder *b = arg;
     batch_round *r = b->encoding;
-    for (int64_t i = begin; i < end; i++) {
-        document *d = &r->document[i];
-        ml_error problem;
-        if (!d->wanted) continue;
-        ml_status status = ml_record_text(&r->batch, (size_t)i, b->work->config->field, &r->text[i], &problem);
-        uint64_t number = r->first + (uint64_t)i;
-        if (status == ML_OK && text_decides(b->work->config))
-            status = decide_by_text(b, d, number, r->text[i], &problem);
-        if (status == ML_OK) {
-            d->is_blank = ml_cut_is_blank(r->text[i].data, r->text[i].n_bytes);
-            if (!d->wanted) r->text[i] = (ml_text){ "", 0 };
-            continue;
-        }
-        d->wanted = number >= b->work->state.split[d->split].next;
-        d->problem = ml_alloc(sizeof *d->problem);
-        if (d->problem && problem.code != ML_ENOMEM)
-            *d->problem = problem;
-        else
-            atomic_store(&b->memory_out, true);
-    }
+    size_t number[TEXTS_AT_ONCE], n, at = (size_t)begin;
+    assert(end - begin <= TEXTS_AT_ONCE);
+    find_some_texts(b, at, (size_t)end, number, &n);
+    for (size_t i = 0; i < n; i++)
+        r->document[number[i]].is_blank = ml_cut_is_blank(r->text[number[i]].data, r->text[number[i]].n_bytes);
+    if (text_decides(b->work->config)) decide_by_text(b, number, n);
 }
 
 /* ---- writing ---- */
@@ -163,7 +198,7 @@ ml_status ml_build_finish_hash(ml_build_work *w, ml_error *err)
 {
     bool done = false;
     if (!w->hash) return ML_OK;
-    while (!done) ML_TRY(ml_input_hash_step(w->hash, HASH_BYTES, &done, err));
+    ML_TRY(ml_input_hash_until(w->hash, UINT64_MAX, &done, err));
     ml_input_hash_free(w->hash);
     w->hash = NULL;
     return ML_OK;
@@ -259,44 +294,42 @@ static ml_status write_round(builder *b, const batch_round *r, ml_error *err)
 
 /* ---- rounds ---- */
 
-/* What one thread does beside the encoding. */
+/* What one thread does beside the encoding.  Hashing the inputs lags behind reading, so that there are some left to be
+ * hashed beside the last shards. */
 static ml_status read_and_write(builder *b, ml_error *err)
 {
     bool done;
+    uint64_t goal = b->encoding->batch.n ? (uint64_t)b->encoding->end : UINT64_MAX;
     ML_TRY(write_round(b, b->writing, err));
     ML_TRY(read_round(b, b->reading, err));
-    return b->work->hash ? ml_input_hash_step(b->work->hash, HASH_BYTES, &done, err) : ML_OK;
+    return b->work->hash ? ml_input_hash_until(b->work->hash, goal, &done, err) : ML_OK;
 }
 
-/* Item 0 is reading and writing, item 1 may be saving the tokenizer; the others are parts of the batch to be encoded.
- */
+/* Item 0 is reading and writing; the others are parts of the batch to be encoded. */
 static void run_items(void *arg, int64_t begin, int64_t end, int thread)
 {
     builder *b = arg;
     for (int64_t i = begin; i < end; i++) {
         if (i == 0)
             b->io_status = read_and_write(b, &b->io_err);
-        else if ((size_t)i < b->n_beside)
-            b->save_status = ml_tokenizer_save(b->work->tokenizer, b->work->tokenizer_folder, &b->save_err);
         else
-            ml_encoded_run(&b->encoding->encoded, &b->encoders, (size_t)i - b->n_beside, thread);
+            ml_encoded_run(&b->encoding->encoded, &b->encoders, (size_t)i - 1, thread);
     }
 }
 
 static ml_status run_round(builder *b, ml_error *err)
 {
     batch_round *r = b->encoding;
-    ml_parallel_for((int64_t)r->batch.n, 64, find_texts, b);
+    int64_t share = (int64_t)r->batch.n / (8 * ml_thread_count());
+    ml_parallel_for((int64_t)r->batch.n,
+                    share < 16              ? 16
+                    : share > TEXTS_AT_ONCE ? TEXTS_AT_ONCE
+                                            : share,
+                    find_texts, b);
     if (atomic_load(&b->memory_out))
         return ml_fail_memory(err, sizeof(ml_error), "a text, or the message of a malformed record");
     ML_TRY(ml_encoded_plan(&r->encoded, &b->encoders, r->text, r->batch.n, err));
-    b->n_beside = b->work->tokenizer_folder ? 2 : 1;
-    ml_parallel_for((int64_t)(b->n_beside + r->encoded.n_parts), 1, run_items, b);
-    if (b->save_status != ML_OK) {
-        *err = b->save_err;
-        return b->save_status;
-    }
-    b->work->tokenizer_folder = NULL;
+    ml_parallel_for(1 + (int64_t)r->encoded.n_parts, 1, run_items, b);
     if (b->io_status != ML_OK) {
         *err = b->io_err;
         return b->io_status;
@@ -304,16 +337,36 @@ static ml_status run_round(builder *b, ml_error *err)
     return ml_encoded_check(&r->encoded, err);
 }
 
-static double done_bytes(const ml_build_work *w)
+/* ---- the tokenizer ---- */
+
+static void *save_tokenizer(void *arg)
 {
-    if (!w->spool) return (double)ml_records_at(w->records);
-    double n = (double)ml_spool_count(w->spool);
-    return n > 0 ? (double)ml_records_size(w->records) * (double)w->n_read / n : 0;
+    builder *b = arg;
+    b->save_status = ml_tokenizer_save(b->work->tokenizer, b->work->tokenizer_folder, &b->save_err);
+    return NULL;
 }
+
+static void begin_saving(builder *b)
+{
+    if (!b->work->tokenizer_folder) return;
+    b->is_saving = pthread_create(&b->saver, NULL, save_tokenizer, b) == 0;
+    if (!b->is_saving) save_tokenizer(b);
+}
+
+static ml_status end_saving(builder *b, ml_error *err)
+{
+    if (b->is_saving) pthread_join(b->saver, NULL);
+    b->is_saving = false;
+    if (b->save_status != ML_OK) *err = b->save_err;
+    return b->save_status;
+}
+
+/* ---- all rounds ---- */
 
 static ml_status run_all(builder *b, ml_error *err)
 {
     const ml_build_config *c = b->work->config;
+    begin_saving(b);
     ML_TRY(read_round(b, b->encoding, err));
     while (b->encoding->batch.n || b->writing->batch.n) {
         ML_TRY(run_round(b, err));
@@ -327,6 +380,7 @@ static ml_status run_all(builder *b, ml_error *err)
                            c->out);
         }
     }
+    ML_TRY(end_saving(b, err));
     ML_TRY(check_bad(b, true, err));
     for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY(close_shard(b, (ml_data_split)i, b->work->n_read, err));
     return ML_OK;
@@ -342,7 +396,10 @@ static ml_status set_up(builder *b, ml_error *err)
         if (!r->document || !r->text)
             return ml_fail_memory(err, BATCH_DOCUMENTS * sizeof *r->document, "a batch of documents");
     }
-    for (int i = 0; i < ML_N_SPLIT; i++) b->now[i] = b->work->state.split[i];
+    for (int i = 0; i < ML_N_SPLIT; i++) {
+        b->now[i] = b->work->state.split[i];
+        b->writer[i].beside = &b->work->hash;
+    }
     b->writing = &b->round[0];
     b->encoding = &b->round[1];
     b->reading = &b->round[2];
@@ -368,6 +425,8 @@ ml_status ml_build_run_rounds(ml_build_work *work, ml_error *err)
     builder b = { .work = work };
     ml_status status = set_up(&b, err);
     if (status == ML_OK) status = run_all(&b, err);
+    ml_error ignored;
+    (void)end_saving(&b, &ignored); /* the first failure was another */
     tear_down(&b);
     return status;
 }

@@ -18,7 +18,7 @@ typedef struct {
     ml_spool *spool;              /* all records, when they are shuffled */
     size_t *order;                /* and their order */
     uint64_t n_read;              /* documents read so far, in processing order */
-    const char *tokenizer_folder; /* where the tokenizer is to be saved, beside the first round; NULL: not, or it was */
+    const char *tokenizer_folder; /* where the tokenizer is to be saved, beside the rounds; NULL: not at all */
 } ml_build_work;
 
 /* Read, encode and write all documents that are not in finished shards, and close the last shards.  ML_ECANCEL when the

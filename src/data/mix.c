@@ -82,9 +82,9 @@ static ml_status open_state(mixer *m, bool *complete, bool *resumed, ml_error *e
     ML_TRY(identify(m, err));
     ML_TRY(ml_path_join(meta, m->whole.out, "meta.json", err));
     if (ml_path_exists(meta)) {
+        bool done;
         ML_TRY(ml_input_hash_begin(json_object_get(m->state.identity, "inputs"), &hash, err));
-        for (bool done = false; status == ML_OK && !done;)
-            status = ml_input_hash_step(hash, (size_t)64 << 20, &done, err);
+        status = ml_input_hash_until(hash, UINT64_MAX, &done, err);
         ml_input_hash_free(hash);
     }
     ML_TRY(status);

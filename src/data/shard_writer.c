@@ -40,11 +40,14 @@ ml_status ml_shard_begin_document(ml_shard_writer *w, ml_error *err)
 static void store_ids(uint8_t *out, const int32_t *id, size_t n, int id_bytes)
 {
     if (id_bytes == 2) {
+        uint32_t bits = 0;
         for (size_t i = 0; i < n; i++) {
-            assert(id[i] >= 0 && id[i] <= UINT16_MAX);
+            bits |= (uint32_t)id[i];
             uint16_t x = htole16((uint16_t)id[i]);
             memcpy(out + 2 * i, &x, sizeof x);
         }
+        assert(bits <= UINT16_MAX);
+        (void)bits;
     } else {
         for (size_t i = 0; i < n; i++) ml_store_u32(out + 4 * i, (uint32_t)id[i]);
     }
@@ -65,7 +68,7 @@ static ml_status flush(ml_shard_writer *w, ml_error *err)
 {
     size_t n = w->n_buffered;
     w->n_buffered = 0;
-    ml_sha256_add(w->hash, w->buffer, n);
+    ML_TRY(ml_input_hash_beside(w->beside ? *w->beside : NULL, w->hash, w->buffer, n, err));
     ML_TRY(ml_file_write(&w->bin, w->buffer, n, err));
     w->n_written += (int64_t)n;
     start_writing(w);

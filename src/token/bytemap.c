@@ -1,5 +1,6 @@
 #include "token/bytemap.h"
 
+#include "base/alloc.h"
 #include "token/scan.h"
 
 static bool is_printable(unsigned byte)
@@ -45,16 +46,15 @@ ml_status ml_bytemap_decode(const char *text, size_t n, ml_chars *out, bool *map
 
 ml_status ml_bytemap_encode(const char *bytes, size_t n, ml_chars *out, ml_error *err)
 {
+    ML_TRY(ml_grow((void **)&out->data, &out->capacity, out->n + 2 * n, 1, err));
     for (size_t i = 0; i < n; i++) {
         unsigned c = character_of((uint8_t)bytes[i]);
-        uint8_t utf8[2] = { (uint8_t)c, 0 };
-        size_t length = 1;
-        if (c >= 0x80) {
-            utf8[0] = (uint8_t)(0xC0 | c >> 6);
-            utf8[1] = (uint8_t)(0x80 | (c & 0x3F));
-            length = 2;
+        if (c < 0x80) {
+            out->data[out->n++] = (char)c;
+        } else {
+            out->data[out->n++] = (char)(0xC0 | c >> 6);
+            out->data[out->n++] = (char)(0x80 | (c & 0x3F));
         }
-        ML_TRY(ml_chars_append(out, utf8, length, err));
     }
     return ML_OK;
 }

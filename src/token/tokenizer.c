@@ -24,7 +24,8 @@ void ml_chars_free(ml_chars *chars)
 
 ml_status ml_chars_append(ml_chars *chars, const void *data, size_t n_bytes, ml_error *err)
 {
-    ML_TRY(ml_grow((void **)&chars->data, &chars->capacity, chars->n + n_bytes, 1, err));
+    if (chars->capacity - chars->n < n_bytes)
+        ML_TRY(ml_grow((void **)&chars->data, &chars->capacity, chars->n + n_bytes, 1, err));
     if (n_bytes) memcpy(chars->data + chars->n, data, n_bytes);
     chars->n += n_bytes;
     return ML_OK;
