@@ -35,8 +35,8 @@ export function benchDialog(model) {
         replace(out, h("p", { class: "warning" }, error.message));
       }
       run.disabled = false;
-    } }, field("Prompt tokens", input("prompt", 64, 100000)), field("Generated tokens", input("gen", 32, 100000)),
-         field("Repeats", input("repeat", 3, 100)), run);
+    } }, field("Prompt tokens", input("prompt", 64, 1024)), field("Generated tokens", input("gen", 32, 1024)),
+         field("Repeats", input("repeat", 3, 20)), run);
     return h("div", null, form, out);
   });
 }

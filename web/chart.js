@@ -152,6 +152,10 @@ export function heatChart({ title, xLabel, yLabel, rows, rowName, columnName, lo
     svg.append(s("rect", { class: "f0", "fill-opacity": shade(to - (to - from) * i / 7), x: right + 8,
                            y: (TOP + (bottom - TOP) / 8 * i).toFixed(1), width: 10, height: ((bottom - TOP) / 8).toFixed(1) }));
   }
+  const cells = rows.flatMap((row, r) => row.map((value, c) => ({ value, at: `${yLabel} ${rowName(r)}, ${xLabel} ${columnName(c)}` })))
+    .filter((cell) => Number.isFinite(cell.value)).sort((a, b) => b.value - a.value);
+  const said = (cell) => `${number(cell.value)} at ${cell.at}`;
+  if (cells.length) svg.setAttribute("aria-description", `Highest: ${cells.slice(0, 3).map(said).join("; ")}. Lowest: ${said(cells.at(-1))}`);
   svg.append(s("text", { x: right + 22, y: TOP + 10 }, Number(to.toPrecision(3))),
              s("text", { x: right + 22, y: bottom }, Number(from.toPrecision(3))));
   return svg;

@@ -105,6 +105,12 @@ async function storeAgain(message) {
   draw();
 }
 
+// What a screen reader says of an answer when it is there: all of it.
+function spoken(answer, named) {
+  const how = answer.finish === "stopped" ? "Stopped" : answer.error ? "Failed" : "Answered";
+  return `${how}${named ? " by " + answer.model : ""}, ${answer.usage?.completion_tokens ?? answer.tokens} tokens: ${answer.content}`;
+}
+
 // Answers to a message of the user, by one model or two at once.
 async function answer(question, names) {
   const abort = new AbortController(), into = conversation; // another one may be shown before the answer ends
@@ -125,8 +131,7 @@ async function answer(question, names) {
       if (!a.content && !a.reasoning) continue;
       await keep(into, question.id, a.content, { model: a.model, meta: { ...metaOf(a, used), group } });
     }
-    const last = answers.at(-1);
-    say(last.finish === "stopped" ? "Stopped" : `Answered, ${last.usage?.completion_tokens ?? last.tokens} tokens`);
+    say(answers.reverse().map((a) => spoken(a, names.length > 1)).join(" "));
   } catch (error) {
     notice(error.message);
   }
@@ -318,7 +323,7 @@ function build(main) {
   parts.settings = h("details", { class: "side right", open: matchMedia("(min-width: 70rem)").matches });
   parts.left = h("details", { class: "side left", open: isWide() }, h("summary", null, "Conversations"),
     h("button", { type: "button", class: "new", onclick: startNew }, "New conversation"), parts.search, h("nav", { "aria-label": "Conversations" }, parts.list));
-  replace(main, h("div", { class: "chat" }, parts.left,
+  replace(main, h("h1", { class: "hidden" }, "Chat"), h("div", { class: "chat" }, parts.left,
     h("section", { class: "middle", "aria-label": "Conversation" }, parts.scroll, form,
       h("p", { class: "keys" }, parts.exports, h("span", { class: "hint" }, h("kbd", null, "Enter"), "sends, ", h("kbd", null, "Shift+Enter"), "begins a line, ", h("kbd", null, "Esc"), "stops"))),
     parts.settings));

@@ -50,7 +50,7 @@ function explanation(trace, token) {
                  token.logprob === null || token.logprob === undefined ? null : `, probability ${number(100 * Math.exp(token.logprob))} %`);
   if (!at) return [head, h("p", null, "The last token of an answer: the model wrote it and did not read it.")];
   const most = Math.max(...at.weights, 1e-9);
-  return [head, h("table", { class: "weights" }, h("thead", null, h("tr", null, h("th", null, "expert"), h("th", null, "weight"), h("th"))),
+  return [head, h("table", { class: "weights" }, h("thead", null, h("tr", null, ["expert", "weight"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col" }, h("span", { class: "hidden" }, "share")))),
     h("tbody", null, at.experts.map((e, i) => h("tr", null,
       h("td", null, h("span", { class: "swatch", style: { "--hue": hue(e).toFixed(0) } }), ` ${e}`), h("td", null, number(at.weights[i])),
       h("td", { class: "barcell" }, h("span", { class: "bar", style: { width: (100 * at.weights[i] / most).toFixed(1) + "%", "--hue": hue(e).toFixed(0) } })))))),
@@ -63,7 +63,7 @@ function tokenPanel(trace) {
   const explain = (t, token) => replace(detail, explanation(t, token));
   const box = h("div", { class: "tokens", onkeydown: moveFocus, role: "group", "aria-label": `Tokens of ${trace.model}` },
                 trace.tokens.map((token, i) => tokenNode(trace, token, i, explain)));
-  return h("section", { class: "card" }, h("h3", null, trace.model), box, detail);
+  return h("section", { class: "card" }, h("h2", null, trace.model), box, detail);
 }
 
 // ---- charts ----
@@ -89,8 +89,8 @@ function charts(trace) {
 function comparison() {
   const [a, b] = traces, c = routing.compare(a, b, layer);
   if (!c) return h("section", { class: "card" }, h("p", null, "These two have different experts or layers: they are only shown beside each other."));
-  return h("section", { class: "card" }, h("h3", null, "Compared"), h("table", null,
-    h("thead", null, h("tr", null, h("th", null), h("th", null, `layer ${a.layers[layer]}`), h("th", null, "all layers"))),
+  return h("section", { class: "card" }, h("h2", null, "Compared"), h("table", null,
+    h("thead", null, h("tr", null, h("th", { scope: "col" }, h("span", { class: "hidden" }, "Measure")), h("th", { scope: "col" }, `layer ${a.layers[layer]}`), h("th", { scope: "col" }, "all layers"))),
     h("tbody", null,
       h("tr", null, h("th", { scope: "row" }, "Tokens of the prompt with the same first expert"), h("td", null, `${number(100 * c.same)} %`), h("td", null, `${number(100 * c.sameAll)} %`)),
       h("tr", null, h("th", { scope: "row" }, "Chosen experts in common"), h("td", null, `${number(100 * c.common)} %`), h("td", null, `${number(100 * c.commonAll)} %`)),

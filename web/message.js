@@ -48,7 +48,7 @@ export function assistantMessage(conversation, message, act, chosen = true) {
   const meta = message.meta ?? {};
   const checkable = meta.seed !== undefined && meta.tokens && meta.finish !== "stopped" && meta.finish !== "error" && !meta.check;
   return h("article", { class: "message assistant" + (chosen ? "" : " aside"), "data-id": message.id },
-    h("header", null, h("span", { class: "who" }, message.model ?? "Assistant"), branches(conversation, message, act.go)),
+    h("header", null, h("h2", { class: "who" }, message.model ?? "Assistant"), branches(conversation, message, act.go)),
     reasoning(meta.reasoning),
     h("div", { class: "text" }, markdown(message.content)),
     h("footer", null, h("span", { class: "figures" }, speed(meta)), cacheBadge(meta), message.unsaved ? h("span", { class: "badge bad" }, "not stored") : null,
@@ -64,7 +64,7 @@ export function assistantMessage(conversation, message, act, chosen = true) {
 
 export function userMessage(conversation, message, act) {
   return h("article", { class: "message user", "data-id": message.id },
-    h("header", null, h("span", { class: "who" }, "You"), branches(conversation, message, act.go)),
+    h("header", null, h("h2", { class: "who" }, "You"), branches(conversation, message, act.go)),
     h("div", { class: "text raw" }, message.content),
     h("footer", null, h("span", { class: "actions" }, button("Edit", () => act.edit(message), "Change it; the former one is kept"),
                         copyButton(message.content, { class: "small" }))));
@@ -74,7 +74,7 @@ export function userMessage(conversation, message, act) {
 export function liveMessage(model) {
   const text = h("div", { class: "text" }), thoughts = h("div"), figures = h("span", { class: "figures" }, "waiting …");
   const node = h("article", { class: "message assistant live", "aria-busy": "true" },
-                 h("header", null, h("span", { class: "who" }, model)), thoughts, text, h("footer", null, figures));
+                 h("header", null, h("h2", { class: "who" }, model)), thoughts, text, h("footer", null, figures));
   let pending = null;
   node.show = (answer) => {
     if (!pending) requestAnimationFrame(() => { const a = pending; pending = null; draw(a); });

@@ -239,25 +239,37 @@ function optionTable(all) {
     h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Settings" }, h("table", null, h("thead", null, h("tr", null, h("th", { scope: "col" }, "key"), all.map((r) => h("th", { scope: "col" }, r.id)))), body)));
 }
 
+// The samples of the chosen runs, anew when one has gone on; not while somebody is at them.
+let sampled = "";
+
+async function drawSamples(always) {
+  const state = [...chosen.values()].map(({ run }) => `${run.id} ${run.step}`).join(", ");
+  if (!always && (state === sampled || parts.samples.contains(document.activeElement))) return;
+  sampled = state;
+  const all = await Promise.all([...chosen].map(async ([id, { colour }]) => (
+    { id, colour, samples: await optional(`/api/runs/${encodeURIComponent(id)}/samples`, "samples") })));
+  if (sampled === state) replace(parts.samples, samplesPanel(all));
+}
+
 let drawing = 0; // the newest drawTexts wins
 
 async function drawTexts() {
   const mine = ++drawing;
+  drawSamples(true);
   const all = await Promise.all([...chosen].map(async ([id, { colour }]) => {
-    const path = "/api/runs/" + encodeURIComponent(id);
-    const [samples, options] = await Promise.all([optional(path + "/samples", "samples"), optional(path + "/options", "options")]);
-    return { id, colour, samples, options };
+    return { id, colour, options: await optional(`/api/runs/${encodeURIComponent(id)}/options`, "options") };
   }));
   const rollouts = await Promise.all(all.map((r) => rolloutsPanel(r.id)));
   if (mine !== drawing) return;
   const configured = all.filter((r) => Object.keys(r.options).length);
-  replace(parts.texts, samplesPanel(all), rollouts, configured.length ? optionTable(configured) : null);
+  replace(parts.texts, rollouts, configured.length ? optionTable(configured) : null);
 }
 
 async function refresh() {
   runs = (await get("/api/runs")).runs;
   for (const entry of chosen.values()) entry.run = runs.find((r) => r.id === entry.run.id) ?? entry.run;
   if (!document.activeElement?.matches(".runs input:not([type])")) drawList(); // a note being written stays
+  drawSamples(false);
 }
 
 function axes() {
@@ -273,12 +285,13 @@ export const runsView = {
   async show(main, argument) {
     parts.list = h("div");
     parts.charts = h("div");
+    parts.samples = h("div");
     parts.texts = h("div");
     parts.axes = axes();
     parts.axes.hidden = true;
     parts.search = h("input", { type: "search", class: "find", placeholder: "Search runs", "aria-label": "Search runs", value: wanted, hidden: true,
       oninput: () => { wanted = parts.search.value.trim().toLowerCase(); drawList(); } });
-    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.search, parts.list, parts.axes, parts.charts, parts.texts));
+    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.search, parts.list, parts.axes, parts.charts, parts.samples, parts.texts));
     await refresh();
     const first = runs.find((r) => r.id === argument) ?? runs.find((r) => r.active) ?? runs[0];
     if (!chosen.size && first) choose(first, true);

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- tables ---- */
@@ -71,22 +72,40 @@ static ml_story_list names_of(bool she)
     return she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
 }
 
-static const ml_story_words *ends_of(bool she)
+enum { N_PART = 4 };
+
+/* What words behind the list are composed of. */
+static void get_parts(ml_story_list list, const ml_story_words *part[N_PART])
 {
-    return she ? &ml_story_ends_she : &ml_story_ends_he;
+    bool name = list == ML_STORY_NAME_HE || list == ML_STORY_NAME_SHE;
+    part[0] = name ? &ml_story_name_onsets : &ml_story_word_onsets;
+    part[1] = name ? &ml_story_name_vowels : &ml_story_word_vowels;
+    part[2] = name ? &ml_story_name_middles : &ml_story_word_middles;
+    switch (list) {
+    case ML_STORY_NAME_HE: part[3] = &ml_story_ends_he; return;
+    case ML_STORY_NAME_SHE: part[3] = &ml_story_ends_she; return;
+    case ML_STORY_KIND: part[3] = &ml_story_kind_ends; return;
+    case ML_STORY_TRAIT: part[3] = &ml_story_trait_ends; return;
+    default: assert(!"no words of this list are composed"); abort();
+    }
 }
 
-static uint32_t count_composed(const ml_story_words *ends)
+static uint32_t count_composed(ml_story_list list)
 {
-    return (uint32_t)(ml_story_onsets.n * ml_story_vowels.n * ml_story_middles.n * ends->n);
+    const ml_story_words *part[N_PART];
+    size_t n = 1;
+    get_parts(list, part);
+    for (size_t k = 0; k < N_PART; k++) n *= part[k]->n;
+    return (uint32_t)n;
 }
 
 /* Word i of the list or, behind it, a composed one. */
-static void write_word(ml_story_list list, const ml_story_words *ends, uint32_t i, char out[ML_STORY_NAME_MAX])
+static void write_word(ml_story_list list, uint32_t i, char out[ML_STORY_NAME_MAX])
 {
-    const ml_story_words *part[] = { &ml_story_onsets, &ml_story_vowels, &ml_story_middles, ends };
+    const ml_story_words *part[N_PART];
     uint32_t n = (uint32_t)ml_story_list_size(list);
-    assert(i < n + count_composed(ends));
+    get_parts(list, part);
+    assert(i < n + count_composed(list));
     *out = 0;
     if (i < n) {
         assert(strlen(ml_story_list_word(list, i)) < ML_STORY_NAME_MAX);
@@ -94,7 +113,7 @@ static void write_word(ml_story_list list, const ml_story_words *ends, uint32_t 
         return;
     }
     i -= n;
-    for (size_t k = 0; k < sizeof part / sizeof *part; k++) {
+    for (size_t k = 0; k < N_PART; k++) {
         assert(strlen(out) + strlen(part[k]->word[i % part[k]->n]) < ML_STORY_NAME_MAX);
         strcat(out, part[k]->word[i % part[k]->n]);
         i /= (uint32_t)part[k]->n;
@@ -103,29 +122,46 @@ static void write_word(ml_story_list list, const ml_story_words *ends, uint32_t 
 
 uint32_t ml_story_n_name(bool she)
 {
-    return (uint32_t)ml_story_list_size(names_of(she)) + count_composed(ends_of(she));
+    return (uint32_t)ml_story_list_size(names_of(she)) + count_composed(names_of(she));
 }
 
 void ml_story_name(bool she, uint32_t i, char out[ML_STORY_NAME_MAX])
 {
-    write_word(names_of(she), ends_of(she), i, out);
+    write_word(names_of(she), i, out);
 }
 
-static const ml_story_words *word_ends(ml_story_list list)
+uint32_t ml_story_n_word(ml_story_list list)
 {
-    assert(list == ML_STORY_KIND || list == ML_STORY_TRAIT);
-    return list == ML_STORY_KIND ? &ml_story_kind_ends : &ml_story_trait_ends;
+    return (uint32_t)ml_story_list_size(list) + count_composed(list);
 }
 
-uint16_t ml_story_n_word(ml_story_list list)
+void ml_story_word(ml_story_list list, uint32_t i, char out[ML_STORY_NAME_MAX])
 {
-    return (uint16_t)(ml_story_list_size(list) + count_composed(word_ends(list)));
+    write_word(list, i, out);
 }
 
-void ml_story_word(ml_story_list list, uint16_t i, char out[ML_STORY_NAME_MAX])
+static bool is_in_list(ml_story_list list, const char *word)
 {
-    write_word(list, word_ends(list), i, out);
-    *out = (char)tolower((unsigned char)*out);
+    for (size_t k = 0; k < ml_story_list_size(list); k++) {
+        if (strcmp(word, ml_story_list_word(list, k)) == 0) return true;
+    }
+    return false;
+}
+
+/* "marmot" and "copper" can be composed too, and may be held out. */
+static bool is_listed(ml_story_list list, uint32_t i)
+{
+    char word[ML_STORY_NAME_MAX];
+    ml_story_word(list, i, word);
+    return is_in_list(ML_STORY_KIND, word) || is_in_list(ML_STORY_TRAIT, word);
+}
+
+uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list list)
+{
+    uint32_t i, n = (uint32_t)ml_story_list_size(list);
+    do i = n + (uint32_t)ml_rng_below(rng, count_composed(list));
+    while (is_listed(list, i));
+    return i;
 }
 
 bool ml_story_name_is_held_out(bool she, uint32_t i)
@@ -137,7 +173,7 @@ uint32_t ml_story_name_draw(ml_rng *rng, bool she, bool held_out)
 {
     uint32_t i, n = (uint32_t)ml_story_list_size(names_of(she));
     if (!held_out && ml_rng_below(rng, 4) == 0) return (uint32_t)ml_rng_below(rng, n);
-    do i = n + (uint32_t)ml_rng_below(rng, count_composed(ends_of(she)));
+    do i = n + (uint32_t)ml_rng_below(rng, count_composed(names_of(she)));
     while (ml_story_name_is_held_out(she, i) != held_out);
     return i;
 }
@@ -166,19 +202,20 @@ static uint16_t pick(ml_rng *rng, size_t n)
     return (uint16_t)ml_rng_below(rng, n);
 }
 
-/* One that is not held out. */
-static uint16_t pick_drawn(ml_rng *rng, ml_story_list list, size_t first)
+/* One that is not held out; where they may be, three times in four a composed one. */
+static uint32_t pick_drawn(ml_rng *rng, ml_story_list list, size_t first, bool composed)
 {
     size_t i;
+    if (composed && ml_rng_below(rng, 4)) return ml_story_word_compose(rng, list);
     do i = first + (size_t)ml_rng_below(rng, ml_story_list_size(list) - first);
     while (ml_story_is_held_out(list, i));
-    return (uint16_t)i;
+    return (uint32_t)i;
 }
 
 /* A sixth of all characters are children. */
-static uint16_t pick_kind(ml_rng *rng)
+static uint32_t pick_kind(ml_rng *rng, bool composed)
 {
-    return ml_rng_below(rng, 6) == 0 ? 0 : pick_drawn(rng, ML_STORY_KIND, 1);
+    return ml_rng_below(rng, 6) == 0 ? 0 : pick_drawn(rng, ML_STORY_KIND, 1, composed);
 }
 
 void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
@@ -190,18 +227,18 @@ void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
     plan->hero_is_she = (uint8_t)(ml_rng_u32(&rng) & 1);
     plan->hero_name = ml_story_name_draw(&rng, plan->hero_is_she, false);
     plan->friend_name = ml_story_name_draw(&rng, !plan->hero_is_she, false);
-    plan->hero_kind = pick_kind(&rng);
-    do plan->friend_kind = pick_kind(&rng);
+    plan->announced = (uint8_t)(ml_rng_u32(&rng) & 1);
+    plan->hero_kind = pick_kind(&rng, plan->announced);
+    do plan->friend_kind = pick_kind(&rng, plan->announced);
     while (plan->friend_kind && plan->friend_kind == plan->hero_kind);
-    plan->hero_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0);
-    do plan->friend_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0);
+    plan->hero_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0, plan->announced);
+    do plan->friend_trait = pick_drawn(&rng, ML_STORY_TRAIT, 0, plan->announced);
     while (plan->friend_trait == plan->hero_trait);
     plan->grownup = pick(&rng, ml_story_grownups.n);
     plan->place = pick(&rng, ml_story_places.n);
     plan->color = pick(&rng, ml_story_colors.n);
     plan->baby = pick(&rng, ml_story_babies.n);
     plan->detail = (uint8_t)pick(&rng, ML_STORY_DETAIL_MAX + 1);
-    plan->announced = (uint8_t)(ml_rng_u32(&rng) & 1);
     plan->wording = ml_rng_u64(&rng);
 }
 
@@ -216,6 +253,7 @@ typedef struct {
     char trait[ML_STORY_NAME_MAX], friend_trait[ML_STORY_NAME_MAX];
     char *out;
     size_t n;
+    bool known, quoted; /* hero and friend have been told of; inside of quotation marks */
 } teller;
 
 static void tell(teller *t, const char *text, const char *end);
@@ -225,6 +263,7 @@ static void put(teller *t, char c)
     assert(t->n + 1 < ML_STORY_MAX); /* tests tell the longest variants */
     /* An alternative may be empty: never two blanks, and none at the start of a line. */
     if (c == ' ' && (t->n == 0 || t->out[t->n - 1] == ' ' || t->out[t->n - 1] == '\n')) return;
+    t->quoted ^= c == '"';
     t->out[t->n++] = c;
 }
 
@@ -238,7 +277,7 @@ static const char *pronoun(const char *key, bool she)
     return NULL;
 }
 
-static void write_kind(uint16_t kind, bool she, char out[ML_STORY_NAME_MAX])
+static void write_kind(uint32_t kind, bool she, char out[ML_STORY_NAME_MAX])
 {
     ml_story_word(ML_STORY_KIND, kind, out);
     if (kind == 0) strcpy(out, she ? "girl" : "boy");
@@ -281,6 +320,28 @@ static const char *value_of(const teller *t, const char *key)
     return word;
 }
 
+static bool ends_with(const teller *t, const char *end)
+{
+    size_t n = strlen(end);
+    return t->n >= n && memcmp(t->out + t->n - n, end, n) == 0;
+}
+
+/* At the start, or behind the end of a sentence and perhaps of what somebody said. */
+static bool begins_sentence(const teller *t)
+{
+    size_t n = t->n;
+    while (n && strchr(" \n\"", t->out[n - 1])) n--;
+    return n == 0 || strchr(".!?", t->out[n - 1]);
+}
+
+/* One time in four "the kind owl" stands for the name, but not where somebody calls it. */
+static bool is_described(teller *t, const char *key)
+{
+    if (strcmp(key, "N") != 0 && strcmp(key, "F") != 0) return false;
+    if (!t->known || t->quoted || ends_with(t, "named ") || ends_with(t, "called ")) return false;
+    return ml_rng_below(&t->rng, 4) == 0;
+}
+
 /* {key}, {Key} with a capital first letter, {a key} and {A key} with the article. */
 static void tell_key(teller *t, const char *text, size_t n)
 {
@@ -295,6 +356,10 @@ static void tell_key(teller *t, const char *text, size_t n)
     if (n_name > 1) key[0] = (char)tolower((unsigned char)key[0]);
     const char *value = value_of(t, key);
     assert(value); /* the templates are ours */
+    if (is_described(t, key)) {
+        value = *key == 'N' ? "the {trait} {kind}" : "the {ftrait} {fkind}";
+        capital = begins_sentence(t);
+    }
     if (article) {
         put(t, capital ? 'A' : 'a');
         if (strchr("aeiou", value[0])) put(t, 'n');
@@ -380,11 +445,15 @@ static size_t tell_beats(teller *t)
 {
     const ml_story_theme *theme = &ml_story_themes[t->plan->theme];
     t->n = 0;
+    t->known = t->quoted = false;
     if (t->plan->announced) {
         tell_beat(t, ml_story_announce);
         put(t, '\n');
     }
-    for (size_t i = 0; i < ML_STORY_N_BEAT && theme->beat[i]; i++) tell_beat(t, theme->beat[i]);
+    for (size_t i = 0; i < ML_STORY_N_BEAT && theme->beat[i]; i++) {
+        tell_beat(t, theme->beat[i]);
+        t->known = true; /* by the first beat, of every theme */
+    }
     while (t->n && t->out[t->n - 1] == ' ') t->n--;
     t->out[t->n] = 0;
     return t->n;

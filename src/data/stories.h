@@ -9,7 +9,8 @@
  *
  * Three names in four are composed ("Brenna", "Twilor"): there are so many that few come twice, and whoever tells the
  * story on has to look the name up.  Half of the stories begin with a line that says what comes in them, which they
- * then keep.  A fifth of the kinds, traits and composed names are held out: no plan that is drawn has them.
+ * then keep; three in four of their kinds and traits are composed too ("a flundish stoarock").  A fifth of the kinds
+ * and traits of the lists and of the composed names are held out: no plan that is drawn has them.
  *
  * How many stories: every telling contains, word for word, the hero's trait, kind and name, the friend's trait, kind
  * and name, the place and the subject.  Plans that differ in one of them are different texts, so the number of
@@ -51,10 +52,11 @@ const char *ml_story_list_word(ml_story_list list, size_t i);
 /* Whether word i is kept out of all plans that are drawn: kinds and traits only; a fifth of those that no plot uses. */
 bool ml_story_is_held_out(ml_story_list list, size_t i);
 
-/* Kinds and traits go on after their list with composed ones ("drannock", "flundish"): words that nobody has, to be
- * told of by plans that are made for it; none that is drawn has them. */
-uint16_t ml_story_n_word(ml_story_list kind_or_trait);
-void ml_story_word(ml_story_list kind_or_trait, uint16_t i, char out[ML_STORY_NAME_MAX]);
+/* Kinds and traits go on after their list with composed ones ("stoarock", "flundish"): words that nobody has. */
+uint32_t ml_story_n_word(ml_story_list kind_or_trait);
+void ml_story_word(ml_story_list kind_or_trait, uint32_t i, char out[ML_STORY_NAME_MAX]);
+/* A composed one that is no word of the lists of kinds and traits. */
+uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list kind_or_trait);
 
 /* Names, those of the list ML_STORY_NAME_SHE or _HE first and then composed ones, in capitals as stories write them. */
 uint32_t ml_story_n_name(bool she);
@@ -73,8 +75,8 @@ typedef struct {
     uint8_t hero_is_she;             /* the friend is then he, and the other way round */
     uint8_t announced;               /* it begins with what comes in it */
     uint32_t hero_name, friend_name; /* below ml_story_n_name of their pronoun */
-    uint16_t hero_kind, hero_trait;
-    uint16_t friend_kind, friend_trait;
+    uint32_t hero_kind, hero_trait;  /* below ml_story_n_word */
+    uint32_t friend_kind, friend_trait;
     uint16_t grownup, place, color, baby;
     uint8_t detail;   /* 0 .. ML_STORY_DETAIL_MAX: how much of what the plot can do without is told */
     uint64_t wording; /* seeds the choice among wordings */
@@ -90,8 +92,8 @@ size_t ml_story_tell(const ml_story_plan *plan, char out[ML_STORY_MAX]);
 /* Sentences end in . ! or ?, perhaps with a quotation mark, before a capital letter, a quotation mark or the end:
  * "Stop!" said Tom.  is one. */
 int ml_story_count_sentences(const char *text);
-/* Plans of one theme that can be drawn, with composed names, not counting color, baby, grown-up, detail, announcement
- * and wording. */
+/* Plans of one theme that can be drawn, with composed names but no composed kinds and traits, not counting color, baby,
+ * grown-up, detail, announcement and wording. */
 double ml_story_count_plans(size_t theme);
 
 #endif

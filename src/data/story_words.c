@@ -13,14 +13,24 @@ WORDS(ml_story_names_she, "Lily", "Mia", "Anna", "Sue", "Lucy", "Emma", "Ella", 
       "Nina", "Zoe", "Clara", "Ivy", "Poppy", "Hazel", "Tilly", "Bella", "Penny", "Jenny", "Kitty", "Maya", "Nora",
       "Olive", "Sally", "Tina", "Wendy", "Amy", "Cora", "Dora", "Fern");
 
-/* Parts of composed words and names: no two rows of parts give one word, since vowels tell them apart. */
-WORDS(ml_story_onsets, "B", "Bl", "Br", "D", "Dr", "F", "Fl", "Fr", "G", "Gl", "Gr", "J", "K", "Kl", "Kr", "L", "M",
-      "N", "Pl", "Pr", "R", "S", "Sk", "Sv", "T", "Tr", "Tw", "V", "W", "Z");
-WORDS(ml_story_vowels, "a", "e", "i", "o", "u");
-WORDS(ml_story_middles, "b", "d", "l", "ll", "lm", "ln", "m", "md", "n", "nd", "nn", "r", "rd", "rl", "rm", "rn", "rv",
-      "sl", "v", "vr");
-WORDS(ml_story_kind_ends, "ag", "el", "er", "it", "o", "ock", "ot", "ow", "ub", "ump");
-WORDS(ml_story_trait_ends, "al", "ant", "ed", "ful", "ing", "ish", "ive", "less", "some", "y");
+/* Parts of composed words and names: no two rows of parts give one word, since vowels tell them apart.  Names have
+ * their own sounds; words have most of those that English begins, holds and ends words with. */
+WORDS(ml_story_name_onsets, "B", "Bl", "Br", "D", "Dr", "F", "Fl", "Fr", "G", "Gl", "Gr", "J", "K", "Kl", "Kr", "L",
+      "M", "N", "Pl", "Pr", "R", "S", "Sk", "Sv", "T", "Tr", "Tw", "V", "W", "Z");
+WORDS(ml_story_name_vowels, "a", "e", "i", "o", "u");
+WORDS(ml_story_name_middles, "b", "d", "l", "ll", "lm", "ln", "m", "md", "n", "nd", "nn", "r", "rd", "rl", "rm", "rn",
+      "rv", "sl", "v", "vr");
+WORDS(ml_story_word_onsets, "", "b", "bl", "br", "c", "ch", "cl", "cr", "d", "dr", "f", "fl", "fr", "g", "gl", "gr",
+      "h", "j", "k", "kn", "l", "m", "n", "p", "pl", "pr", "qu", "r", "s", "sc", "sh", "sk", "sl", "sm", "sn", "sp",
+      "st", "str", "sw", "t", "th", "tr", "tw", "v", "w", "wh", "y", "z");
+WORDS(ml_story_word_vowels, "a", "ai", "au", "e", "ea", "ee", "i", "ie", "o", "oa", "oo", "ou", "u");
+WORDS(ml_story_word_middles, "b", "bb", "bl", "c", "ck", "d", "dd", "f", "ff", "g", "gg", "gl", "k", "l", "ll", "m",
+      "mb", "mm", "mp", "n", "nd", "ng", "nk", "nn", "nt", "p", "pp", "r", "rd", "rk", "rm", "rn", "rr", "rt", "s",
+      "sh", "ss", "st", "t", "th", "tt", "v", "x", "z", "zz");
+WORDS(ml_story_kind_ends, "a", "ag", "al", "an", "ant", "ar", "el", "en", "er", "et", "ie", "in", "it", "o", "ock",
+      "on", "oon", "ot", "ow", "ub", "ump", "y");
+WORDS(ml_story_trait_ends, "al", "ant", "ed", "en", "ent", "ern", "ful", "ic", "id", "ing", "ish", "ive", "less", "ous",
+      "some", "y");
 WORDS(ml_story_ends_he, "an", "ar", "ek", "in", "o", "old", "or", "us");
 WORDS(ml_story_ends_she, "a", "ea", "elle", "i", "ia", "ika", "ina", "y");
 

@@ -68,34 +68,20 @@ static void write_prompt(const ml_constraints *c, const wording *w, char out[ML_
 
 /* ---- who and what ---- */
 
-static uint16_t pick(ml_rng *rng, ml_story_list list, bool held_out)
+static uint32_t pick(ml_rng *rng, ml_story_list list, bool held_out)
 {
     size_t i;
     do i = (size_t)ml_rng_below(rng, ml_story_list_size(list));
     while (ml_story_is_held_out(list, i) != held_out);
-    return (uint16_t)i;
-}
-
-static bool is_listed(ml_story_list list, uint16_t i)
-{
-    char word[ML_STORY_NAME_MAX];
-    ml_story_word(list, i, word);
-    for (size_t k = 0; k < ml_story_list_size(list); k++) {
-        if (strcmp(word, ml_story_list_word(list, k)) == 0) return true;
-    }
-    return false;
+    return (uint32_t)i;
 }
 
 /* A word of the protagonist.  Half of those of training are composed: known words are soon told from their first
  * letters, whereas these have to be copied to the end, as those of validation have. */
-static uint16_t pick_protagonist(ml_rng *rng, ml_story_list list, ml_data_split split)
+static uint32_t pick_protagonist(ml_rng *rng, ml_story_list list, ml_data_split split)
 {
-    uint16_t i;
     if (split == ML_SPLIT_VAL || ml_rng_below(rng, 2)) return pick(rng, list, split == ML_SPLIT_VAL);
-    uint64_t n = ml_story_list_size(list);
-    do i = (uint16_t)(n + ml_rng_below(rng, ml_story_n_word(list) - n));
-    while (is_listed(list, i)); /* "marmot", which may be held out */
-    return i;
+    return ml_story_word_compose(rng, list);
 }
 
 /* A plan whose protagonist and names no training text has (validation), or of words of training. */
@@ -115,7 +101,7 @@ static void draw_plan(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 }
 
 /* "a kind owl" */
-static void describe(uint16_t trait, uint16_t kind, bool she, char out[ML_CONSTRAINT_TEXT])
+static void describe(uint32_t trait, uint32_t kind, bool she, char out[ML_CONSTRAINT_TEXT])
 {
     char adjective[ML_STORY_NAME_MAX], noun[ML_STORY_NAME_MAX];
     ml_story_word(ML_STORY_TRAIT, trait, adjective);
@@ -180,7 +166,7 @@ static ml_synth_fault find_fault(const ml_constraint_verdict *v)
 static void change_protagonist(ml_rng *rng, ml_data_split split, ml_story_plan *p)
 {
     uint64_t what = ml_rng_below(rng, 3);
-    uint16_t trait = p->hero_trait, kind = p->hero_kind;
+    uint32_t trait = p->hero_trait, kind = p->hero_kind;
     while (what != 0 && (p->hero_trait == trait || p->hero_trait == p->friend_trait)) {
         p->hero_trait = pick_protagonist(rng, ML_STORY_TRAIT, split);
     }

@@ -91,43 +91,100 @@ ml_status ml_grammar_literal(ml_grammar *g, const char *text, size_t n, ml_symbo
 
 /* ---- what can come to an end ---- */
 
-/* Whether all rules of an alternative are known to. */
-static bool ends(const ml_grammar *g, const bool *productive, int32_t alternative)
+/* Which rules can, found from those that are only bytes up: each symbol is looked at once. */
+typedef struct {
+    bool *ends;       /* [n_rule] */
+    int32_t *owner;   /* [n_alternative] its rule */
+    int32_t *missing; /* [n_alternative] how many of its symbols are rules of which it is not known */
+    int32_t *last;    /* [n_rule] rule r is named by the alternatives user[last[r - 1] .. last[r]) */
+    int32_t *user;    /* [n_symbol] */
+    int32_t *todo;    /* [n_rule] rules that can, whose users have not been told */
+    size_t n_todo;
+} endings;
+
+static ml_status alloc_endings(const ml_grammar *g, endings *e, ml_error *err)
 {
-    const ml_symbol *s = g->symbol + g->alternative[alternative].place;
-    for (; *s != ML_SYMBOL_END; s++) {
-        if (*s >= 0 && !productive[*s]) return false;
-    }
-    return true;
+    size_t n = 2 * g->n_alternative + 2 * g->n_rule + g->n_symbol;
+    *e = (endings){ .ends = ml_calloc(g->n_rule, sizeof *e->ends), .owner = ml_calloc(n, sizeof *e->owner) };
+    if (!e->ends || !e->owner) return ml_fail_memory(err, n * sizeof *e->owner, "a grammar");
+    e->missing = e->owner + g->n_alternative;
+    e->last = e->missing + g->n_alternative;
+    e->todo = e->last + g->n_rule;
+    e->user = e->todo + g->n_rule;
+    return ML_OK;
 }
 
-static bool find_more(const ml_grammar *g, bool *productive)
+static const ml_symbol *symbols_of(const ml_grammar *g, size_t alternative)
 {
-    bool more = false;
-    for (size_t r = g->n_rule; r-- > 0;) {
-        for (int32_t a = g->rule[r].first; a >= 0 && !productive[r]; a = g->alternative[a].next) {
-            if (ends(g, productive, a)) more = productive[r] = true;
+    return g->symbol + g->alternative[alternative].place;
+}
+
+/* Who names each rule: counted, summed, then filled in, which moves last[r] from the first to behind the last. */
+static void find_users(const ml_grammar *g, endings *e)
+{
+    int32_t sum = 0;
+    for (size_t a = 0; a < g->n_alternative; a++) {
+        for (const ml_symbol *s = symbols_of(g, a); *s != ML_SYMBOL_END; s++) {
+            if (*s >= 0) e->last[*s]++;
         }
     }
-    return more;
+    for (size_t r = 0; r < g->n_rule; r++) {
+        int32_t n = e->last[r];
+        e->last[r] = sum;
+        sum += n;
+    }
+    for (size_t a = 0; a < g->n_alternative; a++) {
+        for (const ml_symbol *s = symbols_of(g, a); *s != ML_SYMBOL_END; s++) {
+            if (*s < 0) continue;
+            e->user[e->last[*s]++] = (int32_t)a;
+            e->missing[a]++;
+        }
+    }
+}
+
+static void note_end(endings *e, int32_t rule)
+{
+    if (e->ends[rule]) return;
+    e->ends[rule] = true;
+    e->todo[e->n_todo++] = rule;
+}
+
+static void find_ends(const ml_grammar *g, endings *e)
+{
+    find_users(g, e);
+    for (size_t r = 0; r < g->n_rule; r++) {
+        for (int32_t a = g->rule[r].first; a >= 0; a = g->alternative[a].next) {
+            e->owner[a] = (int32_t)r;
+            if (e->missing[a] == 0) note_end(e, (int32_t)r);
+        }
+    }
+    while (e->n_todo > 0) {
+        int32_t rule = e->todo[--e->n_todo];
+        for (int32_t i = rule ? e->last[rule - 1] : 0; i < e->last[rule]; i++) {
+            if (--e->missing[e->user[i]] == 0) note_end(e, e->owner[e->user[i]]);
+        }
+    }
 }
 
 ml_status ml_grammar_prune(ml_grammar *g, ml_error *err)
 {
-    bool *productive = ml_calloc(g->n_rule, sizeof *productive);
-    if (!productive) return ml_fail_memory(err, g->n_rule, "a grammar");
-    while (find_more(g, productive)) continue;
-    for (size_t r = 0; r < g->n_rule; r++) {
-        int32_t *link = &g->rule[r].first;
-        while (*link >= 0) {
-            if (ends(g, productive, *link)) {
-                link = &g->alternative[*link].next;
-            } else {
-                *link = g->alternative[*link].next;
+    endings e;
+    ml_status status = alloc_endings(g, &e, err);
+    if (status == ML_OK) {
+        find_ends(g, &e);
+        for (size_t r = 0; r < g->n_rule; r++) {
+            int32_t *link = &g->rule[r].first;
+            while (*link >= 0) {
+                if (e.missing[*link] == 0) {
+                    link = &g->alternative[*link].next;
+                } else {
+                    *link = g->alternative[*link].next;
+                }
             }
         }
+        if (!e.ends[g->root]) status = ml_fail(err, ML_EINVAL, "no value can be what the schema asks for");
     }
-    bool any = productive[g->root];
-    ml_free(productive);
-    return any ? ML_OK : ml_fail(err, ML_EINVAL, "no value can be what the schema asks for");
+    ml_free(e.ends);
+    ml_free(e.owner);
+    return status;
 }

@@ -324,7 +324,7 @@ static ml_status flatten(ml_compiler *c, const json_t *schema, int steps, const 
     bool empty;
     *out = schema;
     if (!all && !ref) return ML_OK;
-    if (steps > MOST_STEPS) return ml_schema_refuse(c, ref ? "$ref" : "allOf", "comes back to itself");
+    if (steps >= MOST_STEPS) return ml_schema_refuse(c, ref ? "$ref" : "allOf", "comes back to itself");
     ML_TRY(ml_schema_without(c, schema, ref ? "$ref" : "allOf", &rest, &empty));
     if (!ref) return flatten_all(c, rest, all, steps + 1, out);
     ML_TRY(ml_schema_resolve(c, ref, &target));

@@ -4,6 +4,8 @@
 #include "base/memory.h"
 #include "ops/cpu/qmatmul.h"
 
+#include <string.h>
+
 typedef struct {
     ml_model *m;
     bool placing;
@@ -15,19 +17,35 @@ static bool is_repacked(const ml_tensor *t)
     return t->data && ml_dtype_is_block(t->dtype) && t->layout == ML_LAYOUT_ROWS;
 }
 
-static void repack_matrix(repack *r, ml_tensor *t)
+/* n_bytes of t, stored, become as many as `packed` at the next place of the arena, in a layout. */
+static void place(repack *r, ml_tensor *t, ml_layout layout, size_t packed)
 {
-    if (!is_repacked(t)) return;
-    int64_t n = t->dim[0], k = t->dim[1];
     if (r->placing) {
         const ml_weight_source *source = r->m->source;
-        void *panels = r->m->panels.base + r->n_bytes;
-        ml_qpack(t->dtype, t->data, n, k, panels);
-        if (source->drop) source->drop(source, t->data, (size_t)n * ml_dtype_row_bytes(t->dtype, k));
-        t->data = panels;
-        t->layout = ML_LAYOUT_PANELS;
+        int64_t n = t->dim[0], k = t->dim[1];
+        size_t n_bytes = (size_t)n * ml_dtype_row_bytes(t->dtype, k);
+        void *to = r->m->panels.base + r->n_bytes;
+        if (layout == ML_LAYOUT_PANELS) {
+            ml_qpack(t->dtype, t->data, n, k, to);
+        } else {
+            memcpy(to, t->data, n_bytes);
+        }
+        if (source->drop) source->drop(source, t->data, n_bytes);
+        t->data = to;
+        t->layout = layout;
     }
-    r->n_bytes += (ml_qpack_bytes(t->dtype, n, k) + 63) & ~(size_t)63;
+    r->n_bytes += (packed + 63) & ~(size_t)63;
+}
+
+static void repack_matrix(repack *r, ml_tensor *t)
+{
+    if (is_repacked(t)) place(r, t, ML_LAYOUT_PANELS, ml_qpack_bytes(t->dtype, t->dim[0], t->dim[1]));
+}
+
+/* As it is, but into the arena's large pages: a file's small ones cost as much as the reading. */
+static void copy_matrix(repack *r, ml_tensor *t)
+{
+    if (is_repacked(t)) place(r, t, ML_LAYOUT_ROWS, (size_t)t->dim[0] * ml_dtype_row_bytes(t->dtype, t->dim[1]));
 }
 
 static void repack_weight(repack *r, ml_tensor *t)
@@ -43,8 +61,8 @@ static void repack_weight(repack *r, ml_tensor *t)
     t->layout = t->part[0].layout;
 }
 
-/* The matrices that products read.  Not the embedding, of which single rows are picked, nor kv_b and its halves,
- * which attention reads by itself. */
+/* The matrices that products read, and kv_b or its halves, which attention reads by itself.  Not the embedding, of
+ * which single rows are picked. */
 static void walk(repack *r)
 {
     ml_model *m = r->m;
@@ -53,6 +71,9 @@ static void walk(repack *r)
         ml_tensor *weight[] = { &y->attn_in, &y->q_b,         &y->attn_out,  &y->gate_up,
                                 &y->down,    &y->expert_gate, &y->expert_up, &y->expert_down };
         for (size_t j = 0; j < sizeof weight / sizeof weight[0]; j++) repack_weight(r, weight[j]);
+        copy_matrix(r, &y->kv_b);
+        copy_matrix(r, &y->k_b);
+        copy_matrix(r, &y->v_b);
     }
     repack_weight(r, &m->head);
 }

@@ -5,6 +5,8 @@
 
 enum {
     ML_LIMIT_CONNECTION = 256,        /* open at once */
+    ML_LIMIT_SPARE = 16,              /* more, for /health and /metrics alone */
+    ML_LIMIT_SPARE_SECONDS = 2,       /* without a byte on one of those */
     ML_LIMIT_BODY = 4 << 20,          /* bytes of a request's body */
     ML_LIMIT_READ = 16 << 20,         /* bytes of a body that is too long which are read before saying so */
     ML_LIMIT_BODIES = 256 << 20,      /* bytes of all bodies being received or answered */

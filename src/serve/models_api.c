@@ -128,15 +128,22 @@ static void list_runs(ml_models *m, json_t *list)
     ml_dir_list_free(names, n);
 }
 
-ml_status ml_api_models(ml_web *h, ml_error *err)
+/* Those of the command line and the checkpoints of runs; the lock is held. */
+static json_t *list_models(ml_models *m)
 {
-    ml_models *m = h->server->models;
     json_t *list = json_array();
-    pthread_mutex_lock(&m->lock);
     for (size_t i = 0; i < m->n; i++) {
         if (m->served[i]->argument) json_array_append_new(list, ml_models_describe(m->served[i]));
     }
     list_runs(m, list);
+    return list;
+}
+
+ml_status ml_api_models(ml_web *h, ml_error *err)
+{
+    ml_models *m = h->server->models;
+    pthread_mutex_lock(&m->lock);
+    json_t *list = list_models(m);
     pthread_mutex_unlock(&m->lock);
     return ml_web_reply_json(h, 200, json_pack("{s:o}", "models", list), err);
 }
@@ -156,15 +163,28 @@ static ml_status read_id(ml_web *h, const char **id, const char **parent, ml_err
     return ml_web_refuse(h, err, 400, "id", "expected {\"id\": \"MODEL\"%s}", parent ? ", \"parent\"?: \"MODEL\"" : "");
 }
 
-/* `kind` of one that is not known any more. */
+/* What /api/models says of it; NULL: nothing. */
+static json_t *find_listed(ml_models *m, const char *id)
+{
+    json_t *list = list_models(m), *found = NULL;
+    for (size_t i = 0; i < json_array_size(list) && !found; i++) {
+        json_t *o = json_array_get(list, i);
+        if (!strcmp(json_string_value(json_object_get(o, "id")), id)) found = json_incref(o);
+    }
+    json_decref(list);
+    return found;
+}
+
+/* `kind` of one that is not there any more: a run that goes on leaves few checkpoints. */
 static ml_status reply_model(ml_web *h, const char *id, const char *kind, ml_error *err)
 {
     ml_models *m = h->server->models;
     pthread_mutex_lock(&m->lock);
-    const ml_served *s = ml_models_find(m, id);
-    json_t *o = s ? ml_models_describe(s)
-                  : json_pack("{s:s, s:s, s:s, s:s}", "id", id, "kind", kind, "state", "available", "source", "run");
+    json_t *o = find_listed(m, id);
+    const ml_served *s = o ? NULL : ml_models_find(m, id);
+    if (s) o = ml_models_describe(s);
     pthread_mutex_unlock(&m->lock);
+    if (!o) o = json_pack("{s:s, s:s, s:s, s:s}", "id", id, "kind", kind, "state", "available", "source", "run");
     return ml_web_reply_json(h, 200, o, err);
 }
 

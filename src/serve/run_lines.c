@@ -97,12 +97,29 @@ ml_status ml_api_run_metrics(ml_web *h, ml_error *err)
     return status == ML_OK ? ml_web_reply_json(h, 200, json_pack("{s:o}", "lines", lines), err) : status;
 }
 
+static json_int_t step_of(const json_t *lines, size_t i)
+{
+    return json_integer_value(json_object_get(json_array_get(lines, i), "step"));
+}
+
+/* Of more lines than `most` the first ones, and of their steps only whole ones, so that one can go on behind the last.
+ */
+static void cut_lines(json_t *lines, size_t most)
+{
+    size_t n = most;
+    if (json_array_size(lines) <= most) return;
+    while (n > 0 && step_of(lines, n - 1) == step_of(lines, most)) n--;
+    if (n == 0) n = most;
+    while (json_array_size(lines) > n) json_array_remove(lines, json_array_size(lines) - 1);
+}
+
 ml_status ml_api_run_samples(ml_web *h, ml_error *err)
 {
     tail t;
     ML_TRY(open_tail(h, "samples.jsonl", &t, err));
     json_t *lines = json_array();
-    read_lines(&t, lines, ML_LIMIT_RUN_LINE);
+    read_lines(&t, lines, ML_LIMIT_RUN_LINE + 1);
+    cut_lines(lines, ML_LIMIT_RUN_LINE);
     return ml_web_reply_json(h, 200, json_pack("{s:o}", "samples", lines), err);
 }
 

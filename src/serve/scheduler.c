@@ -49,12 +49,27 @@ static void on_end(void *arg, ml_finish finish)
     end_task(t->models, t, finish, NULL);
 }
 
+/* That a prompt is too long is said as OpenAI's clients look for it. */
+static void blame_prompt(ml_web *h, const ml_request *q, int64_t context)
+{
+    static const char *const keys[] = { "messages", "prompt", "input" };
+    if (q->n_prompt + (q->max_tokens ? 1 : 0) <= context) return;
+    h->code = "context_length_exceeded";
+    for (size_t i = sizeof keys / sizeof keys[0]; i-- > 0;) {
+        if (json_object_get(h->json, keys[i])) snprintf(h->field, sizeof h->field, "%s", keys[i]);
+    }
+}
+
 ml_status ml_scheduler_submit(ml_web *h, ml_task *t, ml_error *err)
 {
     ml_models *m = h->server->models;
     ml_served *s = t->served;
     int64_t most = s->config.n_slot + h->server->scheduler->queue;
-    ML_TRY(ml_engine_check(s->m.model, &s->config, &t->request, err));
+    ml_status status = ml_engine_check(s->m.model, &s->config, &t->request, err);
+    if (status != ML_OK) {
+        blame_prompt(h, &t->request, s->config.capacity);
+        return status;
+    }
     t->request.on_end = on_end;
     t->models = m;
     t->in_engine = false;

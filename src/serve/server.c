@@ -40,6 +40,8 @@ static ml_web *begin_request(ml_server *s, struct MHD_Connection *connection, co
     h->path = path;
     h->method = method;
     atomic_store(&h->n_holder, 1);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    h->spare = info && info->socket_context;
     const char *size = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Content-Length");
     uint64_t n = size ? strlen(size) > 18 ? UINT64_MAX : strtoull(size, NULL, 10) : 0;
     h->too_long = n > ML_LIMIT_BODY;
@@ -47,23 +49,34 @@ static ml_web *begin_request(ml_server *s, struct MHD_Connection *connection, co
     return h;
 }
 
-/* Keep what comes of a body; what is too much is read and forgotten. */
+/* Keep what comes of a body; what is too much is read and forgotten.  Room for it is taken first: other connections do
+ * the same at the same time. */
 static void take_body(ml_web *h, const char *data, size_t n)
 {
     ml_error err;
     if (h->too_long || h->no_room) return;
     if (h->body.n + n > ML_LIMIT_BODY) {
         h->too_long = true;
-    } else if (h->server->body_bytes + (int64_t)n > ML_LIMIT_BODIES ||
+    } else if (atomic_fetch_add(&h->server->body_bytes, (int64_t)n) + (int64_t)n > ML_LIMIT_BODIES ||
                ml_chars_append(&h->body, data, n, &err) != ML_OK) {
+        ml_server_forget_body(h->server, n);
         h->no_room = true;
-    } else {
-        h->server->body_bytes += (int64_t)n;
     }
+    if (!h->too_long && !h->no_room) return;
+    ml_server_forget_body(h->server, h->body.n);
+    ml_chars_free(&h->body);
+}
+
+static bool is_control(const ml_web *h)
+{
+    return !strcmp(h->path, "/health") || !strcmp(h->path, "/metrics");
 }
 
 static ml_status answer(ml_web *h, ml_error *err)
 {
+    if (h->spare && !is_control(h)) {
+        return ml_web_refuse(h, err, 503, NULL, "%d connections are open: try again later", ML_LIMIT_CONNECTION);
+    }
     if (h->too_long) {
         return ml_web_refuse(h, err, 413, NULL, "the body is longer than %d bytes", ML_LIMIT_BODY);
     }
@@ -113,6 +126,19 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **st
     *state = NULL;
 }
 
+/* Whoever holds all connections must not keep a watchman out: a few more are taken, for what a watchman asks. */
+static void on_connection(void *arg, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    ml_server *s = arg;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        atomic_fetch_sub(&s->n_connection, 1);
+    } else if (atomic_fetch_add(&s->n_connection, 1) >= ML_LIMIT_CONNECTION) {
+        *context = s; /* it is spare */
+        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)ML_LIMIT_SPARE_SECONDS);
+    }
+}
+
 static void say_nothing(void *arg, const char *format, va_list list)
 {
     (void)arg;
@@ -158,13 +184,15 @@ static ml_status listen_at(ml_server *s, const ml_server_config *c, ml_error *er
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL | MHD_USE_ERROR_LOG;
     if (address.ss_family == AF_INET6) flags |= MHD_USE_IPv6;
     errno = 0;
+    const unsigned most = ML_LIMIT_CONNECTION + ML_LIMIT_SPARE;
     s->daemon = MHD_start_daemon(flags, (uint16_t)c->port, NULL, NULL, on_request, s,            //
                                  MHD_OPTION_EXTERNAL_LOGGER, say_nothing, NULL,                  //
                                  MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address,              //
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)ML_LIMIT_CONNECTION,     //
+                                 MHD_OPTION_CONNECTION_LIMIT, most,                              //
                                  MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)ML_LIMIT_IDLE_SECONDS, //
                                  MHD_OPTION_THREAD_STACK_SIZE, (size_t)THREAD_STACK_BYTES,       //
                                  MHD_OPTION_STRICT_FOR_CLIENT, 1,                                //
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,                 //
                                  MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_END);
     if (!s->daemon) return ml_fail_errno(err, "%s port %d: cannot listen", c->host, c->port);
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_BIND_PORT);

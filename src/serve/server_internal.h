@@ -24,6 +24,7 @@ struct ml_server {
     const char *runs;
     atomic_bool stopping;
     _Atomic int64_t body_bytes;
+    atomic_int n_connection;
 };
 
 /* ---- server.c ---- */

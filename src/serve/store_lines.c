@@ -151,18 +151,26 @@ static ml_status find_metrics(ml_store *s, int64_t file, int64_t after, int64_t 
 {
     sqlite3_stmt *q;
     bool row;
-    int64_t n_line;
+    int64_t n_line, step = -1;
+    size_t begin = 0; /* of the lines of this step */
     thinning t = { .points = points };
     ML_TRY(count_steps(s, file, after, &t.n_step, &n_line, err));
     if (n_line == 0) return ML_OK;
     *place = ml_calloc((size_t)n_line, sizeof **place);
     if (!*place) return ml_fail_memory(err, (size_t)n_line * sizeof **place, "places in a log");
     ML_TRY(ml_store_prepare(s, &q, err,
-                            "SELECT is_evaluation, place FROM metric WHERE file = ?1 AND step > ?2 ORDER BY line", "ii",
-                            file, after));
+                            "SELECT is_evaluation, place, step FROM metric WHERE file = ?1 AND step > ?2 ORDER BY line",
+                            "ii", file, after));
     ml_status status;
-    while ((status = ml_store_step(s, q, &row, err)) == ML_OK && row && (int64_t)*n < most) {
-        if (keep(&t, sqlite3_column_int(q, 0) != 0)) (*place)[(*n)++] = sqlite3_column_int64(q, 1);
+    while ((status = ml_store_step(s, q, &row, err)) == ML_OK && row) {
+        if (step != sqlite3_column_int64(q, 2)) begin = *n;
+        step = sqlite3_column_int64(q, 2);
+        if (!keep(&t, sqlite3_column_int(q, 0) != 0)) continue;
+        if ((int64_t)*n == most) {
+            if (begin > 0) *n = begin; /* whole steps, so that one can go on behind the last */
+            break;
+        }
+        (*place)[(*n)++] = sqlite3_column_int64(q, 1);
     }
     sqlite3_finalize(q);
     return status;

@@ -103,6 +103,7 @@ static ml_status queue(ml_web *h, int status, struct MHD_Response *response, con
     MHD_add_response_header(response, "Cache-Control", "no-store");
     MHD_add_response_header(response, "Content-Security-Policy", ml_page_policy);
     MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
+    if (h->spare) MHD_add_response_header(response, "Connection", "close");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     h->queued = (int)MHD_queue_response(h->connection, (unsigned)status, response);
     h->replied = true;
@@ -157,8 +158,8 @@ json_t *ml_web_error_object(const ml_web *h, const ml_error *err, int *status)
     if (status) *status = code;
     json_t *message = json_string(err->message);
     if (!message) message = json_string("the request is not valid"); /* it quotes what is no UTF-8 */
-    return json_pack("{s:{s:o, s:s, s:s?, s:n}}", "error", "message", message, "type", type_of(code), "param",
-                     h->field[0] ? h->field : NULL, "code");
+    return json_pack("{s:{s:o, s:s, s:s?, s:s?}}", "error", "message", message, "type", type_of(code), "param",
+                     h->field[0] ? h->field : NULL, "code", h->code);
 }
 
 /* ---- replies that come bit by bit ---- */

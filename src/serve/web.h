@@ -26,9 +26,12 @@ typedef struct {
     ml_chars body;
     json_t *json;                         /* the parsed body */
     bool too_long, far_too_long, no_room; /* far: it is not even read */
-    /* of the failure: HTTP status (0: by ml_status) and the key it is about (may be NULL) */
+    bool spare;                           /* on a connection beyond those that are served */
+    /* of the failure: HTTP status (0: by ml_status), the key it is about ("": none), OpenAI's word for it (NULL: none)
+     */
     int status;
     char field[64];
+    const char *code;
     /* of the reply */
     bool replied;
     int queued; /* what the library said */

@@ -176,7 +176,8 @@ def check_models(ask):
     ask("GET", "/v1/models/nano/step_000010")
     ask("POST", "/api/models/switch", {"id": "nano/step_000020"})
     assert ask("POST", "/v1/chat/completions", chat("hi", max_tokens=1))["model"] == "nano/step_000020"
-    ask("POST", "/api/models/unload", {"id": "nano/step_000020"})
+    gone = ask("POST", "/api/models/unload", {"id": "nano/step_000020"})
+    assert (gone["state"], gone["run"], gone["step"]) == ("available", "nano", 20) and gone["path"].endswith("nano/step_000020")
     ask("POST", "/api/models/unload", {"id": "nano/step_000020"}, status=404)
     ask("POST", "/api/models/unload", {"id": "nano/step_000010"})
     ask("POST", "/v1/chat/completions", chat("hi", model="nano/step_000010"), status=404)

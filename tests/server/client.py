@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -158,22 +159,92 @@ def wait_until(condition, seconds=10):
     return False
 
 
-def run(module):
-    """Run the test_* functions of a module, in order; argv[1] is the program, further ones are names to run."""
-    program, names = sys.argv[1], sys.argv[2:]
-    failures = 0
-    for name, test in list(vars(module).items()):
-        if not name.startswith("test_") or (names and name not in names):
-            continue
-        work = tempfile.mkdtemp(prefix="moonlight-server-")
-        start = time.monotonic()
+class Watchman:
+    """Asks for /health all the while (with ...:); that it was answered within a second is checked at the end.  Time in
+    which this process did not run itself does not count: then the machine was busy, or stopped."""
+
+    def __init__(self, server):
+        self.server, self.over, self.slowest, self.asleep, self.failure = server, threading.Event(), 0.0, 0.0, None
+        self.threads = [threading.Thread(target=f) for f in (self.tick, self.watch)]
+
+    def tick(self):
+        last = time.monotonic()
+        while not self.over.wait(0.01):
+            now = time.monotonic()
+            self.asleep += max(0, now - last - 0.1)
+            last = now
+
+    def asleep_since(self, before):
+        time.sleep(0.05)  # so that it is known
+        return self.asleep - before
+
+    def watch(self):
+        while not self.over.is_set():
+            start, asleep = time.monotonic(), self.asleep
+            try:
+                assert self.server.get("/health", timeout=100).status in (200, 503)  # 503: without a model
+            except Exception as error:  # a test that dies in a thread must not pass
+                self.failure = self.failure or error
+            seconds = time.monotonic() - start
+            self.slowest = max(self.slowest, seconds - self.asleep_since(asleep))
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        for t in self.threads:
+            t.join()
+        if kind is None:
+            assert self.failure is None, self.failure
+            assert self.slowest < 1, "/health was answered after %.2f s" % self.slowest
+
+
+class Watched(Server):
+    """A server with a watchman."""
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.watchman = Watchman(self).__enter__()
+
+    def stop(self):
         try:
-            test(program, work)
-            print("ok   %s (%.1f s)" % (name, time.monotonic() - start), flush=True)
-        except Exception:
-            failures += 1
-            print("FAIL %s" % name, flush=True)
-            traceback.print_exc(file=sys.stdout)
+            self.watchman.__exit__(None)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-    sys.exit(1 if failures else 0)
+            status = super().stop()
+        return status
+
+
+def run_one(program, name, test):
+    """Whether it passed."""
+    work = tempfile.mkdtemp(prefix="moonlight-server-")
+    start = time.monotonic()
+    try:
+        test(program, work)
+        print("ok   %s (%.1f s)" % (name, time.monotonic() - start), flush=True)
+        return True
+    except Exception:
+        print("FAIL %s\n%s" % (name, traceback.format_exc()), flush=True)
+        return False
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def run(module, beside=()):
+    """Run the test_* functions of a module, in order, but for those of `beside`, which mostly wait and run beside the
+    others; argv[1] is the program, further ones are names to run."""
+    program, names = sys.argv[1], sys.argv[2:]
+    tests = [(n, t) for n, t in vars(module).items() if n.startswith("test_") and (not names or n in names)]
+    passed = []
+    threads = [threading.Thread(target=lambda n=n, t=t: passed.append(run_one(program, n, t)))
+               for n, t in tests if n in beside]
+    for t in threads:
+        t.start()
+    for n, t in tests:
+        if n not in beside:
+            passed.append(run_one(program, n, t))
+    for t in threads:
+        t.join()
+    sys.exit(0 if all(passed) and len(passed) == len(tests) else 1)

@@ -1,6 +1,7 @@
 """The page's Experts and Runs, and what holds everywhere (see page.py)."""
 import json, os, re, shutil, socket, subprocess, time
 
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -164,6 +165,12 @@ class Views(Page):
                 out.write(json.dumps({**step, "step": 100 + k}) + "\n")
                 out.flush()
         self.wait(lambda: points("Learning rate") == [103, 100], "the new steps")
+        with open(WORK + "/runs/one/samples.jsonl", "a") as out:
+            out.write(json.dumps({**samples[-1], "step": 103, "text": "words that came later"}) + "\n")
+        with open(WORK + "/runs/one/log.jsonl", "a") as out:
+            out.write(json.dumps({**step, "step": 104}) + "\n")
+        self.driver.execute_script("document.activeElement.blur()")
+        self.wait(lambda: any("words that came later" in c.text and "step 103" in c.text for c in self.all(".sample")), "the new sample")
         # A note is kept.
         note = self.find("tr[data-run=two] input:not([type])")
         note.send_keys("the other one", Keys.TAB)
@@ -297,17 +304,81 @@ class Views(Page):
                 self.shot(f"{theme}-{view.split('/')[0]}")
         self.driver.execute_script("delete document.documentElement.dataset.theme")
 
-    def test_every_control_has_a_name(self):
+    # ---- what a screen reader gets: the browser's own accessibility tree ----
+
+    def accessible(self):
+        """Nodes of the tree: role, name, properties, description, and what stands below."""
+        nodes = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        by_id = {n["nodeId"]: n for n in nodes}
+
+        def text(n):
+            inner = "".join(text(by_id[c]) for c in n.get("childIds", []) if c in by_id)
+            return inner or (n.get("name", {}).get("value", "") if n["role"]["value"] == "StaticText" else "")
+        return [{"role": n["role"]["value"], "name": n.get("name", {}).get("value", "").strip(), "text": text(n),
+                 "about": n.get("description", {}).get("value", ""),
+                 **{p["name"]: p["value"].get("value") for p in n.get("properties", [])}}
+                for n in nodes if not n["ignored"]]
+
+    def check_accessible(self, view):
+        nodes = self.accessible()
+        of = lambda *roles: [n for n in nodes if n["role"] in roles]
+        controls = of("button", "link", "textbox", "searchbox", "combobox", "checkbox", "slider", "spinbutton", "radio", "DisclosureTriangle")
+        self.assertGreater(len(controls), 8, view)
+        for n in controls + of("dialog", "region", "image", "img", "log", "group") + of("columnheader", "rowheader"):
+            if n["role"] not in ("group",) or n.get("focusable"):
+                self.assertTrue(n["name"], (view, n))
+        for n in of("image", "img"):
+            self.assertTrue(n["about"], (view, n))  # what a chart shows
+        self.assertEqual((len(of("banner")), len(of("main"))), (1, 1), view)
+        self.assertIn("Views", [n["name"] for n in of("navigation")])
+        levels = [n["level"] for n in of("heading")]
+        self.assertEqual((levels[0], levels.count(1)), (1, 1), (view, [(n["level"], n["name"]) for n in of("heading")]))
+        for before, after in zip(levels, levels[1:]):
+            self.assertLessEqual(after, before + 1, (view, [(n["level"], n["name"]) for n in of("heading")]))
+        live = {n["role"]: n.get("live") for n in nodes if n["role"] in ("status", "alert")}
+        self.assertEqual(live.get("status"), "polite", view)
+        return nodes
+
+    def test_what_is_said_aloud(self):
         self.start(max_tokens=8)
+        said = lambda: next(n["text"] for n in self.accessible() if n["role"] == "status")
         self.ask("The cat")
         self.wait(self.idle)
-        for view in ("chat", "experts", "runs"):
-            if view != "chat":
-                self.open(view)
-                self.wait(lambda: self.find("main input"))
-            for control in self.all("button, input, select, textarea, a"):
-                if control.is_displayed():
-                    self.assertTrue(control.accessible_name.strip(), control.get_attribute("outerHTML"))
+        answer = self.conversation()["messages"][-1]
+        self.wait(lambda: "Answered, 8 tokens" in said() or answer["meta"]["tokens"] < 8)
+        words = lambda text: re.findall(r"\w+", text)
+        self.assertEqual(words(said())[-len(words(answer["content"])):] if words(answer["content"]) else [], words(answer["content"]))
+        nodes = self.check_accessible("chat")
+        self.assertEqual([n.get("live", "off") for n in nodes if n["role"] == "log"], ["off"])  # tokens one by one would be a stammer
+        self.find("#keys").click()
+        dialog = self.wait(lambda: [n for n in self.accessible() if n["role"] == "dialog"])[0]
+        self.assertEqual((dialog["name"], dialog.get("modal")), ("Keys", True))
+        self.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        self.wait(lambda: not self.find("dialog"))
+        self.assertEqual(self.driver.switch_to.active_element.get_attribute("id"), "keys")  # where one was
+        self.open("experts")
+        self.press("Show experts")
+        self.wait(lambda: self.find(".tokens"))
+        self.check_accessible("experts")
+        self.find(".token").send_keys(Keys.ARROW_RIGHT)
+        self.wait(lambda: any(n.get("live") == "polite" and "margin" in n["text"] for n in self.accessible()))
+        self.open("runs")
+        self.wait(lambda: self.find(".sample") and self.find("figure.plot svg"))
+        nodes = self.check_accessible("runs")
+        self.assertTrue([n for n in nodes if n["role"] in ("image", "img") and "lowest" in n["about"]])
+        # With Tab alone: the first stop leads past the head, and each stop has a name and is seen.
+        self.open("chat")
+        self.wait(lambda: self.find(".settings select[name=model]").get_attribute("value"))
+        self.driver.execute_script("document.activeElement.blur()")
+        stops = []
+        for _ in range(12):
+            webdriver.ActionChains(self.driver).send_keys(Keys.TAB).perform()
+            at = self.driver.switch_to.active_element
+            self.assertTrue(at.accessible_name.strip(), at.get_attribute("outerHTML"))
+            stops.append(at.accessible_name)
+            seen = self.driver.execute_script("const s = getComputedStyle(arguments[0]); return s.outlineStyle !== 'none' || s.boxShadow !== 'none'", at)
+            self.assertTrue(seen, at.get_attribute("outerHTML"))
+        self.assertGreater(len(set(stops)), 8, stops)
 
     def test_narrow_and_dark(self):
         self.driver.set_window_size(500, 900)

@@ -403,6 +403,55 @@ static void test_large_schemas(void **state)
     json_decref(wide);
 }
 
+/* docs/limits.md: what a schema may cost and describe, to the last step and symbol. */
+static void test_bounds_of_grammars(void **state)
+{
+    (void)state;
+    ml_grammar g = { 0 };
+    assert_ok(ml_grammar_spend(&g, 49999999, &err));
+    assert_ok(ml_grammar_spend(&g, 1, &err));
+    assert_int_equal(ml_grammar_spend(&g, 1, &err), ML_EINVAL);
+    assert_non_null(strstr(err.message, "too complex"));
+    int32_t rule;
+    assert_ok(ml_grammar_rule(&g, &rule, &err));
+    for (int i = 0; i < 99999; i++) assert_ok(ml_grammar_add(&g, rule, &rule, 1, &err)); /* with its end: two */
+    assert_ok(ml_grammar_add(&g, rule, NULL, 0, &err));
+    assert_int_equal(ml_grammar_add(&g, rule, &rule, 1, &err), ML_EINVAL); /* 200,001 */
+    assert_non_null(strstr(err.message, "too much"));
+    assert_ok(ml_grammar_add(&g, rule, NULL, 0, &err));
+    assert_int_equal(ml_grammar_add(&g, rule, NULL, 0, &err), ML_EINVAL);
+    assert_ok(ml_grammar_prune(&g, &err)); /* to nothing, by way of what refers to itself */
+    ml_grammar_free(&g);
+}
+
+/* Rules that name the one before, or the one behind: found to end either way, and no step for each pair of them. */
+static void test_long_chains_end(void **state)
+{
+    (void)state;
+    for (int forward = 0; forward < 2; forward++) {
+        ml_grammar g = { 0 };
+        enum { N = 60000 };
+        int32_t rule, never, byte;
+        for (int32_t i = 0; i < N; i++) assert_ok(ml_grammar_rule(&g, &rule, &err));
+        assert_ok(ml_grammar_rule(&g, &never, &err));
+        assert_ok(ml_grammar_class(&g, "aa", 1, &byte, &err));
+        for (int32_t i = 0; i < N; i++) {
+            ml_symbol next = forward ? i + 1 : i - 1;
+            bool last = forward ? i == N - 1 : i == 0;
+            assert_ok(ml_grammar_add(&g, i, last ? &byte : &next, 1, &err));
+        }
+        assert_ok(ml_grammar_add(&g, 0, &never, 1, &err));
+        g.root = forward ? 0 : N - 1;
+        assert_ok(ml_grammar_prune(&g, &err));
+        int n_first = 0;
+        for (int32_t a = g.rule[0].first; a >= 0; a = g.alternative[a].next) n_first++;
+        assert_int_equal(n_first, 1);
+        g.root = never;
+        assert_int_equal(ml_grammar_prune(&g, &err), ML_EINVAL);
+        ml_grammar_free(&g);
+    }
+}
+
 /* ---- tokens ---- */
 
 static ml_tokenizer *open_tokenizer(void)
@@ -500,10 +549,9 @@ static void test_every_random_answer_is_valid(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_texts_and_schemas),
-        cmocka_unit_test(test_what_cannot_be_honoured_is_refused),
-        cmocka_unit_test(test_large_schemas),
-        cmocka_unit_test(test_every_random_answer_is_valid),
+        cmocka_unit_test(test_texts_and_schemas), cmocka_unit_test(test_what_cannot_be_honoured_is_refused),
+        cmocka_unit_test(test_large_schemas),     cmocka_unit_test(test_bounds_of_grammars),
+        cmocka_unit_test(test_long_chains_end),   cmocka_unit_test(test_every_random_answer_is_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,6 +79,23 @@ static bool has_article_before(const char *text, const char *article, bool vowel
     return false;
 }
 
+/* "kind owl" */
+static void describe(uint32_t trait, uint32_t kind, bool she, char out[2 * ML_STORY_NAME_MAX])
+{
+    ml_story_word(ML_STORY_TRAIT, trait, out);
+    size_t n = strlen(out);
+    out[n++] = ' ';
+    ml_story_word(ML_STORY_KIND, kind, out + n);
+    if (kind == 0) strcpy(out + n, she ? "girl" : "boy");
+}
+
+static int count_of(const char *text, const char *what)
+{
+    int n = 0;
+    for (const char *p = strstr(text, what); p; p = strstr(p + 1, what)) n++;
+    return n;
+}
+
 static void check_story(const ml_story_plan *plan, const char *text)
 {
     size_t n = strlen(text);
@@ -104,11 +121,12 @@ static void check_story(const ml_story_plan *plan, const char *text)
     int n_sentence = count_sentences(text);
     assert_int_equal(n_sentence, ml_story_count_sentences(text));
     if (n_sentence < 5 || n_sentence > 20) fail_msg("%d sentences in: %s", n_sentence, text);
-    char name[ML_STORY_NAME_MAX];
+    char name[2 * ML_STORY_NAME_MAX];
     ml_story_name(plan->hero_is_she, plan->hero_name, name);
-    int n_name = 0;
-    for (const char *p = strstr(text, name); p; p = strstr(p + 1, name)) n_name++;
-    if (n_name < 3) fail_msg("the hero %s is mentioned %d times in: %s", name, n_name, text);
+    int n_mention = count_of(text, name);
+    describe(plan->hero_trait, plan->hero_kind, plan->hero_is_she, name);
+    n_mention += count_of(text, name);
+    if (n_mention < 4) fail_msg("the hero %s is mentioned %d times in: %s", name, n_mention, text);
 }
 
 static void test_stories_are_well_formed(void **state)
@@ -144,19 +162,13 @@ static void expect_word(const char *text, const char *word)
 static void test_every_choice_of_the_plan_is_told(void **state)
 {
     (void)state;
-    char text[ML_STORY_MAX], want[128], name[ML_STORY_NAME_MAX];
+    char text[ML_STORY_MAX], want[2 * ML_STORY_NAME_MAX], name[ML_STORY_NAME_MAX];
     ml_story_plan p;
     for (uint64_t i = 0; i < 5000; i++) {
         story(11, i, &p, text);
-        const char *kind = p.hero_kind     ? ml_story_list_word(ML_STORY_KIND, p.hero_kind)
-                           : p.hero_is_she ? "girl"
-                                           : "boy";
-        const char *fkind = p.friend_kind   ? ml_story_list_word(ML_STORY_KIND, p.friend_kind)
-                            : p.hero_is_she ? "boy"
-                                            : "girl";
-        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.hero_trait), kind);
+        describe(p.hero_trait, p.hero_kind, p.hero_is_she, want);
         expect_word(text, want);
-        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.friend_trait), fkind);
+        describe(p.friend_trait, p.friend_kind, !p.hero_is_she, want);
         expect_word(text, want);
         ml_story_name(p.hero_is_she, p.hero_name, name);
         expect_word(text, name);
@@ -227,14 +239,29 @@ static void test_composed_words_are_distinct(void **state)
         size_t n = ml_story_n_word(list), first = ml_story_list_size(list);
         char(*word)[ML_STORY_NAME_MAX] = ml_alloc(n * sizeof *word);
         for (size_t i = 0; i < n; i++) {
-            ml_story_word(list, (uint16_t)i, word[i]);
+            ml_story_word(list, (uint32_t)i, word[i]);
             for (const char *p = word[i]; *p; p++) assert_true(islower((unsigned char)*p));
             if (i < first) assert_string_equal(word[i], ml_story_list_word(list, i));
         }
-        assert_true(n - first == 30000);
+        assert_true(n - first > 100000);
         qsort(word + first, n - first, sizeof *word, compare_text);
         for (size_t i = first + 1; i < n; i++) assert_string_not_equal(word[i - 1], word[i]);
         ml_free(word);
+    }
+}
+
+static void test_composed_words_are_no_listed_ones(void **state)
+{
+    (void)state;
+    char word[ML_STORY_NAME_MAX];
+    ml_rng rng = ml_rng_make(3, 0);
+    for (int k = 0; k < 20000; k++) {
+        ml_story_list of = k % 2 ? ML_STORY_KIND : ML_STORY_TRAIT;
+        ml_story_word(of, ml_story_word_compose(&rng, of), word);
+        for (ml_story_list list = ML_STORY_KIND; list <= ML_STORY_TRAIT; list++) {
+            for (size_t i = 0; i < ml_story_list_size(list); i++)
+                assert_string_not_equal(word, ml_story_list_word(list, i));
+        }
     }
 }
 
@@ -258,23 +285,49 @@ static void test_names_are_distinct(void **state)
     ml_free(name);
 }
 
-/* Three quarters of the names are composed, and what half of the stories announce is in the story that follows. */
+/* "the kind owl" in place of its name: after the first paragraph, where nobody is spoken to, with a capital letter
+ * where a sentence begins. */
+static void test_descriptions_stand_for_names(void **state)
+{
+    (void)state;
+    char text[ML_STORY_MAX], word[2 * ML_STORY_NAME_MAX], the[8 + sizeof word], The[8 + sizeof word];
+    ml_story_plan p;
+    int n_the = 0, n_The = 0;
+    for (uint64_t i = 0; i < 5000; i++) {
+        story(21, i, &p, text);
+        describe(p.hero_trait, p.hero_kind, p.hero_is_she, word);
+        snprintf(the, sizeof the, "the %s", word);
+        snprintf(The, sizeof The, "The %s", word);
+        char *rest = strchr(text, '\n');
+        if (p.announced) rest = strchr(rest + 1, '\n');
+        n_the += count_of(rest, the);
+        n_The += count_of(rest, The);
+        for (const char *at = strstr(rest, The); at; at = strstr(at + 1, The)) {
+            assert_true(at[-1] == '\n' || (at[-1] == ' ' && strchr(".!?\"", at[-2])));
+        }
+        for (const char *at = strstr(rest, the); at; at = strstr(at + 1, the)) assert_false(strchr(".!?\n", at[-2]));
+    }
+    assert_in_range(n_the + n_The, 5000, 15000); /* of four to fifteen mentions one in four */
+    assert_true(n_the > 2000 && n_The > 2000);
+}
+
+/* Three quarters of the names are composed, what half of the stories announce is in the story that follows, and of
+ * their traits three quarters are composed. */
 static void test_names_and_announcements(void **state)
 {
     (void)state;
     enum { N = 5000 };
-    char text[ML_STORY_MAX], want[64];
+    char text[ML_STORY_MAX], want[2 * ML_STORY_NAME_MAX];
     ml_story_plan p;
-    int n_composed = 0, n_announced = 0;
+    int n_composed = 0, n_announced = 0, n_composed_trait = 0;
     for (uint64_t i = 0; i < N; i++) {
         story(9, i, &p, text);
         n_composed += p.hero_name >= 32;
         n_announced += p.announced;
+        if (!p.announced) assert_true(p.hero_trait < ml_story_list_size(ML_STORY_TRAIT));
         if (!p.announced) continue;
-        snprintf(want, sizeof want, "%s %s", ml_story_list_word(ML_STORY_TRAIT, p.hero_trait),
-                 p.hero_kind     ? ml_story_list_word(ML_STORY_KIND, p.hero_kind)
-                 : p.hero_is_she ? "girl"
-                                 : "boy");
+        n_composed_trait += p.hero_trait >= ml_story_list_size(ML_STORY_TRAIT);
+        describe(p.hero_trait, p.hero_kind, p.hero_is_she, want);
         const char *rest = strchr(text, '\n');
         assert_true(contains_word(rest, want));
         text[rest - text] = 0;
@@ -282,6 +335,7 @@ static void test_names_and_announcements(void **state)
     }
     assert_in_range(n_composed, N * 3 / 4 - 150, N * 3 / 4 + 150); /* one standard deviation is 31 */
     assert_in_range(n_announced, N / 2 - 170, N / 2 + 170);        /* 35 */
+    assert_in_range(n_composed_trait, n_announced * 3 / 4 - 110, n_announced * 3 / 4 + 110); /* 22 */
 }
 
 static void assert_distinct(const char *const *word, size_t n)
@@ -404,6 +458,8 @@ int main(void)
         cmocka_unit_test(test_how_many_words_are_held_out),
         cmocka_unit_test(test_names_are_distinct),
         cmocka_unit_test(test_composed_words_are_distinct),
+        cmocka_unit_test(test_composed_words_are_no_listed_ones),
+        cmocka_unit_test(test_descriptions_stand_for_names),
         cmocka_unit_test(test_names_and_announcements),
         cmocka_unit_test(test_number_of_stories),
         cmocka_unit_test(test_arithmetic_is_right),

@@ -7,6 +7,12 @@ V_INLINE vi v_dot(vi sum, vi code, vi x)
 {
     return _mm256_dpbusd_avx_epi32(sum, code, x);
 }
+V_INLINE vi v_dot_four(vi sum, vi code, const int8_t *x)
+{
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+    return v_dot(sum, code, v_set1(four));
+}
 V_INLINE vi v_mul(vi a, vi b)
 {
     return _mm256_mullo_epi32(a, b);

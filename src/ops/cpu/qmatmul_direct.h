@@ -1,9 +1,9 @@
 /* One or two tokens, the types that matter most: codes go from the stored words straight into the products, without
  * being written down between.  For instruction sets with a byte dot product; the including file defines before
- *   v_dot(sum, code, x)   sum + the sum of four products of bytes
- *   v_mul(a, b)           int32
- *   v_halves(p)           LANES fp16 at p
- *   v_low_halves(words)   the fp16 in the low half of each word
+ *   v_dot_four(sum, code, x)   sum + the sum of four products of bytes, with the four at x in every lane
+ *   v_mul(a, b)                int32
+ *   v_halves(p)                LANES fp16 at p
+ *   v_low_halves(words)        the fp16 in the low half of each word
  * Vectors of rows are taken one after the other, with few values alive at a time: x is so small that reading it again
  * costs less than keeping it.
  * The integers are those of qmatmul_body.h, so the bits are too. */
@@ -23,30 +23,37 @@ Q_INLINE vf half_vector(const uint16_t *half, int v)
     return v_halves(half + v * LANES);
 }
 
-Q_INLINE vi four_of_x(const ml_q_tile *x, int t, int at)
-{
-    int32_t four;
-    memcpy(&four, x->q[t] + at, sizeof four);
-    return v_set1(four);
-}
-
 /* The sums of two 16s, to be broadcast. */
 Q_INLINE vi sums_of_x(const ml_q_tile *x, int t, int pair)
 {
     return v_set1(pair_at(x->sum[t] + 2 * pair));
 }
 
-/* Asks for the line that lies `ahead` of a word, when its first vector is read.  One line between products: asked
- * for in bursts, most of it is dropped by the hardware. */
-Q_INLINE void ask_for_line(q_words word, int v, int i, int64_t ahead)
+/* Where what lies `ahead` of a word is: an address that the compiler knows nothing about, or it would keep a register
+ * for every line. */
+Q_INLINE const char *place_ahead(q_words word, int64_t ahead)
 {
-    if (v == 0) ask_for(word + i, 1, ahead);
+    const char *at = (const char *)word + ahead;
+    __asm__("" : "+r"(at));
+    return at;
 }
 
-Q_INLINE void add_to_y(int t, int v, vf d, const ml_q_tile *x, vi sum, float *acc)
+/* Asks for line i there, when the first vector of a word is read.  One line between products, and just where this
+ * stands: asked for in bursts, as compilers like to place them, most of it is dropped by the hardware. */
+Q_INLINE void ask_for_line(const char *ahead, int v, int i)
 {
-    float *y = acc + (t * PANEL_VEC + v) * LANES;
-    vf_store(y, vf_fma(vf_mul(d, vf_set1(x->d[t][0])), v_to_float(sum), vf_load(y)));
+    if (v) return;
+#if defined(__x86_64__)
+    __asm__ volatile("prefetcht0 %0" : : "m"(ahead[64 * i]));
+#else
+    __builtin_prefetch(ahead + 64 * i);
+#endif
+}
+
+/* d [LANES] times the whole sums of a unit. */
+Q_INLINE vf add_unit(vf sum, vf d, const ml_q_tile *x, int t, vi whole)
+{
+    return vf_fma(vf_mul(d, vf_set1(x->d[t][0])), v_to_float(whole), sum);
 }
 
 Q_INLINE vi scale_at(q_vu packed, int s)
@@ -63,10 +70,30 @@ Q_INLINE vi add_minima(const ml_q_tile *x, int t, int sub, q_vu minima, vi tot)
     return v_add_pairs(tot, (vi)odd, v_set1(pair[1]));
 }
 
-/* Four-bit codes, or with `fifth` five-bit ones, whose fifth bits are the bits of words 4 .. 11. */
-Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, int64_t ahead, const ml_q_tile *x, float *acc)
+/* Sums of a panel, in registers from unit to unit: [token][vector] */
+typedef vf panel_sums[ML_Q_MAX_DIRECT][PANEL_VEC];
+
+Q_INLINE void load_sums(int n_token, const float *acc, vf (*sum)[PANEL_VEC])
+{
+    for (int t = 0; t < n_token; t++) {
+        for (int v = 0; v < PANEL_VEC; v++) sum[t][v] = vf_load(acc + (t * PANEL_VEC + v) * LANES);
+    }
+}
+
+Q_INLINE void store_sums(int n_token, vf (*sum)[PANEL_VEC], float *acc)
+{
+    for (int t = 0; t < n_token; t++) {
+        for (int v = 0; v < PANEL_VEC; v++) vf_store(acc + (t * PANEL_VEC + v) * LANES, sum[t][v]);
+    }
+}
+
+/* Four-bit codes, or with `fifth` five-bit ones, whose fifth bits are the bits of words 4 .. 11.  Four-bit codes in
+ * high halves of bytes are multiplied there, and the sums, 16 times too large, shifted. */
+Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, const char *ahead, const ml_q_tile *x,
+                           vf (*y)[PANEL_VEC])
 {
     const int first = fifth ? 12 : 4;
+    const bool in_place = !fifth && !SIGNED_WIDE;
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VEC; v++) {
         q_vu dm = word_vector(word, 0, v), a = word_vector(word, 1, v), b = word_vector(word, 2, v);
@@ -78,11 +105,12 @@ Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, int64_t ahead,
 #pragma GCC unroll 4
         for (int g = 0; g < 4; g++) {
             vi low[ML_Q_MAX_DIRECT], high[ML_Q_MAX_DIRECT];
-            for (int i = 0; i < first / 4; i++) ask_for_line(word, v, first / 4 * g + i, ahead);
+            for (int i = 0; i < first / 4; i++) ask_for_line(ahead, v, first / 4 * g + i);
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {
-                ask_for_line(word, v, first + 8 * g + i, ahead);
-                q_vu w = word_vector(word, first + 8 * g + i, v), even = bytes_of(w, 15), odd = bytes_of(w >> 4, 15);
+                ask_for_line(ahead, v, first + 8 * g + i);
+                q_vu w = word_vector(word, first + 8 * g + i, v), even = bytes_of(w, 15);
+                q_vu odd = in_place ? bytes_of(w, 240) : bytes_of(w >> 4, 15);
                 if (fifth) {
                     q_vu bits = word_vector(word, 4 + i, v);
                     even |= bytes_of(g < 2 ? bits << (4 - 2 * g) : bits >> (2 * g - 4), 16);
@@ -90,41 +118,41 @@ Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, int64_t ahead,
                 }
 #pragma GCC unroll 2
                 for (int t = 0; t < n_token; t++) {
-                    low[t] = v_dot(i ? low[t] : v_zero(), (vi)even, four_of_x(x, t, 64 * g + 4 * i));
-                    high[t] = v_dot(i ? high[t] : v_zero(), (vi)odd, four_of_x(x, t, 64 * g + 32 + 4 * i));
+                    low[t] = v_dot_four(i ? low[t] : v_zero(), (vi)even, x->q[t] + 64 * g + 4 * i);
+                    high[t] = v_dot_four(i ? high[t] : v_zero(), (vi)odd, x->q[t] + 64 * g + 32 + 4 * i);
                 }
             }
             for (int t = 0; t < n_token; t++) {
                 vi sum = v_mul(low[t], scale_at(scales[g / 2], 2 * g % 4));
+                if (in_place) high[t] = (vi)((q_vi)high[t] >> 4);
                 tot[t] = v_add(tot[t], v_add(sum, v_mul(high[t], scale_at(scales[g / 2], 2 * g % 4 + 1))));
             }
         }
         vf d = v_low_halves(dm), m = v_low_halves(dm >> 16 ^ 0x8000u);
         for (int t = 0; t < n_token; t++) {
             vi least = add_minima(x, t, 4, minima[1], add_minima(x, t, 0, minima[0], v_zero()));
-            add_to_y(t, v, d, x, tot[t], acc);
-            add_to_y(t, v, m, x, least, acc);
+            y[t][v] = add_unit(add_unit(y[t][v], d, x, t, tot[t]), m, x, t, least);
         }
     }
 }
 
-Q_INLINE void direct_q4_k(int n_token, q_words word, const uint16_t *half, int64_t ahead, const ml_q_tile *x,
-                          float *acc)
+Q_INLINE void direct_q4_k(int n_token, q_words word, const uint16_t *half, const char *ahead, const ml_q_tile *x,
+                          vf (*y)[PANEL_VEC])
 {
     (void)half;
-    direct_pairs(n_token, false, word, ahead, x, acc);
+    direct_pairs(n_token, false, word, ahead, x, y);
 }
 
-Q_INLINE void direct_q5_k(int n_token, q_words word, const uint16_t *half, int64_t ahead, const ml_q_tile *x,
-                          float *acc)
+Q_INLINE void direct_q5_k(int n_token, q_words word, const uint16_t *half, const char *ahead, const ml_q_tile *x,
+                          vf (*y)[PANEL_VEC])
 {
     (void)half;
-    direct_pairs(n_token, true, word, ahead, x, acc);
+    direct_pairs(n_token, true, word, ahead, x, y);
 }
 
 /* Elements 128 h + 32 j + 16 part .. + 15, for j < 4: one 16-element sub-block each, whose sum begins with what the
  * codes' zero of 32 takes away. */
-Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word, int64_t ahead, const ml_q_tile *x,
+Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word, const char *ahead, const ml_q_tile *x,
                                vi *tot)
 {
     const int first = 4 + 24 * h + 12 * part; /* of the words: see ml_q_format */
@@ -137,7 +165,7 @@ Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         int at = 4 * part + i;
-        for (int j = 0; j < 3; j++) ask_for_line(word, v, first + 3 * i + j, ahead);
+        for (int j = 0; j < 3; j++) ask_for_line(ahead, v, first + 3 * i + j);
         q_vu a = word_vector(word, first + 3 * i, v), b = word_vector(word, first + 3 * i + 1, v);
         q_vu high = word_vector(word, first + 3 * i + 2, v);
         q_vu code[4] = { bytes_of(a, 15) | bytes_of(high << 4, 48), bytes_of(b, 15) | bytes_of(high << 2, 48),
@@ -146,7 +174,7 @@ Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word
         for (int j = 0; j < 4; j++) {
 #pragma GCC unroll 2
             for (int t = 0; t < n_token; t++) {
-                sum[j][t] = v_dot(sum[j][t], (vi)code[j], four_of_x(x, t, 128 * h + 32 * j + 4 * at));
+                sum[j][t] = v_dot_four(sum[j][t], (vi)code[j], x->q[t] + 128 * h + 32 * j + 4 * at);
             }
         }
     }
@@ -158,8 +186,8 @@ Q_INLINE void direct_q6_k_part(int n_token, int h, int part, int v, q_words word
     }
 }
 
-Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, int64_t ahead, const ml_q_tile *x,
-                          float *acc)
+Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, const char *ahead, const ml_q_tile *x,
+                          vf (*y)[PANEL_VEC])
 {
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VEC; v++) {
@@ -168,12 +196,12 @@ Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, int64
         for (int h = 0; h < 2; h++) {
 #pragma GCC unroll 2
             for (int part = 0; part < 2; part++) {
-                ask_for_line(word, v, 2 * h + part, ahead);
+                ask_for_line(ahead, v, 2 * h + part);
                 direct_q6_k_part(n_token, h, part, v, word, ahead, x, tot);
             }
         }
-        ask_for_line(word, v, 52, ahead); /* the halves */
-        for (int t = 0; t < n_token; t++) add_to_y(t, v, half_vector(half, v), x, tot[t], acc);
+        ask_for_line(ahead, v, 52); /* the halves */
+        for (int t = 0; t < n_token; t++) y[t][v] = add_unit(y[t][v], half_vector(half, v), x, t, tot[t]);
     }
 }
 
@@ -226,13 +254,12 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
                             const ml_q_tile *x, float *acc)
 {
     const vi one = v_set1(0x00010001), minus_zero = v_set1(-zero * 0x10000 + (-zero & 0xffff));
-    vf sum[ML_Q_MAX_DIRECT][PANEL_VEC];
-    for (int t = 0; t < n_token; t++) {
-        for (int v = 0; v < PANEL_VEC; v++) sum[t][v] = vf_load(acc + (t * PANEL_VEC + v) * LANES);
-    }
+    panel_sums sum;
+    load_sums(n_token, acc, sum);
     for (int64_t u = 0; u < n_unit; u++) {
         q_words word = (const void *)((const char *)first + (size_t)u * unit_bytes);
         const uint16_t *half = (const void *)((const char *)first_half + (size_t)u * unit_bytes);
+        const char *next = place_ahead(word, ahead);
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VEC; v++) {
             q_vu code[8], dm = has_min ? word_vector(word, 0, v) : (q_vu){ 0 };
@@ -244,10 +271,10 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
                 if (!has_min) tot = v_add_pairs(tot, minus_zero, pair);
 #pragma GCC unroll 8
                 for (int i = 0; i < 8; i++) {
-                    if (t == 0 && i < n_line) ask_for_line(word, v, i, ahead);
-                    tot = v_dot(tot, (vi)code[i], four_of_x(x, t, (int)(32 * u) + 4 * i));
+                    if (t == 0 && i < n_line) ask_for_line(next, v, i);
+                    tot = v_dot_four(tot, (vi)code[i], x->q[t] + 32 * u + 4 * i);
                 }
-                if (t == 0 && n_line > 8) ask_for_line(word, v, 8, ahead);
+                if (t == 0 && n_line > 8) ask_for_line(next, v, 8);
                 sum[t][v] = vf_fma(vf_mul(d, dx), v_to_float(tot), sum[t][v]);
                 if (!has_min) continue;
                 vf low = v_to_float(v_add_pairs(v_zero(), one, pair));
@@ -255,9 +282,7 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
             }
         }
     }
-    for (int t = 0; t < n_token; t++) {
-        for (int v = 0; v < PANEL_VEC; v++) vf_store(acc + (t * PANEL_VEC + v) * LANES, sum[t][v]);
-    }
+    store_sums(n_token, sum, acc);
 }
 
 #define DIRECT_BLOCKS(type, n, zero, has_min, n_line)                                                                  \
@@ -282,8 +307,10 @@ DIRECT_BLOCKS(q5_1, 2, 0, true, 6)
                            const ml_q_tile *x, float *acc)                                                             \
     {                                                                                                                  \
         ml_q_tile at = *x;                                                                                             \
+        panel_sums sum;                                                                                                \
+        load_sums(n, acc, sum);                                                                                        \
         for (int64_t u = 0; u < n_unit; u++) {                                                                         \
-            direct_##type(n, word, half, ahead, &at, acc);                                                             \
+            direct_##type(n, word, half, place_ahead(word, ahead), &at, sum);                                          \
             word = (const void *)((const char *)word + unit_bytes);                                                    \
             half = (const void *)((const char *)half + unit_bytes);                                                    \
             for (int t = 0; t < n; t++) {                                                                              \
@@ -293,6 +320,7 @@ DIRECT_BLOCKS(q5_1, 2, 0, true, 6)
                 at.d[t]++;                                                                                             \
             }                                                                                                          \
         }                                                                                                              \
+        store_sums(n, sum, acc);                                                                                       \
     }
 DIRECT_SUPER(q4_k, 1)
 DIRECT_SUPER(q4_k, 2)

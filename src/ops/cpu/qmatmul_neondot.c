@@ -58,6 +58,12 @@ V_INLINE vi v_dot(vi sum, vi code, vi x)
 {
     return vdotq_s32(sum, vreinterpretq_s8_s32(code), vreinterpretq_s8_s32(x));
 }
+V_INLINE vi v_dot_four(vi sum, vi code, const int8_t *x)
+{
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+    return v_dot(sum, code, v_set1(four));
+}
 V_INLINE vi v_mul(vi a, vi b)
 {
     return vmulq_s32(a, b);
