@@ -2,7 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/json.h"
-#include "infer/ends.h"
+#include "format/ends.h"
 #include "token/chat_json.h"
 #include "token/scan.h"
 

@@ -286,14 +286,40 @@ static ml_status read_roles(reader *r, ml_error *err)
     return ML_OK;
 }
 
-/* End of turn, end of message: each ends an answer. */
+static ml_status add_end(reader *r, int32_t id, ml_error *err)
+{
+    size_t n;
+    const int32_t *ends = ml_tokenizer_ends(r->t, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (ends[i] == id) return ML_OK;
+    }
+    return ml_tokenizer_put_end(r->t, id, err);
+}
+
+/* End of turn, end of message, and a list of our own: each ends an answer. */
 static ml_status read_ends(reader *r, ml_error *err)
 {
+    enum { MOST_ENDS = 1024 };
     static const char *const keys[] = { KEY("eot_token_id"), KEY("eom_token_id") };
+    const ml_gguf_value *list;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int32_t id;
         ML_TRY(get_id(r, keys[i], &id, err));
-        if (id >= 0) ML_TRY(ml_tokenizer_put_end(r->t, id, err));
+        if (id >= 0) ML_TRY(add_end(r, id, err));
+    }
+    if (!ml_gguf_find_key(r->g, END_IDS_KEY)) return ML_OK;
+    ML_TRY(ml_gguf_get_array(r->g, END_IDS_KEY, ML_GGUF_I32, &list, err));
+    if (list->n > MOST_ENDS) {
+        return ml_fail(err, ML_EFORMAT, "%.300s: key " END_IDS_KEY ": expected at most %d ids, found %zu",
+                       ml_gguf_path(r->g), MOST_ENDS, list->n);
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        int64_t id = ml_gguf_integer(list, i);
+        if (id < 0 || id >= (int64_t)r->tokens->n) {
+            return ml_fail(err, ML_EFORMAT, "%.300s: key " END_IDS_KEY ": expected ids below %zu, found %lld",
+                           ml_gguf_path(r->g), r->tokens->n, (long long)id);
+        }
+        ML_TRY(add_end(r, (int32_t)id, err));
     }
     return ML_OK;
 }

@@ -1,5 +1,6 @@
 /* Tokenizers into GGUF. */
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "format/gguf_tokenizer.h"
 #include "format/gguf_vocab.h"
 #include "token/bytemap.h"
@@ -125,13 +126,21 @@ static ml_status put_role(ml_gguf_writer *w, const char *key, int32_t id, ml_err
     return id < 0 ? ML_OK : ml_gguf_writer_set_u32(w, key, (uint32_t)id, err);
 }
 
+/* Two have keys that others read; where there are more, all are kept in a key of our own. */
 static ml_status put_ends(ml_gguf_writer *w, const ml_tokenizer *t, ml_error *err)
 {
     static const char *const keys[] = { KEY("eot_token_id"), KEY("eom_token_id") };
+    enum { N_KEY = sizeof keys / sizeof *keys };
     size_t n;
     const int32_t *ends = ml_tokenizer_ends(t, &n);
-    for (size_t i = 0; i < n && i < sizeof keys / sizeof *keys; i++) ML_TRY(put_role(w, keys[i], ends[i], err));
-    return ML_OK;
+    for (size_t i = 0; i < n && i < N_KEY; i++) ML_TRY(put_role(w, keys[i], ends[i], err));
+    if (n <= N_KEY) return ML_OK;
+    uint8_t *bytes = ml_alloc(4 * n);
+    if (!bytes) return ml_fail_memory(err, 4 * n, "the ids that end an answer");
+    for (size_t i = 0; i < n; i++) ml_store_u32(bytes + 4 * i, (uint32_t)ends[i]);
+    ml_status status = ml_gguf_writer_set_array(w, END_IDS_KEY, ML_GGUF_I32, bytes, n, err);
+    ml_free(bytes);
+    return status;
 }
 
 ml_status ml_gguf_put_tokenizer(ml_gguf_writer *w, const ml_tokenizer *t, int64_t n_vocab, ml_error *err)

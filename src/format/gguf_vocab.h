@@ -7,6 +7,7 @@
 #define KEY(name) "tokenizer.ggml." name
 #define CHAT_TEMPLATE_KEY "tokenizer.chat_template"
 #define CHAT_FORMAT_KEY "moonlight.chat_format" /* our own: a name of token/chat.h */
+#define END_IDS_KEY "moonlight.end_token_ids"   /* our own: int32 ids, each of which ends an answer */
 
 /* Numbers of tokenizer.ggml.token_type. */
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };

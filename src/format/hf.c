@@ -172,7 +172,20 @@ static ml_status save_weights(saving *s, ml_manifest *manifest, ml_error *err)
     return status == ML_OK ? ml_st_writer_end(s->writer, err) : status;
 }
 
-static ml_status save_generation_config(const ml_config *c, ml_manifest *manifest, ml_error *err)
+/* Several ends are a list, the configuration's first. */
+static void put_ends(json_t *j, const ml_config *c, const int32_t *end, size_t n_end)
+{
+    json_t *list = json_array();
+    if (c->eos_token_id >= 0) json_array_append_new(list, json_integer(c->eos_token_id));
+    for (size_t i = 0; i < n_end; i++) {
+        if (end[i] != c->eos_token_id) json_array_append_new(list, json_integer(end[i]));
+    }
+    if (json_array_size(list) > 1) json_object_set(j, "eos_token_id", list);
+    json_decref(list);
+}
+
+static ml_status save_generation_config(const ml_config *c, const int32_t *end, size_t n_end, ml_manifest *manifest,
+                                        ml_error *err)
 {
     json_t *j = json_object();
     const struct {
@@ -184,6 +197,7 @@ static ml_status save_generation_config(const ml_config *c, ml_manifest *manifes
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
         if (ids[i].id >= 0) json_object_set_new(j, ids[i].key, json_integer(ids[i].id));
     }
+    put_ends(j, c, end, n_end);
     ml_status status = ml_manifest_put_json(manifest, "generation_config.json", j, err);
     json_decref(j);
     return status;
@@ -217,7 +231,7 @@ static ml_status save(saving *s, const char *summary, ml_dtype dtype, ml_manifes
     s->class_name = ml_config_class_name(&s->m->config);
     ML_TRY(ml_path_join(path, ml_manifest_folder(manifest), "config.json", err));
     ML_TRY(ml_config_save(&s->m->config, dtype, path, err));
-    ML_TRY(save_generation_config(&s->m->config, manifest, err));
+    ML_TRY(save_generation_config(&s->m->config, s->x ? s->x->end : NULL, s->x ? s->x->n_end : 0, manifest, err));
     ML_TRY(save_card(s->m, summary, manifest, err));
     ML_TRY(ml_st_writer_begin(&s->writer, manifest, "model.safetensors", MAX_SHARD_BYTES, err));
     ml_status status = save_weights(s, manifest, err);

@@ -28,6 +28,8 @@ ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_
 /* The same of weights that lie elsewhere, one after the other. */
 typedef struct {
     const ml_config *config;
+    const int32_t *end; /* [n_end] ids that end an answer; 0: the configuration's alone */
+    size_t n_end;
     const ml_weight_source *source; /* as a Hugging Face folder has them */
     bool keep;                      /* each weight in the type it has in the source (bf16 for blocks); else as dtype */
     ml_dtype dtype;

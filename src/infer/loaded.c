@@ -3,7 +3,7 @@
 #include "base/alloc.h"
 #include "base/memory.h"
 #include "format/source.h"
-#include "infer/ends.h"
+#include "format/ends.h"
 
 #include <string.h>
 

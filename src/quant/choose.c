@@ -154,23 +154,28 @@ static ml_dtype choose_in_mix(const struct ml_quant_mix *mix, ml_weight_class cl
     return mix->medium && decides && has_more_bits(t->layer, t->n_layer) ? ML_Q6_K : mix->base;
 }
 
-static bool matches(const ml_quant_rule *rule, ml_weight_class class, const ml_quant_tensor *t)
+/* A glob such as * means what can be chosen; naming a norm does not make it choosable. */
+static bool is_fixed(ml_weight_class class)
 {
-    return !fnmatch(rule->glob, t->ours, 0) || !fnmatch(rule->glob, t->theirs, 0) ||
-           !fnmatch(rule->glob, ml_weight_class_name(class), 0);
+    return class == ML_CLASS_NORM || class == ML_CLASS_BIAS || class == ML_CLASS_ROUTER || class == ML_CLASS_ROPE;
+}
+
+bool ml_quant_rule_matches(const ml_quant_rule *rule, const ml_quant_tensor *t)
+{
+    ml_weight_class class = ml_weight_class_of(t->ours);
+    return !is_fixed(class) && (!fnmatch(rule->glob, t->ours, 0) || !fnmatch(rule->glob, t->theirs, 0) ||
+                                !fnmatch(rule->glob, ml_weight_class_name(class), 0));
 }
 
 ml_status ml_quant_choose(const ml_quant_plan *plan, const ml_quant_tensor *t, ml_dtype *out, ml_error *err)
 {
     ml_weight_class class = ml_weight_class_of(t->ours);
-    bool fixed = class == ML_CLASS_NORM || class == ML_CLASS_BIAS || class == ML_CLASS_ROUTER || class == ML_CLASS_ROPE;
     const ml_quant_rule *rule = NULL;
     for (size_t i = 0; i < plan->n_rule; i++) {
-        if (matches(&plan->rule[i], class, t)) rule = &plan->rule[i];
+        if (ml_quant_rule_matches(&plan->rule[i], t)) rule = &plan->rule[i];
     }
     *out = ML_F32;
-    /* A glob such as * means what can be chosen; naming a norm does not make it choosable. */
-    if (fixed) return ML_OK;
+    if (is_fixed(class)) return ML_OK;
     if (!rule) {
         *out = fall_back(plan->mix ? choose_in_mix(plan->mix, class, t) : t->stored, t->n_col);
         return ML_OK;

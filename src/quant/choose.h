@@ -80,6 +80,9 @@ uint32_t ml_quant_file_type(ml_dtype dtype);
 /* From "GLOB=TYPE"; ML_EINVAL says what is wrong with it. */
 ml_status ml_quant_rule_parse(const char *text, ml_quant_rule *out, ml_error *err);
 
+/* Whether a rule's glob meets a tensor whose type can be chosen, by its names or its class. */
+bool ml_quant_rule_matches(const ml_quant_rule *rule, const ml_quant_tensor *t);
+
 /* ML_EINVAL when a rule's type does not fit the rows.  Rules do not reach norms, biases and routers. */
 ml_status ml_quant_choose(const ml_quant_plan *plan, const ml_quant_tensor *t, ml_dtype *out, ml_error *err);
 

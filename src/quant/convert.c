@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
+#include "format/ends.h"
 #include "format/gguf_config.h"
 #include "format/gguf_source.h"
 #include "format/hf.h"
@@ -15,6 +16,7 @@
 #include "quant/hf_copy.h"
 #include "quant/hf_view.h"
 #include "quant/merged_source.h"
+#include "token/build.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -28,6 +30,7 @@ typedef struct {
     ml_weight_source *source;
     const ml_gguf *file;     /* of the source, when it is one */
     ml_tokenizer *tokenizer; /* NULL: there is none */
+    ml_ids ends;             /* what ends an answer, with the model's own tokenizer */
     ml_importance importance;
 } job;
 
@@ -43,8 +46,9 @@ static ml_status open_tokenizer(job *j, ml_error *err)
     /* A model without a tokenizer is converted as well. */
     if (ml_tokenizer_open(inside ? from : folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
         j->tokenizer = NULL;
+        return ML_OK;
     }
-    return ML_OK;
+    return ml_model_ends(inside ? from : folder, &j->config, j->tokenizer, &j->ends, err);
 }
 
 /* The last layer and its last expert are there, before lists of as many as the configuration says are made. */
@@ -254,6 +258,22 @@ static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error 
     return status;
 }
 
+/* What ends an answer is said of the tokenizer there. */
+static ml_status give_ends(job *j, ml_error *err)
+{
+    size_t n;
+    const int32_t *known = j->tokenizer ? ml_tokenizer_ends(j->tokenizer, &n) : NULL;
+    for (size_t i = 0; j->tokenizer && i < j->ends.n; i++) {
+        int32_t id = j->ends.id[i];
+        bool has = id == ml_tokenizer_eos(j->tokenizer);
+        for (size_t k = 0; k < n && !has; k++) has = known[k] == id;
+        if (has) continue;
+        ML_TRY(ml_tokenizer_put_end(j->tokenizer, id, err));
+        known = ml_tokenizer_ends(j->tokenizer, &n);
+    }
+    return ML_OK;
+}
+
 static ml_status write_gguf(job *j, ml_error *err)
 {
     bool pair_rows;
@@ -273,6 +293,7 @@ static ml_status write_gguf(job *j, ml_error *err)
                          .finished = finished,
                          .arg = j,
                          .progress = show };
+    ML_TRY(give_ends(j, err));
     ML_TRY(ml_gguf_arch_for(&j->config, &x.arch, &pair_rows, err));
     bool split = j->config.attention == ML_ATTENTION_MLA && j->source->has(j->source, kv_b);
     ML_TRY(ml_gguf_layout_make(&j->config, x.arch, pair_rows, split, &layout, err));
@@ -297,9 +318,14 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
         ml_hf_copy copy = { .folder = j->x->from, .keep = keep, .dtype = dtype, .progress = show, .arg = j };
         return ml_hf_copy_write(&copy, manifest, &j->report->n_bytes, err);
     }
-    ml_hf_export x = {
-        .config = &j->config, .source = j->source, .keep = keep, .dtype = dtype, .progress = show, .arg = j
-    };
+    ml_hf_export x = { .config = &j->config,
+                       .end = j->ends.id,
+                       .n_end = j->ends.n,
+                       .source = j->source,
+                       .keep = keep,
+                       .dtype = dtype,
+                       .progress = show,
+                       .arg = j };
     ML_TRY(ml_hf_export_write(&x, manifest, err));
     return j->tokenizer ? ml_tokenizer_save(j->tokenizer, ml_manifest_folder(manifest), err) : ML_OK;
 }
@@ -357,6 +383,7 @@ ml_status ml_convert_model(const ml_convert *x, ml_convert_report *report, ml_er
     if (status == ML_OK) report->n_params = ml_model_count(&j.config).total;
     ml_importance_free(&j.importance);
     ml_tokenizer_free(j.tokenizer);
+    ml_ids_free(&j.ends);
     if (j.source) j.source->free(j.source);
     return status;
 }

@@ -9,6 +9,7 @@
 #include "tensor/blocks.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -27,22 +28,58 @@ typedef struct {
     size_t bytes_size;
 } job;
 
+static void describe(const job *j, const ml_gguf_entry *e, char ours[ML_GGUF_OUR_NAME_MAX], ml_quant_tensor *out)
+{
+    ml_gguf_entry_part_name(e, 0, ours);
+    *out =
+        (ml_quant_tensor){ .ours = ours,
+                           .theirs = e->name,
+                           .layer = e->layer,
+                           .n_layer = j->x->config->num_hidden_layers,
+                           .n_col = e->cols,
+                           .is_head = j->x->config->tie_word_embeddings && !strcmp(ours, "model.embed_tokens.weight") };
+}
+
+/* A rule that changes nothing is a mistake in its name. */
+static ml_status check_rules(const job *j, ml_error *err)
+{
+    const ml_gguf_layout *layout = j->x->layout;
+    for (size_t r = 0; r < j->x->plan.n_rule; r++) {
+        const ml_quant_rule *rule = &j->x->plan.rule[r];
+        bool found = false, has[ML_N_CLASS] = { false };
+        for (size_t i = 0; i < layout->n; i++) {
+            char ours[ML_GGUF_OUR_NAME_MAX];
+            ml_quant_tensor t;
+            const ml_quant_rule any = { .glob = "*" };
+            describe(j, &layout->entry[i], ours, &t);
+            found = found || ml_quant_rule_matches(rule, &t);
+            if (ml_quant_rule_matches(&any, &t)) has[ml_weight_class_of(ours)] = true;
+        }
+        if (found) continue;
+        char names[400] = "";
+        for (size_t c = 0, n = 0; c < ML_N_CLASS && n < sizeof names; c++) {
+            if (has[c])
+                n += (size_t)snprintf(names + n, sizeof names - n, ", %s", ml_weight_class_name((ml_weight_class)c));
+        }
+        return ml_fail(err, ML_EINVAL,
+                       "rule \"%s=%s\" matches nothing: expected the name of a tensor, such as %s, or one of %s",
+                       rule->glob, ml_dtype_name(rule->dtype), layout->n ? layout->entry[0].name : "none",
+                       names[0] ? names + 2 : "no class");
+    }
+    return ML_OK;
+}
+
 static ml_status choose_types(job *j, ml_error *err)
 {
     const ml_gguf_layout *layout = j->x->layout;
     j->dtype = ml_alloc(layout->n * sizeof *j->dtype);
     if (!j->dtype) return ml_fail_memory(err, layout->n * sizeof *j->dtype, "types of tensors");
+    ML_TRY(check_rules(j, err));
     for (size_t i = 0; i < layout->n; i++) {
         const ml_gguf_entry *e = &layout->entry[i];
         char ours[ML_GGUF_OUR_NAME_MAX];
-        ml_gguf_entry_part_name(e, 0, ours);
-        bool is_head = j->x->config->tie_word_embeddings && !strcmp(ours, "model.embed_tokens.weight");
-        ml_quant_tensor t = { .ours = ours,
-                              .theirs = e->name,
-                              .layer = e->layer,
-                              .n_layer = j->x->config->num_hidden_layers,
-                              .n_col = e->cols,
-                              .is_head = is_head };
+        ml_quant_tensor t;
+        describe(j, e, ours, &t);
         if (!j->x->plan.mix) ML_TRY(j->x->type_of(j->x->arg, e, &t.stored, err));
         ML_TRY(ml_quant_choose(&j->x->plan, &t, &j->dtype[i], err));
         j->total += (uint64_t)(e->n_part * e->rows) * ml_dtype_row_bytes(j->dtype[i], e->cols);

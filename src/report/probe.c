@@ -1,7 +1,7 @@
 #include "report/probe.h"
 
 #include "base/alloc.h"
-#include "infer/ends.h"
+#include "format/ends.h"
 #include "infer/generate.h"
 #include "infer/runner.h"
 

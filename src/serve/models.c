@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "format/run.h"
-#include "infer/ends.h"
+#include "format/ends.h"
 #include "infer/open.h"
 #include "model/kv_cache.h"
 #include "serve/limits.h"

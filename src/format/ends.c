@@ -1,4 +1,4 @@
-#include "infer/ends.h"
+#include "format/ends.h"
 
 #include "base/file.h"
 #include "base/json.h"
