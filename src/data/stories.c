@@ -148,20 +148,44 @@ static bool is_in_list(ml_story_list list, const char *word)
     return false;
 }
 
-/* "marmot" and "copper" can be composed too, and may be held out. */
+/* "marmot", "copper" and "red" can be composed too: the first two may be held out, the third forbidden. */
 static bool is_listed(ml_story_list list, uint32_t i)
 {
     char word[ML_STORY_NAME_MAX];
     ml_story_word(list, i, word);
-    return is_in_list(ML_STORY_KIND, word) || is_in_list(ML_STORY_TRAIT, word);
+    for (ml_story_list other = ML_STORY_KIND; other < ML_STORY_N_LIST; other++) {
+        if (is_in_list(other, word)) return true;
+    }
+    return false;
 }
 
 uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list list)
 {
-    uint32_t i, n = (uint32_t)ml_story_list_size(list);
-    do i = n + (uint32_t)ml_rng_below(rng, count_composed(list));
-    while (is_listed(list, i));
+    const ml_story_words *part[N_PART];
+    uint32_t i, n = (uint32_t)ml_story_list_size(list), n_begin = count_composed(list);
+    get_parts(list, part);
+    n_begin /= (uint32_t)part[N_PART - 1]->n;
+    do {
+        bool ends = ml_rng_below(rng, 4) > 0;
+        i = n + (uint32_t)ml_rng_below(rng, ends ? count_composed(list) : n_begin);
+    } while (is_listed(list, i));
     return i;
+}
+
+uint32_t ml_story_word_vary(ml_rng *rng, ml_story_list list, uint32_t i)
+{
+    const ml_story_words *part[N_PART];
+    uint32_t first = (uint32_t)ml_story_list_size(list), other;
+    get_parts(list, part);
+    assert(i >= first);
+    do {
+        uint32_t step = 1; /* from one word to that with the next part */
+        size_t k = (size_t)ml_rng_below(rng, N_PART);
+        for (size_t j = 0; j < k; j++) step *= (uint32_t)part[j]->n;
+        uint32_t now = (i - first) / step % (uint32_t)part[k]->n;
+        other = i - now * step + (uint32_t)ml_rng_below(rng, part[k]->n) * step;
+    } while (other == i || is_listed(list, other));
+    return other;
 }
 
 bool ml_story_name_is_held_out(bool she, uint32_t i)

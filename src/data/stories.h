@@ -55,8 +55,10 @@ bool ml_story_is_held_out(ml_story_list list, size_t i);
 /* Kinds and traits go on after their list with composed ones ("stoarock", "flundish"): words that nobody has. */
 uint32_t ml_story_n_word(ml_story_list kind_or_trait);
 void ml_story_word(ml_story_list kind_or_trait, uint32_t i, char out[ML_STORY_NAME_MAX]);
-/* A composed one that is no word of the lists of kinds and traits. */
+/* A composed one that is no word of a list.  One in four has no ending, so that length tells nothing. */
 uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list kind_or_trait);
+/* A composed one that differs in one part from i, which is composed. */
+uint32_t ml_story_word_vary(ml_rng *rng, ml_story_list kind_or_trait, uint32_t i);
 
 /* Names, those of the list ML_STORY_NAME_SHE or _HE first and then composed ones, in capitals as stories write them. */
 uint32_t ml_story_n_name(bool she);

@@ -24,13 +24,17 @@ WORDS(ml_story_word_onsets, "", "b", "bl", "br", "c", "ch", "cl", "cr", "d", "dr
       "h", "j", "k", "kn", "l", "m", "n", "p", "pl", "pr", "qu", "r", "s", "sc", "sh", "sk", "sl", "sm", "sn", "sp",
       "st", "str", "sw", "t", "th", "tr", "tw", "v", "w", "wh", "y", "z");
 WORDS(ml_story_word_vowels, "a", "ai", "au", "e", "ea", "ee", "i", "ie", "o", "oa", "oo", "ou", "u");
-WORDS(ml_story_word_middles, "b", "bb", "bl", "c", "ck", "d", "dd", "f", "ff", "g", "gg", "gl", "k", "l", "ll", "m",
-      "mb", "mm", "mp", "n", "nd", "ng", "nk", "nn", "nt", "p", "pp", "r", "rd", "rk", "rm", "rn", "rr", "rt", "s",
+WORDS(ml_story_word_middles, "b", "bb", "bl", "c", "cc", "ck", "d", "dd", "f", "ff", "g", "gg", "gl", "k", "l", "ll",
+      "m", "mb", "mm", "mp", "n", "nd", "ng", "nk", "nn", "nt", "p", "pp", "r", "rd", "rk", "rm", "rn", "rr", "rt", "s",
       "sh", "ss", "st", "t", "th", "tt", "v", "x", "z", "zz");
-WORDS(ml_story_kind_ends, "a", "ag", "al", "an", "ant", "ar", "el", "en", "er", "et", "ie", "in", "it", "o", "ock",
-      "on", "oon", "ot", "ow", "ub", "ump", "y");
-WORDS(ml_story_trait_ends, "al", "ant", "ed", "en", "ent", "ern", "ful", "ic", "id", "ing", "ish", "ive", "less", "ous",
-      "some", "y");
+WORDS(ml_story_kind_ends, "", "a", "ag", "al", "an", "ant", "ar", "el", "en", "er", "et", "ie", "in", "it", "o", "ock",
+      "on", "oon", "ot", "ow", "ub", "ump", "y", "abel", "ander", "angle", "arrow", "asket", "avin", "ember", "entle",
+      "errin", "estin", "ibber", "icken", "iddle", "igan", "illow", "inger", "ipper", "ister", "odil", "ollin", "omble",
+      "oodle", "opard", "orney", "ossum", "ottle", "ubbin", "uffin", "ulture", "umper", "unkin");
+WORDS(ml_story_trait_ends, "", "al", "ant", "ed", "en", "ent", "ern", "ful", "ic", "id", "ing", "ish", "ive", "less",
+      "ous", "some", "y", "able", "aded", "ained", "ambly", "ander", "antic", "arry", "astic", "ative", "elled",
+      "ember", "ental", "erous", "espy", "etic", "ible", "idle", "ified", "iling", "imous", "ingle", "inous", "istic",
+      "oder", "olden", "onial", "ooming", "orful", "oring", "ubble", "uling", "umbly", "unding", "urous");
 WORDS(ml_story_ends_he, "an", "ar", "ek", "in", "o", "old", "or", "us");
 WORDS(ml_story_ends_she, "a", "ea", "elle", "i", "ia", "ika", "ina", "y");
 

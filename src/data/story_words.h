@@ -11,7 +11,7 @@ typedef struct {
 
 extern const ml_story_words ml_story_names_he, ml_story_names_she, ml_story_kinds, ml_story_traits, ml_story_grownups,
     ml_story_places, ml_story_colors, ml_story_babies;
-/* A composed name, kind or trait is onset, vowel, middle and ending. */
+/* A composed name, kind or trait is onset, vowel, middle and ending; the first ending of kinds and traits is none. */
 extern const ml_story_words ml_story_name_onsets, ml_story_name_vowels, ml_story_name_middles, ml_story_ends_he,
     ml_story_ends_she;
 extern const ml_story_words ml_story_word_onsets, ml_story_word_vowels, ml_story_word_middles, ml_story_kind_ends,

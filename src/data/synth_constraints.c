@@ -161,6 +161,15 @@ static ml_synth_fault find_fault(const ml_constraint_verdict *v)
     return v->sentences ? ML_SYNTH_KEPT : ML_SYNTH_SENTENCES;
 }
 
+/* Half of the composed words become one that is spelled almost the same, and half of the others another of the list: as
+ * many are composed as before. */
+static uint32_t pick_other(ml_rng *rng, ml_story_list list, ml_data_split split, uint32_t word)
+{
+    if (ml_rng_below(rng, 2)) return pick_protagonist(rng, list, split);
+    return word >= ml_story_list_size(list) ? ml_story_word_vary(rng, list, word)
+                                            : pick(rng, list, split == ML_SPLIT_VAL);
+}
+
 /* Another trait, another kind, or both, of the words of the split: which of two is right must not show without the
  * prompt. */
 static void change_protagonist(ml_rng *rng, ml_data_split split, ml_story_plan *p)
@@ -168,10 +177,10 @@ static void change_protagonist(ml_rng *rng, ml_data_split split, ml_story_plan *
     uint64_t what = ml_rng_below(rng, 3);
     uint32_t trait = p->hero_trait, kind = p->hero_kind;
     while (what != 0 && (p->hero_trait == trait || p->hero_trait == p->friend_trait)) {
-        p->hero_trait = pick_protagonist(rng, ML_STORY_TRAIT, split);
+        p->hero_trait = pick_other(rng, ML_STORY_TRAIT, split, trait);
     }
     while (what != 1 && (p->hero_kind == kind || p->hero_kind == p->friend_kind)) {
-        p->hero_kind = pick_protagonist(rng, ML_STORY_KIND, split);
+        p->hero_kind = pick_other(rng, ML_STORY_KIND, split, kind);
     }
 }
 

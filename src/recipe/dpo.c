@@ -86,7 +86,8 @@ static ml_status prepare(ml_recipe_run *r, ml_error *err)
     ml_dpo_config config = {
         .feed = { .batch = p->n_pair, .seq = t->seq, .seed = t->seed, .eval_rows = ml_options_int(r->o, "eval.rows") },
         .beta = ml_options_real(r->o, "dpo.beta"),
-        .loss = strcmp(ml_options_text(r->o, "dpo.loss"), "ipo") ? ML_DPO_SIGMOID : ML_DPO_IPO
+        .loss = strcmp(ml_options_text(r->o, "dpo.loss"), "ipo") ? ML_DPO_SIGMOID : ML_DPO_IPO,
+        .chosen = ml_options_real(r->o, "dpo.chosen")
     };
     drop_stage(p); /* of an attempt that failed later on */
     ML_TRY(ml_dpo_make(p->tuning.rows, &config, &p->stage, err));

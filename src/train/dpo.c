@@ -46,6 +46,13 @@ double ml_dpo_pair_loss(ml_dpo_loss loss, double beta, double difference, double
     return m > 0 ? log1p(exp(-m)) : log1p(exp(m)) - m; /* -log sigmoid(m), for any m */
 }
 
+static int64_t count_answer(const ml_batch *b, int64_t s)
+{
+    int64_t n = 0;
+    for (int32_t i = b->seq[s]; i < b->seq[s + 1]; i++) n += b->target[i] >= 0;
+    return n;
+}
+
 static double sum_logp(const ml_batch *b, int64_t s, const float *logp)
 {
     double sum = 0;
@@ -70,13 +77,16 @@ static void loss(void *self, const ml_batch *b, const float *logp, double weight
         const pair_logp *ref = &d->reference[seed ? ML_SPLIT_TRAIN : ML_SPLIT_VAL][b->row[s]];
         double chosen = sum_logp(b, s, logp), rejected = sum_logp(b, s + 1, logp), slope;
         *sum += ml_dpo_pair_loss(d->config.loss, beta, chosen - rejected, ref->chosen - ref->rejected, &slope);
+        int64_t n = count_answer(b, s);
+        double per_token = n ? d->config.chosen / (double)n : 0;
+        *sum -= per_token * chosen;
         double r_chosen = beta * (chosen - ref->chosen), r_rejected = beta * (rejected - ref->rejected);
         d->seen.n_pair++;
         d->seen.n_right += r_chosen > r_rejected;
         d->seen.chosen += r_chosen;
         d->seen.rejected += r_rejected;
         if (!seed) continue;
-        put_seed(b, s, (float)(weight * slope), seed);
+        put_seed(b, s, (float)(weight * (slope - per_token)), seed);
         put_seed(b, s + 1, (float)(-weight * slope), seed);
     }
 }

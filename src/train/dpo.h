@@ -6,9 +6,11 @@
  *   sigmoid     loss = -log sigmoid(m)
  *   ipo         loss = (m / beta - 1 / (2 beta))^2                    (Azar et al., arXiv:2310.12036, eq. 17)
  *
- * averaged over pairs.  Before the first step policy and reference are equal, m is 0 and the sigmoid loss log 2.
- * Figures of a step and of an evaluation: reward_accuracy (share of pairs with m > 0), reward_margin (mean m),
- * reward_chosen, reward_rejected (mean rewards).
+ * averaged over pairs.  `chosen` adds so many times the mean -log p of a token of the chosen answer (Pang et al.,
+ * arXiv:2404.19733, eq. 2): a margin can also grow while both answers become less likely, and this holds the chosen
+ * one. Before the first step policy and reference are equal, m is 0 and the sigmoid loss log 2. Figures of a step and
+ * of an evaluation: reward_accuracy (share of pairs with m > 0), reward_margin (mean m), reward_chosen, reward_rejected
+ * (mean rewards).
  *
  * The reference is either asked once about every pair (cached), or along each batch (live); the numbers are the same
  * but for rounding.  Where an adapter is trained, the reference is the model without it. */
@@ -25,6 +27,7 @@ typedef struct {
     ml_row_feed_config feed; /* batch: pairs, two sequences each */
     double beta;
     ml_dpo_loss loss;
+    double chosen; /* weight of the chosen answer's cross-entropy; 0: none */
 } ml_dpo_config;
 
 typedef struct ml_dpo ml_dpo;

@@ -369,6 +369,67 @@ static void test_reference_is_cached(void **state)
     ml_rows_free(rows);
 }
 
+/* The loss of a batch for log-probabilities of our making. */
+static double loss_of(const ml_stage *stage, const ml_batch *b, const float *logp, float *seed)
+{
+    double sum = 0;
+    stage->loss(stage->self, b, logp, 0.5, seed, &sum);
+    return sum;
+}
+
+/* The term of the chosen answer: its value by hand, and every slope by finite differences. */
+static void test_dpo_keeps_the_chosen_answer(void **state)
+{
+    (void)state;
+    enum { MOST = 1024 };
+    static float logp[MOST], seed[MOST];
+    ml_rows *rows;
+    ml_dpo *d, *plain;
+    ml_batch b;
+    ml_model *reference = make_model("ref.");
+    assert_ok(ml_rows_open(pairs, &rows, &err));
+    ml_dpo_config c = { .feed = { .batch = n_pair, .seq = 20, .seed = 1 }, .beta = beta };
+    assert_ok(ml_dpo_make(rows, &c, &plain, &err));
+    c.chosen = 0.7;
+    assert_ok(ml_dpo_make(rows, &c, &d, &err));
+    assert_ok(ml_dpo_use_live_reference(plain, reference, &err));
+    assert_ok(ml_dpo_use_live_reference(d, reference, &err));
+    const ml_stage *stage = ml_dpo_stage(d);
+    assert_ok(ml_batch_init(&b, 2 * n_pair * 20, 2 * n_pair, &err));
+    assert_ok(ml_dpo_stage(plain)->next(plain, &b, &err));
+    assert_ok(stage->next(d, &b, &err)); /* the same pairs */
+    assert_true(b.n_token <= MOST);
+    for (int64_t i = 0; i < b.n_token; i++) logp[i] = -0.25f * (float)(1 + i % 7);
+    double wanted = loss_of(ml_dpo_stage(plain), &b, logp, seed);
+    for (int64_t s = 0; s < b.n_seq; s += 2) {
+        double sum = 0, n = 0;
+        for (int32_t i = b.seq[s]; i < b.seq[s + 1]; i++) {
+            if (b.target[i] < 0) continue;
+            sum += (double)logp[i];
+            n++;
+        }
+        wanted -= 0.7 * sum / n;
+    }
+    memset(seed, 0, sizeof seed);
+    assert_true(fabs(loss_of(stage, &b, logp, seed) - wanted) < 1e-12 * fabs(wanted));
+    for (int64_t i = 0; i < b.n_token; i++) {
+        static float scratch[MOST];
+        float at = logp[i], h = 0x1p-7f; /* exact, and the error of the difference h^2 */
+        logp[i] = at + h;
+        double above = loss_of(stage, &b, logp, scratch);
+        logp[i] = at - h;
+        double slope = (above - loss_of(stage, &b, logp, scratch)) / (2 * (double)h);
+        logp[i] = at;
+        assert_true(fabs(0.5 * slope - (double)seed[i]) < 1e-4);
+        if (b.target[i] < 0) assert_true(seed[i] == 0);
+    }
+    ml_batch_free(&b);
+    ml_dpo_free(d);
+    ml_dpo_free(plain);
+    ml_model_free(reference);
+    ml_rows_free(rows);
+}
+
 /* Far out the loss neither overflows nor loses its slope. */
 static void test_extreme_margins(void **state)
 {
@@ -389,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_dpo),
         cmocka_unit_test(test_dpo_begins_at_log_2),
         cmocka_unit_test(test_reference_is_cached),
+        cmocka_unit_test(test_dpo_keeps_the_chosen_answer),
         cmocka_unit_test(test_extreme_margins),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -258,11 +258,35 @@ static void test_composed_words_are_no_listed_ones(void **state)
     for (int k = 0; k < 20000; k++) {
         ml_story_list of = k % 2 ? ML_STORY_KIND : ML_STORY_TRAIT;
         ml_story_word(of, ml_story_word_compose(&rng, of), word);
-        for (ml_story_list list = ML_STORY_KIND; list <= ML_STORY_TRAIT; list++) {
+        for (ml_story_list list = ML_STORY_KIND; list < ML_STORY_N_LIST; list++) {
             for (size_t i = 0; i < ml_story_list_size(list); i++)
                 assert_string_not_equal(word, ml_story_list_word(list, i));
         }
     }
+}
+
+/* One part, so that all before or all behind it is as it was; and not always the same part. */
+static void test_words_vary_in_one_part(void **state)
+{
+    (void)state;
+    char word[ML_STORY_NAME_MAX], other[ML_STORY_NAME_MAX];
+    ml_rng rng = ml_rng_make(4, 0);
+    int n_begin = 0, n_end = 0;
+    for (int k = 0; k < 20000; k++) {
+        ml_story_list list = k % 2 ? ML_STORY_KIND : ML_STORY_TRAIT;
+        uint32_t i = ml_story_word_compose(&rng, list), j = ml_story_word_vary(&rng, list, i);
+        assert_true(j != i && j >= ml_story_list_size(list) && j < ml_story_n_word(list));
+        ml_story_word(list, i, word);
+        ml_story_word(list, j, other);
+        assert_string_not_equal(word, other);
+        size_t n = strlen(word), m = strlen(other), same = 0, same_end = 0;
+        while (word[same] && word[same] == other[same]) same++;
+        while (same_end < n && same_end < m && word[n - 1 - same_end] == other[m - 1 - same_end]) same_end++;
+        assert_true(same > 0 || same_end > 0);
+        n_begin += same == 0;
+        n_end += same_end == 0;
+    }
+    assert_true(n_begin > 1000 && n_end > 1000);
 }
 
 /* No two composed names are one, and none could be of both. */
@@ -459,6 +483,7 @@ int main(void)
         cmocka_unit_test(test_names_are_distinct),
         cmocka_unit_test(test_composed_words_are_distinct),
         cmocka_unit_test(test_composed_words_are_no_listed_ones),
+        cmocka_unit_test(test_words_vary_in_one_part),
         cmocka_unit_test(test_descriptions_stand_for_names),
         cmocka_unit_test(test_names_and_announcements),
         cmocka_unit_test(test_number_of_stories),
