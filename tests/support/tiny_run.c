@@ -46,6 +46,22 @@ ml_config test_model_config(test_model which)
     return c;
 }
 
+ml_model *test_model_round_to_bf16(ml_model *from)
+{
+    ml_model *m;
+    int n_bf16 = 0;
+    assert_ok(ml_model_make(&from->config, ML_BF16, false, &m, &err));
+    assert_int_equal(m->n_weight, from->n_weight);
+    for (size_t i = 0; i < m->n_weight; i++) {
+        ml_weight *w = &m->weight[i];
+        ml_convert_from_f32(w->dtype, from->weight[i].data, w->data, ml_weight_count(w));
+        n_bf16 += w->dtype == ML_BF16;
+    }
+    assert_true(n_bf16 > 0);
+    ml_model_free(from);
+    return m;
+}
+
 /* ---- the stage ---- */
 
 static ml_status add_sequence(const test_stage *s, uint64_t stream, int64_t index, ml_batch *out, ml_error *error)

@@ -17,6 +17,8 @@ typedef enum {
 
 /* Two layers of width 32; all auxiliary losses off. */
 ml_config test_model_config(test_model which);
+/* A model of fp32 weights -> the same with its matrices rounded to bf16; the given one is freed. */
+ml_model *test_model_round_to_bf16(ml_model *from);
 
 /* Sequence number i is a function of (seed, i) alone: ragged, learnable, some of its targets masked. */
 typedef struct {

@@ -38,8 +38,9 @@ static void test_answers_do_not_depend_on_the_crowd(void **state)
     (void)state;
     /* slots, prompt tokens of a pass, tokens of the cache (0: all), threads */
     static const int64_t settings[][4] = { { 1, 512, 0, 1 }, { 3, 7, 0, 1 }, { 8, 64, 0, 2 }, { 8, 512, 150, 1 } };
-    for (int which = 0; which < TEST_N_MODEL; which++) {
-        ml_model *m = test_model_make_sharp((test_model)which, MAX_PROMPT + MAX_ANSWER);
+    for (int which = 0; which < 2 * TEST_N_MODEL; which++) { /* the second time with bf16 weights */
+        ml_model *m = test_model_make_sharp((test_model)(which % TEST_N_MODEL), MAX_PROMPT + MAX_ANSWER);
+        if (which >= TEST_N_MODEL) m = test_model_round_to_bf16(m);
         test_question q[N_REQUEST], alone[N_REQUEST];
         make_questions(q);
         for (int i = 0; i < N_REQUEST; i++) test_question_answer_alone(m, &q[i], &alone[i]);

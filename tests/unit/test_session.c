@@ -158,6 +158,51 @@ static void test_prompts_in_chunks_of_1_7_64_512(void **state)
     }
 }
 
+/* The prompt in chunks, then tokens generated greedily: logits after the prompt and after the last of them. */
+static void answer_in_chunks(ml_model *m, const int32_t *id, int64_t n, int64_t chunk, int n_answer, int32_t *answer,
+                             float (*logits)[TEST_VOCAB])
+{
+    ml_session *s;
+    assert_ok(ml_session_make(m, n + n_answer, true, &s, &err));
+    for (int64_t i = 0; i < n; i += chunk) {
+        assert_ok(ml_session_append(s, id + i, n - i < chunk ? n - i : chunk, &err));
+    }
+    memcpy(logits[0], ml_session_logits(s), sizeof logits[0]);
+    for (int i = 0; i < n_answer; i++) {
+        const float *y = ml_session_logits(s);
+        answer[i] = 0;
+        for (int32_t t = 1; t < TEST_VOCAB; t++) answer[i] = y[t] > y[answer[i]] ? t : answer[i];
+        assert_ok(ml_session_append_generated(s, answer[i], &err));
+    }
+    memcpy(logits[1], ml_session_logits(s), sizeof logits[1]);
+    ml_session_free(s);
+}
+
+/* Products with bf16 weights have kernels of their own for one token, few and many: the same bits from all of them. */
+static void test_bf16_weights_in_chunks_of_1_7_64_512(void **state)
+{
+    (void)state;
+    enum { N = 600, ANSWER = 12 };
+    static const int64_t chunks[] = { 1, 7, 64, 512 };
+    int32_t id[N], answer[ANSWER], first_answer[ANSWER];
+    for (int which = 0; which < TEST_N_MODEL; which++) {
+        ml_config config = test_model_config((test_model)which);
+        config.max_position_embeddings = N + ANSWER;
+        ml_model *m = test_model_round_to_bf16(make_model(config));
+        for (int i = 0; i < N; i++) id[i] = tokens[i % 97];
+        float first[2][TEST_VOCAB], logits[2][TEST_VOCAB];
+        for (size_t k = 0; k < 2 * sizeof chunks / sizeof chunks[0]; k++) {
+            ml_thread_set_count(k < 4 ? 1 : 2);
+            answer_in_chunks(m, id, N, chunks[k % 4], ANSWER, k ? answer : first_answer, k ? logits : first);
+            if (k == 0) continue;
+            assert_memory_equal(logits, first, sizeof first);
+            assert_memory_equal(answer, first_answer, sizeof answer);
+        }
+        ml_thread_set_count(1);
+        ml_model_free(m);
+    }
+}
+
 /* Longer than the chunks of the session itself, which grow with the depth. */
 static void test_long_prompts_are_cut_inside(void **state)
 {
@@ -486,6 +531,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_do_not_depend_on_chunks_or_cache),
         cmocka_unit_test(test_prompts_in_chunks_of_1_7_64_512),
+        cmocka_unit_test(test_bf16_weights_in_chunks_of_1_7_64_512),
         cmocka_unit_test(test_long_prompts_are_cut_inside),
         cmocka_unit_test(test_cache_off_computes_the_same_conversation),
         cmocka_unit_test(test_fast_logits_are_the_exact_ones),
