@@ -349,7 +349,7 @@ static void *save_tokenizer(void *arg)
 static void begin_saving(builder *b)
 {
     if (!b->work->tokenizer_folder) return;
-    b->is_saving = pthread_create(&b->saver, NULL, save_tokenizer, b) == 0;
+    b->is_saving = ml_thread_count() > 1 && pthread_create(&b->saver, NULL, save_tokenizer, b) == 0;
     if (!b->is_saving) save_tokenizer(b);
 }
 
