@@ -1,9 +1,9 @@
 #!/bin/sh
-# What each stage of tuning does to stories to order: pretrain, sft and dpo of the quickstart recipes, then 200 stories
+# What each stage of tuning does to stories to order: pretrain, sft and dpo of the orders recipes, then 200 stories
 # of each checkpoint to prompts whose ways to ask, names and protagonists training never had, counted as a table.
 #   bench/post_training.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/post-training); what is there is used.
-# OPTION: of eval, e.g. --temperature 0 --seed 2.  About six minutes on two cores.
+# OPTION: of eval, e.g. --temperature 0 --seed 2.  About ten minutes on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build/release/moonlight} folder=${2:-runs/post-training}
@@ -18,9 +18,9 @@ train() {
     # shellcheck disable=SC2086 # nothing or one word
     "$program" "$1" "$2" --run "$folder/$1" --data.dir "$folder/data-$1" ${3:+--init.from "$3"} $resume
 }
-train pretrain recipes/quickstart.ini
-train sft recipes/quickstart-sft.ini "$folder/pretrain"
-train dpo recipes/quickstart-dpo.ini "$folder/sft"
+train pretrain recipes/orders.ini
+train sft recipes/orders-sft.ini "$folder/pretrain"
+train dpo recipes/orders-dpo.ini "$folder/sft"
 
 orders=$folder/orders.jsonl
 [ -e "$orders" ] || "$program" data synth constraints --split val --seed 1 --docs 200 --out "$orders"

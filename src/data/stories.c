@@ -252,6 +252,7 @@ void ml_story_plan_draw(uint64_t seed, uint64_t index, ml_story_plan *plan)
     plan->hero_name = ml_story_name_draw(&rng, plan->hero_is_she, false);
     plan->friend_name = ml_story_name_draw(&rng, !plan->hero_is_she, false);
     plan->announced = (uint8_t)(ml_rng_u32(&rng) & 1);
+    plan->described = true;
     plan->hero_kind = pick_kind(&rng, plan->announced);
     do plan->friend_kind = pick_kind(&rng, plan->announced);
     while (plan->friend_kind && plan->friend_kind == plan->hero_kind);
@@ -362,7 +363,8 @@ static bool begins_sentence(const teller *t)
 static bool is_described(teller *t, const char *key)
 {
     if (strcmp(key, "N") != 0 && strcmp(key, "F") != 0) return false;
-    if (!t->known || t->quoted || ends_with(t, "named ") || ends_with(t, "called ")) return false;
+    if (!t->plan->described || !t->known || t->quoted || ends_with(t, "named ") || ends_with(t, "called "))
+        return false;
     return ml_rng_below(&t->rng, 4) == 0;
 }
 

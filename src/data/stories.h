@@ -76,6 +76,7 @@ typedef struct {
     uint16_t theme, subject;         /* subject: of the theme */
     uint8_t hero_is_she;             /* the friend is then he, and the other way round */
     uint8_t announced;               /* it begins with what comes in it */
+    uint8_t described;               /* "the kind owl" now and then stands for its name */
     uint32_t hero_name, friend_name; /* below ml_story_n_name of their pronoun */
     uint32_t hero_kind, hero_trait;  /* below ml_story_n_word */
     uint32_t friend_kind, friend_trait;

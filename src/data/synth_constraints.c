@@ -230,6 +230,8 @@ ml_synth_fault ml_constraint_draw(uint64_t seed, uint64_t index, ml_data_split s
     ml_rng rng = begin_draw(seed, index, split, pair);
     ml_story_plan plan;
     draw_prompt(&rng, split, &plan, &x->constraints, x->prompt);
+    /* A wrong protagonist that is told of again and again would teach that it is wrong to keep to what was said. */
+    plan.described = !pair;
     ml_synth_fault fault = ML_SYNTH_KEPT;
     *x->wrong = 0;
     for (int i = 0; i < N_TRY; i++) {

@@ -141,6 +141,23 @@ static void test_half_of_the_protagonists_words_are_composed(void **state)
     }
 }
 
+/* A wrong protagonist told of as "the kind owl" time and again would teach not to keep to what was said. */
+static void test_pairs_do_not_dwell_on_the_protagonist(void **state)
+{
+    (void)state;
+    int n_dwelling[2] = { 0 };
+    for (uint64_t i = 0; i < 2000; i++) {
+        static ml_constraint_example x;
+        bool pair = i % 2;
+        char the[ML_CONSTRAINT_TEXT + 8];
+        if (ml_constraint_draw(5, i, ML_SPLIT_TRAIN, pair, &x) != ML_SYNTH_KEPT) continue;
+        snprintf(the, sizeof the, "the%s", strchr(x.constraints.protagonist, ' ')); /* "a kind owl" */
+        n_dwelling[pair] += ml_constraints_has_phrase(x.story, strlen(x.story), the);
+    }
+    assert_int_equal(n_dwelling[true], 0);
+    assert_true(n_dwelling[false] > 300);
+}
+
 static void test_kept_examples_keep_their_constraints(void **state)
 {
     (void)state;
@@ -241,6 +258,7 @@ int main(void)
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_json_round_trip_and_refusals),
         cmocka_unit_test(test_half_of_the_protagonists_words_are_composed),
+        cmocka_unit_test(test_pairs_do_not_dwell_on_the_protagonist),
         cmocka_unit_test(test_kept_examples_keep_their_constraints),
         cmocka_unit_test(test_validation_is_asked_otherwise),
         cmocka_unit_test(test_the_file),
