@@ -1,5 +1,6 @@
 #include "base/cpu.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -73,25 +74,4 @@ const char *ml_isa_name(ml_isa isa)
 {
     static const char *const names[] = { "scalar", "neondot", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16" };
     return names[isa];
-}
-
-#if defined(__x86_64__)
-/* Leaf 7, EBX bit 29; SSE4.1 is what else their kernels need.  Asked once: under a hypervisor the question is dear. */
-static bool machine_has_sha(void)
-{
-    static int known = -1;
-    unsigned a, b, c, d;
-    if (known < 0)
-        known = __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
-    return known;
-}
-#endif
-
-bool ml_cpu_has_sha(void)
-{
-#if defined(__x86_64__)
-    return ml_cpu_isa() != ML_ISA_SCALAR && machine_has_sha();
-#else
-    return false;
-#endif
 }

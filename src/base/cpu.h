@@ -4,8 +4,6 @@
 #ifndef ML_BASE_CPU_H
 #define ML_BASE_CPU_H
 
-#include <stdbool.h>
-
 /* By preference.  A kernel for one of x86-64's runs on those that come later, except that an AVX-512 machine need not
  * have the 256-bit AVX-VNNI: ask for what is needed with isa >= ..., and for AVXVNNI with ==. */
 typedef enum {
@@ -23,7 +21,5 @@ ml_isa ml_cpu_isa(void);
 /* Tests: choose one that the machine has; anything else becomes the next lower one that it has. */
 void ml_cpu_set_isa(ml_isa isa);
 const char *ml_isa_name(ml_isa isa);
-/* Whether x86's SHA instructions may be used: not when the choice above is scalar. */
-bool ml_cpu_has_sha(void);
 
 #endif

@@ -1,5 +1,4 @@
-/* SHA-256, with x86's SHA instructions where the machine has them (sha256_blocks.h), else through libcrypto; and FNV-1a
- * for tables. */
+/* SHA-256 through libcrypto (hardware instructions where the machine has them), and FNV-1a for tables. */
 #ifndef ML_BASE_HASH_H
 #define ML_BASE_HASH_H
 
@@ -13,8 +12,6 @@ typedef struct ml_sha256 ml_sha256;
 
 ml_status ml_sha256_begin(ml_sha256 **h, ml_error *err);
 void ml_sha256_add(ml_sha256 *h, const void *data, size_t n_bytes);
-/* Both at once, which is faster than one after the other when they are equally long. */
-void ml_sha256_add_two(ml_sha256 *a, const void *a_data, size_t n_a, ml_sha256 *b, const void *b_data, size_t n_b);
 /* Finish into digest[32] and free h. */
 void ml_sha256_end(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES]);
 void ml_sha256_free(ml_sha256 *h);

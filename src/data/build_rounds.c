@@ -162,17 +162,16 @@ static void find_some_texts(builder *b, size_t begin, size_t end, size_t *number
 static void decide_by_text(builder *b, const size_t *number, size_t n)
 {
     batch_round *r = b->encoding;
-    ml_sha256_text key[TEXTS_AT_ONCE];
-    bool is_val[TEXTS_AT_ONCE];
-    ml_error err;
-    for (size_t i = 0; i < n; i++) key[i] = (ml_sha256_text){ r->text[number[i]].data, r->text[number[i]].n_bytes };
-    if (ml_split_rule_many(key, n, b->work->config->val_fraction, is_val, &err) != ML_OK) {
-        atomic_store(&b->memory_out, true);
-        return;
-    }
     for (size_t i = 0; i < n; i++) {
         document *d = &r->document[number[i]];
-        d->split = is_val[i] ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+        const ml_text *text = &r->text[number[i]];
+        ml_error err;
+        bool is_val;
+        if (ml_split_rule_is_val(text->data, text->n_bytes, b->work->config->val_fraction, &is_val, &err) != ML_OK) {
+            atomic_store(&b->memory_out, true);
+            return;
+        }
+        d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
         d->wanted = r->first + number[i] >= b->work->state.split[d->split].next;
         if (!d->wanted) r->text[number[i]] = (ml_text){ "", 0 };
     }

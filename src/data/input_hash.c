@@ -140,7 +140,8 @@ ml_status ml_input_hash_beside(ml_input_hash *h, ml_sha256 *other, const void *d
         if (h->at == h->n) ML_TRY(read_block(h, err));
         if (h->n == 0) break;
         const uint8_t *beside = take(h, &n);
-        ml_sha256_add_two(other, at, n, h->hash, beside, n);
+        ml_sha256_add(other, at, n);
+        ml_sha256_add(h->hash, beside, n);
         at += n;
         n_bytes -= n;
     }

@@ -6,13 +6,12 @@
 #ifndef ML_DATA_SPLIT_RULE_H
 #define ML_DATA_SPLIT_RULE_H
 
-#include "base/sha256_many.h"
+#include "base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 /* val_fraction in [0, 1].  ML_ENOMEM at most. */
 ml_status ml_split_rule_is_val(const char *key, size_t n_bytes, double val_fraction, bool *is_val, ml_error *err);
-/* The same for many keys, which is faster than one after the other. */
-ml_status ml_split_rule_many(const ml_sha256_text *key, size_t n, double val_fraction, bool *is_val, ml_error *err);
 
 #endif

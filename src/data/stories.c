@@ -72,20 +72,21 @@ static ml_story_list names_of(bool she)
     return she ? ML_STORY_NAME_SHE : ML_STORY_NAME_HE;
 }
 
-enum { N_PART = 4 };
+enum { ONSET, VOWEL, MIDDLE, LINK, END, N_PART };
 
 /* What words behind the list are composed of. */
 static void get_parts(ml_story_list list, const ml_story_words *part[N_PART])
 {
     bool name = list == ML_STORY_NAME_HE || list == ML_STORY_NAME_SHE;
-    part[0] = name ? &ml_story_name_onsets : &ml_story_word_onsets;
-    part[1] = name ? &ml_story_name_vowels : &ml_story_word_vowels;
-    part[2] = name ? &ml_story_name_middles : &ml_story_word_middles;
+    part[ONSET] = name ? &ml_story_name_onsets : &ml_story_word_onsets;
+    part[VOWEL] = name ? &ml_story_name_vowels : &ml_story_word_vowels;
+    part[MIDDLE] = name ? &ml_story_name_middles : &ml_story_word_middles;
+    part[LINK] = name ? &ml_story_name_links : &ml_story_word_links;
     switch (list) {
-    case ML_STORY_NAME_HE: part[3] = &ml_story_ends_he; return;
-    case ML_STORY_NAME_SHE: part[3] = &ml_story_ends_she; return;
-    case ML_STORY_KIND: part[3] = &ml_story_kind_ends; return;
-    case ML_STORY_TRAIT: part[3] = &ml_story_trait_ends; return;
+    case ML_STORY_NAME_HE: part[END] = &ml_story_ends_he; return;
+    case ML_STORY_NAME_SHE: part[END] = &ml_story_ends_she; return;
+    case ML_STORY_KIND: part[END] = &ml_story_kind_ends; return;
+    case ML_STORY_TRAIT: part[END] = &ml_story_trait_ends; return;
     default: assert(!"no words of this list are composed"); abort();
     }
 }
@@ -149,26 +150,37 @@ static bool is_in_list(ml_story_list list, const char *word)
 }
 
 /* "marmot", "copper" and "red" can be composed too: the first two may be held out, the third forbidden. */
-static bool is_listed(ml_story_list list, uint32_t i)
+static bool is_taken(ml_story_list list, uint32_t i)
 {
     char word[ML_STORY_NAME_MAX];
     ml_story_word(list, i, word);
+    if (strlen(word) < 4) return true; /* "an", "all" */
     for (ml_story_list other = ML_STORY_KIND; other < ML_STORY_N_LIST; other++) {
         if (is_in_list(other, word)) return true;
     }
     return false;
 }
 
+/* A part that may be none is it one time in so many; elsewhere all have the same chance. */
+static uint32_t draw_composed(ml_rng *rng, const ml_story_words *const part[N_PART])
+{
+    static const uint64_t none[N_PART] = { [ONSET] = 6, [LINK] = 2, [END] = 4 };
+    uint32_t i = 0, step = 1;
+    for (size_t k = 0; k < N_PART; k++) {
+        bool is_none = none[k] && ml_rng_below(rng, none[k]) == 0;
+        if (!is_none) i += step * (uint32_t)ml_rng_below(rng, part[k]->n);
+        step *= (uint32_t)part[k]->n;
+    }
+    return i;
+}
+
 uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list list)
 {
     const ml_story_words *part[N_PART];
-    uint32_t i, n = (uint32_t)ml_story_list_size(list), n_begin = count_composed(list);
+    uint32_t i, n = (uint32_t)ml_story_list_size(list);
     get_parts(list, part);
-    n_begin /= (uint32_t)part[N_PART - 1]->n;
-    do {
-        bool ends = ml_rng_below(rng, 4) > 0;
-        i = n + (uint32_t)ml_rng_below(rng, ends ? count_composed(list) : n_begin);
-    } while (is_listed(list, i));
+    do i = n + draw_composed(rng, part);
+    while (is_taken(list, i));
     return i;
 }
 
@@ -184,7 +196,7 @@ uint32_t ml_story_word_vary(ml_rng *rng, ml_story_list list, uint32_t i)
         for (size_t j = 0; j < k; j++) step *= (uint32_t)part[j]->n;
         uint32_t now = (i - first) / step % (uint32_t)part[k]->n;
         other = i - now * step + (uint32_t)ml_rng_below(rng, part[k]->n) * step;
-    } while (other == i || is_listed(list, other));
+    } while (other == i || is_taken(list, other));
     return other;
 }
 

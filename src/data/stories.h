@@ -29,7 +29,7 @@ enum {
     ML_STORY_MAX = 4096, /* bytes of the longest story with its final 0 */
     ML_STORY_SENTENCES = 20,
     ML_STORY_DETAIL_MAX = 2,
-    ML_STORY_NAME_MAX = 16, /* bytes of the longest name, kind or trait with its final 0 */
+    ML_STORY_NAME_MAX = 20, /* bytes of the longest name, kind or trait with its final 0 */
 };
 
 /* Word lists; each is an index of ml_story_plan. */
@@ -55,7 +55,8 @@ bool ml_story_is_held_out(ml_story_list list, size_t i);
 /* Kinds and traits go on after their list with composed ones ("stoarock", "flundish"): words that nobody has. */
 uint32_t ml_story_n_word(ml_story_list kind_or_trait);
 void ml_story_word(ml_story_list kind_or_trait, uint32_t i, char out[ML_STORY_NAME_MAX]);
-/* A composed one that is no word of a list.  One in four has no ending, so that length tells nothing. */
+/* A composed one of four letters or more that is no word of a list.  One in six begins with a vowel; they have two to
+ * five syllables or, with neither link nor ending, one, so that length tells nothing.  Few come twice. */
 uint32_t ml_story_word_compose(ml_rng *rng, ml_story_list kind_or_trait);
 /* A composed one that differs in one part from i, which is composed. */
 uint32_t ml_story_word_vary(ml_rng *rng, ml_story_list kind_or_trait, uint32_t i);

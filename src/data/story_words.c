@@ -13,7 +13,7 @@ WORDS(ml_story_names_she, "Lily", "Mia", "Anna", "Sue", "Lucy", "Emma", "Ella", 
       "Nina", "Zoe", "Clara", "Ivy", "Poppy", "Hazel", "Tilly", "Bella", "Penny", "Jenny", "Kitty", "Maya", "Nora",
       "Olive", "Sally", "Tina", "Wendy", "Amy", "Cora", "Dora", "Fern");
 
-/* Parts of composed words and names: no two rows of parts give one word, since vowels tell them apart.  Names have
+/* Parts of composed words and names: no two rows of parts give one name, since vowels tell them apart.  Names have
  * their own sounds; words have most of those that English begins, holds and ends words with. */
 WORDS(ml_story_name_onsets, "B", "Bl", "Br", "D", "Dr", "F", "Fl", "Fr", "G", "Gl", "Gr", "J", "K", "Kl", "Kr", "L",
       "M", "N", "Pl", "Pr", "R", "S", "Sk", "Sv", "T", "Tr", "Tw", "V", "W", "Z");
@@ -27,6 +27,12 @@ WORDS(ml_story_word_vowels, "a", "ai", "au", "e", "ea", "ee", "i", "ie", "o", "o
 WORDS(ml_story_word_middles, "b", "bb", "bl", "c", "cc", "ck", "d", "dd", "f", "ff", "g", "gg", "gl", "k", "l", "ll",
       "m", "mb", "mm", "mp", "n", "nd", "ng", "nk", "nn", "nt", "p", "pp", "r", "rd", "rk", "rm", "rn", "rr", "rt", "s",
       "sh", "ss", "st", "t", "th", "tt", "v", "x", "z", "zz");
+/* What may come before the ending. */
+WORDS(ml_story_name_links, "");
+WORDS(ml_story_word_links, "", "ab", "ad", "ag", "al", "am", "an", "and", "ang", "ar", "ard", "as", "at", "av", "eb",
+      "ed", "el", "ell", "em", "en", "ent", "er", "es", "est", "et", "ib", "id", "ig", "il", "ill", "im", "in", "is",
+      "it", "iv", "ob", "od", "og", "ol", "om", "on", "op", "or", "os", "ot", "ub", "ud", "ug", "ul", "um", "un", "und",
+      "up", "ur", "us", "ut");
 WORDS(ml_story_kind_ends, "", "a", "ag", "al", "an", "ant", "ar", "el", "en", "er", "et", "ie", "in", "it", "o", "ock",
       "on", "oon", "ot", "ow", "ub", "ump", "y", "abel", "ander", "angle", "arrow", "asket", "avin", "ember", "entle",
       "errin", "estin", "ibber", "icken", "iddle", "igan", "illow", "inger", "ipper", "ister", "odil", "ollin", "omble",

@@ -11,11 +11,12 @@ typedef struct {
 
 extern const ml_story_words ml_story_names_he, ml_story_names_she, ml_story_kinds, ml_story_traits, ml_story_grownups,
     ml_story_places, ml_story_colors, ml_story_babies;
-/* A composed name, kind or trait is onset, vowel, middle and ending; the first ending of kinds and traits is none. */
-extern const ml_story_words ml_story_name_onsets, ml_story_name_vowels, ml_story_name_middles, ml_story_ends_he,
-    ml_story_ends_she;
-extern const ml_story_words ml_story_word_onsets, ml_story_word_vowels, ml_story_word_middles, ml_story_kind_ends,
-    ml_story_trait_ends;
+/* A composed name, kind or trait is onset, vowel, middle, link and ending.  The first onset, link and ending of kinds
+ * and traits is none. */
+extern const ml_story_words ml_story_name_onsets, ml_story_name_vowels, ml_story_name_middles, ml_story_name_links,
+    ml_story_ends_he, ml_story_ends_she;
+extern const ml_story_words ml_story_word_onsets, ml_story_word_vowels, ml_story_word_middles, ml_story_word_links,
+    ml_story_kind_ends, ml_story_trait_ends;
 
 enum { ML_STORY_N_COMMON = 40 }; /* kinds, traits: the first are words of the plots too, so none of them is held out */
 enum { ML_STORY_N_COLUMN = 4, ML_STORY_N_BEAT = 12 };
