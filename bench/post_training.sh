@@ -3,7 +3,7 @@
 # of each checkpoint to prompts whose ways to ask, names and protagonists training never had, counted as a table.
 #   bench/post_training.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/post-training); what is there is used.
-# OPTION: of eval, e.g. --temperature 0 --seed 2.  About ten minutes on two cores.
+# OPTION: of eval, e.g. --temperature 0 --seed 2.  About twelve minutes on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build/release/moonlight} folder=${2:-runs/post-training}
