@@ -5,7 +5,6 @@
 #include "data/split_rule.h"
 #include "token/encoder.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -13,8 +12,7 @@
 enum {
     BATCH_BYTES = 8 << 20, /* of input text encoded in a round */
     BATCH_DOCUMENTS = 1 << 16,
-    N_ROUND = 3,         /* being read, encoded, written */
-    TEXTS_AT_ONCE = 256, /* found and hashed by a thread; fewer when there are few */
+    N_ROUND = 3, /* being read, encoded, written */
 };
 
 typedef struct {
@@ -28,7 +26,6 @@ typedef struct {
 typedef struct {
     ml_record_batch batch;
     uint64_t first;     /* number of its first document, in processing order */
-    double end;         /* bytes of the inputs up to its last */
     document *document; /* [BATCH_DOCUMENTS] */
     ml_text *text;      /* [BATCH_DOCUMENTS] */
     ml_encoded encoded;
@@ -126,55 +123,19 @@ static ml_status read_round(builder *b, batch_round *r, ml_error *err)
         r->document[i] = (document){ .split = split, .wanted = w->n_read >= (later ? all_done : done[split].next) };
         r->text[i] = (ml_text){ "", 0 };
     }
-    r->end = done_bytes(w);
     return ML_OK;
 }
 
 /* ---- encoding ---- */
 
-/* The record is malformed, or memory is out. */
-static void keep_problem(builder *b, document *d, uint64_t number, const ml_error *problem)
+/* Now that the text is there: its split, and whether it is not in a finished shard of that. */
+static ml_status decide_by_text(const builder *b, document *d, uint64_t number, ml_text text, ml_error *err)
 {
+    bool is_val;
+    ML_TRY(ml_split_rule_is_val(text.data, text.n_bytes, b->work->config->val_fraction, &is_val, err));
+    d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
     d->wanted = number >= b->work->state.split[d->split].next;
-    d->problem = ml_alloc(sizeof *d->problem);
-    if (d->problem && problem->code != ML_ENOMEM)
-        *d->problem = *problem;
-    else
-        atomic_store(&b->memory_out, true);
-}
-
-/* The texts of at most TEXTS_AT_ONCE documents, from `begin` on; number[0..*n) are those that have one. */
-static void find_some_texts(builder *b, size_t begin, size_t end, size_t *number, size_t *n)
-{
-    batch_round *r = b->encoding;
-    *n = 0;
-    for (size_t i = begin; i < end; i++) {
-        ml_error problem;
-        if (!r->document[i].wanted) continue;
-        if (ml_record_text(&r->batch, i, b->work->config->field, &r->text[i], &problem) == ML_OK)
-            number[(*n)++] = i;
-        else
-            keep_problem(b, &r->document[i], r->first + i, &problem);
-    }
-}
-
-/* Now that the texts are there: their splits, and whether they are not in finished shards of those. */
-static void decide_by_text(builder *b, const size_t *number, size_t n)
-{
-    batch_round *r = b->encoding;
-    for (size_t i = 0; i < n; i++) {
-        document *d = &r->document[number[i]];
-        const ml_text *text = &r->text[number[i]];
-        ml_error err;
-        bool is_val;
-        if (ml_split_rule_is_val(text->data, text->n_bytes, b->work->config->val_fraction, &is_val, &err) != ML_OK) {
-            atomic_store(&b->memory_out, true);
-            return;
-        }
-        d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
-        d->wanted = r->first + number[i] >= b->work->state.split[d->split].next;
-        if (!d->wanted) r->text[number[i]] = (ml_text){ "", 0 };
-    }
+    return ML_OK;
 }
 
 /* The texts of some documents of the batch that is encoded. */
@@ -183,12 +144,26 @@ static void find_texts(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     builder *b = arg;
     batch_round *r = b->encoding;
-    size_t number[TEXTS_AT_ONCE], n, at = (size_t)begin;
-    assert(end - begin <= TEXTS_AT_ONCE);
-    find_some_texts(b, at, (size_t)end, number, &n);
-    for (size_t i = 0; i < n; i++)
-        r->document[number[i]].is_blank = ml_cut_is_blank(r->text[number[i]].data, r->text[number[i]].n_bytes);
-    if (text_decides(b->work->config)) decide_by_text(b, number, n);
+    for (int64_t i = begin; i < end; i++) {
+        document *d = &r->document[i];
+        ml_error problem;
+        if (!d->wanted) continue;
+        ml_status status = ml_record_text(&r->batch, (size_t)i, b->work->config->field, &r->text[i], &problem);
+        uint64_t number = r->first + (uint64_t)i;
+        if (status == ML_OK && text_decides(b->work->config))
+            status = decide_by_text(b, d, number, r->text[i], &problem);
+        if (status == ML_OK) {
+            d->is_blank = ml_cut_is_blank(r->text[i].data, r->text[i].n_bytes);
+            if (!d->wanted) r->text[i] = (ml_text){ "", 0 };
+            continue;
+        }
+        d->wanted = number >= b->work->state.split[d->split].next;
+        d->problem = ml_alloc(sizeof *d->problem);
+        if (d->problem && problem.code != ML_ENOMEM)
+            *d->problem = problem;
+        else
+            atomic_store(&b->memory_out, true);
+    }
 }
 
 /* ---- writing ---- */
@@ -293,15 +268,14 @@ static ml_status write_round(builder *b, const batch_round *r, ml_error *err)
 
 /* ---- rounds ---- */
 
-/* What one thread does beside the encoding.  Hashing the inputs lags behind reading, so that there are some left to be
- * hashed beside the last shards. */
+/* What one thread does beside the encoding.  The inputs are hashed up to where they have been read: in memory. */
 static ml_status read_and_write(builder *b, ml_error *err)
 {
     bool done;
-    uint64_t goal = b->encoding->batch.n ? (uint64_t)b->encoding->end : UINT64_MAX;
     ML_TRY(write_round(b, b->writing, err));
     ML_TRY(read_round(b, b->reading, err));
-    return b->work->hash ? ml_input_hash_until(b->work->hash, goal, &done, err) : ML_OK;
+    uint64_t n_read = (uint64_t)done_bytes(b->work);
+    return b->work->hash ? ml_input_hash_until(b->work->hash, n_read, &done, err) : ML_OK;
 }
 
 /* Item 0 is reading and writing; the others are parts of the batch to be encoded. */
@@ -319,12 +293,7 @@ static void run_items(void *arg, int64_t begin, int64_t end, int thread)
 static ml_status run_round(builder *b, ml_error *err)
 {
     batch_round *r = b->encoding;
-    int64_t share = (int64_t)r->batch.n / (8 * ml_thread_count());
-    ml_parallel_for((int64_t)r->batch.n,
-                    share < 16              ? 16
-                    : share > TEXTS_AT_ONCE ? TEXTS_AT_ONCE
-                                            : share,
-                    find_texts, b);
+    ml_parallel_for((int64_t)r->batch.n, 64, find_texts, b);
     if (atomic_load(&b->memory_out))
         return ml_fail_memory(err, sizeof(ml_error), "a text, or the message of a malformed record");
     ML_TRY(ml_encoded_plan(&r->encoded, &b->encoders, r->text, r->batch.n, err));
@@ -395,10 +364,7 @@ static ml_status set_up(builder *b, ml_error *err)
         if (!r->document || !r->text)
             return ml_fail_memory(err, BATCH_DOCUMENTS * sizeof *r->document, "a batch of documents");
     }
-    for (int i = 0; i < ML_N_SPLIT; i++) {
-        b->now[i] = b->work->state.split[i];
-        b->writer[i].beside = &b->work->hash;
-    }
+    for (int i = 0; i < ML_N_SPLIT; i++) b->now[i] = b->work->state.split[i];
     b->writing = &b->round[0];
     b->encoding = &b->round[1];
     b->reading = &b->round[2];

@@ -2,7 +2,6 @@
 #ifndef ML_DATA_INPUT_HASH_H
 #define ML_DATA_INPUT_HASH_H
 
-#include "base/hash.h"
 #include "base/json.h"
 
 typedef struct ml_input_hash ml_input_hash;
@@ -11,9 +10,7 @@ typedef struct ml_input_hash ml_input_hash;
  * file has been read. */
 ml_status ml_input_hash_begin(json_t *inputs, ml_input_hash **out, ml_error *err);
 void ml_input_hash_free(ml_input_hash *h);
-/* Until so many bytes of the files have been hashed, here and below; *done: all have. */
+/* Until so many bytes of the files have been hashed since the begin, or a block more; *done: all have. */
 ml_status ml_input_hash_until(ml_input_hash *h, uint64_t n_bytes, bool *done, ml_error *err);
-/* ml_sha256_add(other, data, n_bytes), with about as many bytes of the files on the side.  `h` may be NULL. */
-ml_status ml_input_hash_beside(ml_input_hash *h, ml_sha256 *other, const void *data, size_t n_bytes, ml_error *err);
 
 #endif

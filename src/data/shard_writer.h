@@ -3,13 +3,12 @@
 #define ML_DATA_SHARD_WRITER_H
 
 #include "base/file.h"
-#include "data/input_hash.h"
+#include "base/hash.h"
 
 typedef struct {
     ml_file_writer bin, idx;
     ml_sha256 *hash;
-    ml_input_hash *const *beside; /* inputs to be hashed beside what is written; may be NULL, and point to NULL */
-    uint64_t *offset;             /* [n_document + 1] */
+    uint64_t *offset; /* [n_document + 1] */
     size_t n_document, capacity;
     int64_t n_token;
     int id_bytes;

@@ -286,16 +286,6 @@ static ml_status read_roles(reader *r, ml_error *err)
     return ML_OK;
 }
 
-static ml_status add_end(reader *r, int32_t id, ml_error *err)
-{
-    size_t n;
-    const int32_t *ends = ml_tokenizer_ends(r->t, &n);
-    for (size_t i = 0; i < n; i++) {
-        if (ends[i] == id) return ML_OK;
-    }
-    return ml_tokenizer_put_end(r->t, id, err);
-}
-
 /* End of turn, end of message, and a list of our own: each ends an answer. */
 static ml_status read_ends(reader *r, ml_error *err)
 {
@@ -305,7 +295,7 @@ static ml_status read_ends(reader *r, ml_error *err)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int32_t id;
         ML_TRY(get_id(r, keys[i], &id, err));
-        if (id >= 0) ML_TRY(add_end(r, id, err));
+        if (id >= 0) ML_TRY(ml_tokenizer_put_end(r->t, id, err));
     }
     if (!ml_gguf_find_key(r->g, END_IDS_KEY)) return ML_OK;
     ML_TRY(ml_gguf_get_array(r->g, END_IDS_KEY, ML_GGUF_I32, &list, err));
@@ -319,7 +309,7 @@ static ml_status read_ends(reader *r, ml_error *err)
             return ml_fail(err, ML_EFORMAT, "%.300s: key " END_IDS_KEY ": expected ids below %zu, found %lld",
                            ml_gguf_path(r->g), r->tokens->n, (long long)id);
         }
-        ML_TRY(add_end(r, (int32_t)id, err));
+        ML_TRY(ml_tokenizer_put_end(r->t, (int32_t)id, err));
     }
     return ML_OK;
 }

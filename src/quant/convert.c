@@ -261,15 +261,9 @@ static ml_status find_importance(job *j, const ml_gguf_layout *layout, ml_error 
 /* What ends an answer is said of the tokenizer there. */
 static ml_status give_ends(job *j, ml_error *err)
 {
-    size_t n;
-    const int32_t *known = j->tokenizer ? ml_tokenizer_ends(j->tokenizer, &n) : NULL;
     for (size_t i = 0; j->tokenizer && i < j->ends.n; i++) {
         int32_t id = j->ends.id[i];
-        bool has = id == ml_tokenizer_eos(j->tokenizer);
-        for (size_t k = 0; k < n && !has; k++) has = known[k] == id;
-        if (has) continue;
-        ML_TRY(ml_tokenizer_put_end(j->tokenizer, id, err));
-        known = ml_tokenizer_ends(j->tokenizer, &n);
+        if (id != ml_tokenizer_eos(j->tokenizer)) ML_TRY(ml_tokenizer_put_end(j->tokenizer, id, err));
     }
     return ML_OK;
 }

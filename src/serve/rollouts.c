@@ -1,7 +1,7 @@
 /* GET /api/runs/{id}/rollouts: generated answers with their grades, from rollouts.jsonl and rollouts/NAME.jsonl of a
  * run, looked up in the store. */
-#include "serve/handlers.h"
 #include "base/text.h"
+#include "serve/handlers.h"
 #include "serve/limits.h"
 #include "serve/run_index.h"
 #include "serve/runs.h"

@@ -39,7 +39,7 @@ void ml_tokenizer_set_role(ml_tokenizer *t, ml_token_role role, int32_t id);
 void ml_tokenizer_set_around(ml_tokenizer *t, bool bos, bool eos);
 /* One more token before (`behind`: behind) each text. */
 ml_status ml_tokenizer_put_around(ml_tokenizer *t, bool behind, int32_t id, ml_error *err);
-/* One more token that ends an answer, as EOS does. */
+/* One more token that ends an answer, as EOS does; nothing when it was put already. */
 ml_status ml_tokenizer_put_end(ml_tokenizer *t, int32_t id, ml_error *err);
 /* Texts are brought into Unicode's Normalization Form C first. */
 void ml_tokenizer_set_nfc(ml_tokenizer *t, bool nfc);

@@ -24,8 +24,7 @@ void ml_chars_free(ml_chars *chars)
 
 ml_status ml_chars_append(ml_chars *chars, const void *data, size_t n_bytes, ml_error *err)
 {
-    if (chars->capacity - chars->n < n_bytes)
-        ML_TRY(ml_grow((void **)&chars->data, &chars->capacity, chars->n + n_bytes, 1, err));
+    ML_TRY(ml_grow((void **)&chars->data, &chars->capacity, chars->n + n_bytes, 1, err));
     if (n_bytes) memcpy(chars->data + chars->n, data, n_bytes);
     chars->n += n_bytes;
     return ML_OK;
@@ -173,6 +172,9 @@ ml_status ml_tokenizer_put_around(ml_tokenizer *t, bool behind, int32_t id, ml_e
 
 ml_status ml_tokenizer_put_end(ml_tokenizer *t, int32_t id, ml_error *err)
 {
+    for (size_t i = 0; i < t->ends.n; i++) {
+        if (t->ends.id[i] == id) return ML_OK;
+    }
     return ml_ids_append(&t->ends, &id, 1, err);
 }
 
