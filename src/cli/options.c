@@ -107,6 +107,8 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("eval", "", "out", NULL, "FILE", "math, constraints: write every answer and its grade, as JSON lines"),
     TEXT("eval", "", "base", NULL, "M", "perplexity: also the divergence from this model, e.g. the unquantised one"),
     INT("eval", "", "limit", 0, 1e12, "0", "windows, questions, prompts or problems at most; 0: all"),
+    FLAG("eval", "", "record", "on",
+         "add the scores to evals.jsonl of the run that the model is a checkpoint of: what moonlight report shows"),
     FLAG("eval", "", "json", "off", "print one JSON object: perplexity, nll, ... or accuracy, ..."),
     TEXT("inspect", "", "config", NULL, "PRESET", "an architecture by name instead of a path; --model.KEY changes it"),
     TEXT("inspect", "", "svg", NULL, "FILE", "draw the architecture"),
