@@ -274,12 +274,36 @@ static ml_status run_choice(job *j, ml_error *err)
     return status;
 }
 
+/* An option of other tasks would do nothing. */
+static ml_status check_options(const ml_options *o, const char *task, ml_error *err)
+{
+    static const struct {
+        const char *option, *tasks;
+    } rows[] = { { "window", "perplexity" },
+                 { "base", "perplexity" },
+                 { "samples", "math" },
+                 { "grader", "math" },
+                 { "instruction", "math" },
+                 { "out", "math constraints" },
+                 { "parallel", "math constraints facts" },
+                 { "max-tokens", "math constraints facts" },
+                 { "temperature", "math constraints facts" },
+                 { "seed", "math constraints facts" } };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (!ml_options_given(o, rows[i].option) || strstr(rows[i].tasks, task)) continue;
+        return ml_fail(err, ML_EINVAL, "--%s says nothing to --task %s: it is for %s", rows[i].option, task,
+                       rows[i].tasks);
+    }
+    return ML_OK;
+}
+
 static ml_status eval(job *j, ml_error *err)
 {
     const char *path, *data, *task;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(ml_cli_require(j->o, "data", &data, err));
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
+    ML_TRY(check_options(j->o, task, err));
     bool is_math = !strcmp(task, "math"); /* which reads records by itself */
     if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ml_memory_budget budget = ml_cli_budget(j->o);

@@ -138,11 +138,13 @@ static size_t find_open(const talk *t)
 static ml_status answer_round(evaluation *e, ml_answer *item, size_t *n_asked, ml_progress *progress, ml_error *err)
 {
     ml_answer_config c = { .sampling = ml_sampling_default(),
-                           .max_tokens = ml_options_int(e->o, "max-tokens"),
+                           .max_tokens =
+                               ml_options_given(e->o, "max-tokens") ? ml_options_int(e->o, "max-tokens") : 400,
                            .stop_id = e->maker.chat.end,
                            .n_stop = (int64_t)e->maker.chat.n_end,
                            .n_valid = ml_tokenizer_vocab_size(e->m->tokenizer),
-                           .parallel = 16,
+                           .parallel = ml_options_int(e->o, "parallel"),
+                           .kv_dtype = ml_cli_kv_dtype(e->o),
                            .progress = progress };
     *n_asked = 0;
     c.sampling.temperature = ml_options_real(e->o, "temperature");

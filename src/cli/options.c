@@ -71,7 +71,7 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("generate", "", "prompts", NULL, "FILE",
          "many texts to continue at once: a line each, or the \"prompt\" of each line of a .jsonl file"),
     INT("generate", "", "parallel", 1, 4096, "8", "how many of them at a time"),
-    INT("eval", "", "parallel", 1, 4096, "16", "constraints, math: answers at a time"),
+    INT("eval", "", "parallel", 1, 4096, "16", "constraints, facts, math: answers at a time"),
     TEXT("generate", "", "messages", NULL, "FILE", "conversation to answer, as JSON: messages, or {messages, tools}"),
     INT("generate", "", "max-tokens", 1, 1e9, "200", "tokens to generate at most"),
     REAL("generate chat", "", "temperature", 0, 100, "0.7", "0 takes the likeliest token each time"),
