@@ -120,6 +120,59 @@ static inline float __uint_as_float(unsigned bits)
     return f;
 }
 
+/* ---- the matrix unit (src/ops/cuda/mma.cuh says which lane holds what) ---- */
+
+static inline uint16_t ml_emulated_bf16(float v)
+{
+    unsigned bits = __float_as_uint(v);
+    if (v != v) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float ml_emulated_bf16_half(uint64_t word, unsigned half)
+{
+    return __uint_as_float((unsigned)(word >> (16 * half)) << 16);
+}
+
+static inline void ml_emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    uint64_t(*slot)[8] = ml_emulated_slots() + ml_emulated_now.warp * 32;
+    unsigned lane = ml_emulated_now.lane, group = lane / 4, pair = lane % 4;
+    for (unsigned i = 0; i < 4; i++) slot[lane][i] = a[i];
+    for (unsigned i = 0; i < 2; i++) slot[lane][4 + i] = b[i];
+    ml_emulated_warp_barrier();
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row_half = i / 2, column = 2 * pair + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned from = k % 8 / 2;
+            float x = ml_emulated_bf16_half(slot[group * 4 + from][k / 8 * 2 + row_half], k % 2);
+            float y = ml_emulated_bf16_half(slot[column * 4 + from][4 + k / 8], k % 2);
+            sum += x * y;
+        }
+        c[i] += sum;
+    }
+    ml_emulated_warp_barrier();
+}
+
+static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool transposed)
+{
+    uint64_t(*slot)[8] = ml_emulated_slots() + ml_emulated_now.warp * 32;
+    unsigned lane = ml_emulated_now.lane;
+    slot[lane][0] = (uint64_t)(uintptr_t)row;
+    ml_emulated_warp_barrier();
+    for (unsigned j = 0; j < 4; j++) {
+        uint16_t element[2];
+        for (unsigned i = 0; i < 2; i++) {
+            unsigned r = lane / 4, c = 2 * (lane % 4) + i;
+            const uint16_t *from = (const uint16_t *)(uintptr_t)slot[j * 8 + (transposed ? c : r)][0];
+            element[i] = from[transposed ? r : c];
+        }
+        to[j] = (uint32_t)element[0] | (uint32_t)element[1] << 16;
+    }
+    ml_emulated_warp_barrier();
+}
+
 struct float4 {
     float x, y, z, w;
 };
