@@ -105,12 +105,6 @@ static void run_plain(ml_ctx *ctx, const ml_cuda_gemm *g)
 
 /* ---- in bf16 ---- */
 
-static ml_half_operand half_of(const ml_cuda_operand *o)
-{
-    ml_half_operand h = { o->half, o->stride, o->product, o->row };
-    return h;
-}
-
 static bool moves_in_pairs(const ml_cuda_gemm *g)
 {
     uintptr_t at = g->c_half ? (uintptr_t)g->c_half % 4 : (uintptr_t)g->c % 8;
@@ -127,14 +121,10 @@ static ml_status run_bf16(ml_ctx *ctx, const ml_cuda_gemm *g)
     ML_TRY(ml_cuda_half_operand(ctx, &a, g->grouping == ML_GROUP_ROWS ? 1 : g->n_product, a.transpose ? g->k : g->m,
                                 a.transpose ? g->m : g->k));
     ML_TRY(ml_cuda_half_operand(ctx, &b, g->n_product, b.transpose ? g->n : g->k, b.transpose ? g->k : g->n));
-    ml_product p;
-    memset(&p, 0, sizeof p);
-    p.m = (int)g->m;
-    p.n = (int)g->n;
-    p.k = (int)g->k;
+    ml_product p = ml_product_make(g->m, g->n, g->k);
     p.n_product = (int)g->n_product;
-    p.a = half_of(&a);
-    p.b = half_of(&b);
+    p.a = ml_half_operand_of(&a);
+    p.b = ml_half_operand_of(&b);
     p.a_transpose = a.transpose;
     p.b_transpose = b.transpose;
     p.grouping = g->grouping;

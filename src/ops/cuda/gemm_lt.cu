@@ -223,7 +223,7 @@ static lt_shape *shape_of(lt_state *lt, const lt_key *key)
 
 static bool is_dense(const ml_product *g)
 {
-    if (g->use != ML_KEEP || g->grouping != ML_GROUP_NONE || g->a.row || g->b.row || g->c_row || g->second)
+    if (g->use != ML_KEEP || g->grouping != ML_GROUP_NONE || g->a.row || g->b.row || g->c_row || g->b2.data)
         return false;
     if (g->k == 0 || (g->accumulate && (g->d || g->d_half || g->c_half))) return false;
     return !(g->d && g->c_half) && !(g->d_half && g->c);

@@ -2,8 +2,8 @@
  * description, which tile a block has, and what becomes of a tile's sums.
  *
  * Operands as in gemm.cuh, elements bf16, rows and products beginning at multiples of 16 bytes.  b may come in two
- * parts: with `second`, stored row r < split is row r of `data` and stored row r >= split is row r - split of `second`;
- * of each part n_part rows exist and the others (up to split) count as zeros.  Interleaved, the tile's columns are, in
+ * parts: with `b2`, stored row r < split is row r of b and stored row r >= split is row r - split of b2; of each part
+ * n_part rows exist and the others (up to split) count as zeros.  Interleaved, the tile's columns are, in
  * turn, eight of the first part and the same eight of the second: gate and up of a column meet in one thread. */
 #ifndef ML_OPS_CUDA_PRODUCT_CUH
 #define ML_OPS_CUDA_PRODUCT_CUH
@@ -40,9 +40,8 @@ typedef struct {
     int m, n, k, n_product;
     int n_row_block, n_col_block; /* of tiles; the kernel's run sets them, and: */
     int warp_columns;             /* of a warp's share of a tile */
-    ml_half_operand a, b;
+    ml_half_operand a, b, b2;     /* b2 without data: b has no second part */
     bool a_transpose, b_transpose;
-    const uint16_t *second; /* of b, or NULL */
     int split, n_part;
     bool interleave;
     ml_cuda_grouping grouping;
@@ -58,6 +57,25 @@ typedef struct {
     const uint16_t *d_half;
     ml_product_experts e;
 } ml_product;
+
+/* n_product 1, alpha 1, and nothing else set. */
+static inline ml_product ml_product_make(int64_t m, int64_t n, int64_t k)
+{
+    ml_product g;
+    memset(&g, 0, sizeof g);
+    g.m = (int)m;
+    g.n = (int)n;
+    g.k = (int)k;
+    g.n_product = 1;
+    g.alpha = 1;
+    return g;
+}
+
+static inline ml_half_operand ml_half_operand_of(const ml_cuda_operand *o)
+{
+    ml_half_operand h = { o->half, o->stride, o->product, o->row };
+    return h;
+}
 
 /* Queue it, on the kernel for this device. */
 void ml_product_run(ml_ctx *ctx, ml_product *g);
@@ -123,46 +141,41 @@ static __device__ __forceinline__ bool ml_find_tile(const ml_product *g, int64_t
 
 /* ---- where operands come from ---- */
 
+static __device__ __forceinline__ const uint16_t *ml_stored_row(const ml_half_operand *o, int product, int row)
+{
+    return o->data + product * o->product + (o->row ? o->row[row] : row) * o->stride;
+}
+
 /* Row `n` of the tile of b whose columns begin at `col`, b transposed; NULL: zeros. */
 static __device__ __forceinline__ const uint16_t *ml_b_row(const ml_product *g, const ml_tile *tile, int n)
 {
-    const uint16_t *base = g->b.data;
-    int row = tile->col + n, end = g->n;
-    if (g->interleave) {
-        base = n / 8 % 2 ? g->second : base;
-        row = tile->col / 2 + n / 16 * 8 + n % 8;
-        end = g->n_part;
-    }
-    if (row >= end) return NULL;
-    return base + tile->product * g->b.product + (g->b.row ? g->b.row[row] : row) * g->b.stride;
+    int row = tile->col + n;
+    if (!g->interleave) return row < g->n ? ml_stored_row(&g->b, tile->product, row) : NULL;
+    row = tile->col / 2 + n / 16 * 8 + n % 8;
+    return row < g->n_part ? ml_stored_row(n / 8 % 2 ? &g->b2 : &g->b, tile->product, row) : NULL;
 }
 
 /* Stored row l of b, b not transposed; NULL: zeros. */
 static __device__ __forceinline__ const uint16_t *ml_b_inner(const ml_product *g, const ml_tile *tile, int l)
 {
-    const uint16_t *base = g->b.data;
     if (l >= tile->k_end) return NULL;
-    if (g->second) {
-        base = l < g->split ? base : g->second;
-        l -= l < g->split ? 0 : g->split;
-        if (l >= g->n_part) return NULL;
-    }
-    return base + tile->product * g->b.product + (g->b.row ? g->b.row[l] : l) * g->b.stride;
+    if (!g->b2.data) return ml_stored_row(&g->b, tile->product, l);
+    bool is_first = l < g->split;
+    l -= is_first ? 0 : g->split;
+    return l < g->n_part ? ml_stored_row(is_first ? &g->b : &g->b2, tile->product, l) : NULL;
 }
 
 /* Row i of a, a not transposed; NULL: zeros. */
 static __device__ __forceinline__ const uint16_t *ml_a_row(const ml_product *g, const ml_tile *tile, int i)
 {
     if (i >= tile->row_end) return NULL;
-    int64_t product = g->grouping == ML_GROUP_ROWS ? 0 : tile->product * g->a.product;
-    return g->a.data + product + (g->a.row ? g->a.row[i] : i) * g->a.stride;
+    return ml_stored_row(&g->a, g->grouping == ML_GROUP_ROWS ? 0 : tile->product, i);
 }
 
 /* Stored row l of a, a transposed; NULL: zeros. */
 static __device__ __forceinline__ const uint16_t *ml_a_inner(const ml_product *g, const ml_tile *tile, int l)
 {
-    if (l >= tile->k_end) return NULL;
-    return g->a.data + tile->product * g->a.product + (g->a.row ? g->a.row[l] : l) * g->a.stride;
+    return l < tile->k_end ? ml_stored_row(&g->a, tile->product, l) : NULL;
 }
 
 /* Bytes of a chunk of eight elements from `first` on that lie before `end`. */
