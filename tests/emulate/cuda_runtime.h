@@ -180,6 +180,9 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
     ml_emulated_warp_barrier();
 }
 
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
