@@ -148,6 +148,8 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("pretrain", "", "run", "runs/pretrain", "DIR", "folder of the run: checkpoints, logs, samples"),
     TEXT("sft", "", "run", "runs/sft", "DIR", "folder of the run: checkpoints, logs, samples"),
     TEXT("dpo", "", "run", "runs/dpo", "DIR", "folder of the run: checkpoints, logs, samples"),
+    TEXT("pretrain sft dpo", "", "device", "cpu", "DEVICE",
+         "where to train: cpu, cuda, cuda:N, or auto: a GPU if there is one"),
     FLAG("pretrain sft dpo", "", "resume", "off", "continue the run from its latest checkpoint"),
 
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),

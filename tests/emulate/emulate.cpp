@@ -7,6 +7,8 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
+#include <iterator>
 #include <map>
 #include <vector>
 
@@ -218,24 +220,41 @@ extern "C" void ml_emulate_set_order(unsigned seed)
 
 /* ---- memory ---- */
 
+/* One stretch of addresses, opened and closed as a whole; allocations lie one after another, and what is freed is
+ * used again once everything behind it is freed as well. */
 struct region {
     size_t n_bytes;
 };
 static std::map<char *, region> regions;
+static const size_t STRETCH = (size_t)64 << 30;
+static size_t capacity = getenv("MOONLIGHT_EMULATED_BYTES") ? strtoull(getenv("MOONLIGHT_EMULATED_BYTES"), NULL, 10)
+                                                            : STRETCH; /* what the device seems to have */
+static char *device_base;
+static size_t device_used;
+
+static size_t whole_pages(size_t n_bytes)
+{
+    return (n_bytes + 4095) & ~(size_t)4095;
+}
 
 static void open_memory(bool open)
 {
-    for (auto &r : regions) mprotect(r.first, r.second.n_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    if (device_used > 0) mprotect(device_base, device_used, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 cudaError_t cudaMalloc(void **p, size_t n_bytes)
 {
-    size_t total = (n_bytes + 4095) & ~(size_t)4095;
-    void *base = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
-    (void)madvise(base, total, MADV_HUGEPAGE); /* fewer pages to open and close */
-    regions[(char *)base] = { total };
-    *p = base;
+    size_t total = whole_pages(n_bytes);
+    if (!device_base) {
+        void *base = mmap(NULL, STRETCH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+        (void)madvise(base, STRETCH, MADV_HUGEPAGE); /* fewer pages to open and close */
+        device_base = (char *)base;
+    }
+    if (total > capacity || device_used > capacity - total) return cudaErrorMemoryAllocation;
+    *p = device_base + device_used;
+    regions[(char *)*p] = { total };
+    device_used += total;
     return cudaSuccess;
 }
 
@@ -243,8 +262,30 @@ cudaError_t cudaFree(void *p)
 {
     auto found = regions.find((char *)p);
     if (found == regions.end()) return cudaErrorUnknown;
-    munmap(p, found->second.n_bytes);
     regions.erase(found);
+    size_t end = 0; /* of the last allocation left */
+    if (!regions.empty()) {
+        auto last = std::prev(regions.end());
+        end = (size_t)(last->first - device_base) + last->second.n_bytes;
+    }
+    if (end == device_used) return cudaSuccess;
+    (void)madvise(device_base + end, device_used - end, MADV_DONTNEED);
+    (void)mprotect(device_base + end, device_used - end, PROT_NONE);
+    device_used = end;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **p, size_t n_bytes, unsigned)
+{
+    *p = malloc(n_bytes ? n_bytes : 1);
+    if (!*p) return cudaErrorMemoryAllocation;
+    memset(*p, 0xff, n_bytes); /* NaN */
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    free(p);
     return cudaSuccess;
 }
 
@@ -260,13 +301,57 @@ static bool is_inside(const void *p, size_t n_bytes)
     return true;
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t)
+/* Work of a stream made with cudaStreamNonBlocking waits until somebody waits for it, as late as that may happen; that
+ * of other streams is done at once. */
+struct ml_emulated_stream {
+    bool late;
+    std::deque<std::function<void()>> work;
+    uint64_t n_done, n_queued;
+};
+struct ml_emulated_event {
+    ml_emulated_stream *stream;
+    uint64_t at; /* work of the stream that comes before */
+};
+
+static void catch_up(ml_emulated_stream *stream, uint64_t until)
 {
+    while (stream->n_done < until) {
+        std::function<void()> next = stream->work.front();
+        stream->work.pop_front();
+        stream->n_done++;
+        next();
+    }
+}
+
+static void queue(ml_emulated_stream *stream, const std::function<void()> &work)
+{
+    if (!stream || !stream->late) {
+        work();
+        return;
+    }
+    stream->work.push_back(work);
+    stream->n_queued++;
+}
+
+static void pass(const ml_emulated_event &event)
+{
+    if (event.stream && event.stream->late) catch_up(event.stream, event.at);
+}
+
+/* The device is lost after so many copies; negative: never. */
+static long copies_left = getenv("MOONLIGHT_EMULATED_LOSS") ? atol(getenv("MOONLIGHT_EMULATED_LOSS")) : -1;
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    if (copies_left == 0) return cudaErrorUnknown;
+    if (copies_left > 0) copies_left--;
     bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
     if (is_inside(dst, n_bytes) != to || is_inside(src, n_bytes) != from) die("a copy in another direction than said");
-    open_memory(true);
-    memcpy(dst, src, n_bytes);
-    open_memory(false);
+    queue(stream, [=]() {
+        open_memory(true);
+        memcpy(dst, src, n_bytes);
+        open_memory(false);
+    });
     return cudaSuccess;
 }
 
@@ -280,13 +365,6 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t)
 }
 
 /* ---- the rest of the runtime ---- */
-
-struct ml_emulated_stream {
-    int unused;
-};
-struct ml_emulated_event {
-    int unused;
-};
 
 static int n_device = 1;
 
@@ -317,7 +395,8 @@ cudaError_t cudaSetDevice(int)
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 {
-    *available = *total = (size_t)64 << 30;
+    *total = capacity;
+    *available = capacity > device_used ? capacity - device_used : 0;
     return cudaSuccess;
 }
 
@@ -339,14 +418,30 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    *stream = new ml_emulated_stream();
+    (*stream)->late = flags == cudaStreamNonBlocking && order_seed != 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    catch_up(stream, stream->n_queued);
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    (void)cudaStreamSynchronize(stream);
     delete stream;
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t)
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
+    ml_emulated_event now = *event; /* what it stands for may change before the stream comes here */
+    queue(stream, [=]() { pass(now); });
     return cudaSuccess;
 }
 
@@ -356,14 +451,26 @@ cudaError_t cudaEventCreate(cudaEvent_t *event)
     return cudaSuccess;
 }
 
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    return cudaEventCreate(event);
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     delete event;
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    *event = { stream, stream ? stream->n_queued : 0 };
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    pass(*event);
     return cudaSuccess;
 }
 

@@ -1,4 +1,6 @@
-/* What tests set on the emulated CUDA device (tests/emulate/cuda_runtime.h). */
+/* What tests set on the emulated CUDA device (tests/emulate/cuda_runtime.h).  Whole programs are told by the
+ * environment: MOONLIGHT_EMULATED_BYTES   how much memory the device seems to have; 64 GiB when not set
+ *   MOONLIGHT_EMULATED_LOSS    after so many copies the device is lost */
 #ifndef ML_TESTS_EMULATE_EMULATE_H
 #define ML_TESTS_EMULATE_EMULATE_H
 

@@ -3,7 +3,7 @@
  *   - backward, against central differences of that reference taken in double precision;
  *   - the same bits with 1 and 2 threads, and with every instruction set the machine has;
  *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, the same bits twice, and
- *     nothing written around the operands.
+ *     nothing written around the operands; with `cuda-bf16` the same of the operators that have products, in bf16.
  * The reference is written from the equations, without a look at the operator. */
 #ifndef ML_TESTS_OPS_CASE_H
 #define ML_TESTS_OPS_CASE_H
