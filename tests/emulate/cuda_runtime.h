@@ -173,6 +173,12 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
     ml_emulated_warp_barrier();
 }
 
+/* ---- copies beside the computation (cp.async): done no earlier than a thread waits for them ---- */
+
+void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
+void ml_emulated_copy_commit();
+void ml_emulated_copy_wait(int n_open);
+
 struct float4 {
     float x, y, z, w;
 };
@@ -196,6 +202,7 @@ typedef enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcp
 typedef struct ml_emulated_stream *cudaStream_t;
 typedef struct ml_emulated_event *cudaEvent_t;
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+typedef enum { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 } cudaDeviceAttr;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
@@ -203,6 +210,7 @@ struct cudaDeviceProp {
 
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
 cudaError_t cudaDriverGetVersion(int *version);

@@ -96,6 +96,43 @@ void ml_emulated_warp_barrier()
     leave(AT_WARP);
 }
 
+/* ---- copies beside the computation ---- */
+
+typedef struct {
+    void *shared;
+    const void *global;
+    int n_valid;
+    unsigned group;
+} late_copy;
+
+/* A thread's copies that it has not waited for, oldest first, and the number of the group that it is filling. */
+static std::vector<late_copy> late[MAX_THREADS];
+static unsigned late_group[MAX_THREADS];
+
+void ml_emulated_copy_16(void *shared, const void *global, int n_valid)
+{
+    if ((uintptr_t)shared % 16 || (n_valid && (uintptr_t)global % 16)) die("an asynchronous copy that is not aligned");
+    late[current].push_back({ shared, global, n_valid, late_group[current] });
+}
+
+void ml_emulated_copy_commit()
+{
+    late_group[current]++;
+}
+
+void ml_emulated_copy_wait(int n_open)
+{
+    std::vector<late_copy> &all = late[current];
+    size_t n = 0;
+    /* A copy in no group yet is not waited for either. */
+    while (n < all.size() && (int)(late_group[current] - all[n].group) > n_open) {
+        memset(all[n].shared, 0, 16);
+        if (all[n].n_valid) memcpy(all[n].shared, all[n].global, (size_t)all[n].n_valid);
+        n++;
+    }
+    all.erase(all.begin(), all.begin() + (long)n);
+}
+
 static void run_thread()
 {
     (*body)();
@@ -108,6 +145,7 @@ static void start(int i, dim3 block, dim3 grid, dim3 at)
     coroutine *t = &threads[i];
     unsigned n = (unsigned)i;
     t->state = READY;
+    late[i].clear();
     t->place.threadIdx = dim3(n % block.x, n / block.x % block.y, n / block.x / block.y);
     t->place.blockIdx = at;
     t->place.blockDim = block;
@@ -307,6 +345,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
     snprintf(prop->name, sizeof prop->name, "emulated device");
     prop->major = 9;
     prop->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
+{
+    *value = MAX_SHARED;
     return cudaSuccess;
 }
 

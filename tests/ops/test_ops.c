@@ -16,6 +16,7 @@
 #endif
 
 static ml_device *device; /* NULL: the processor */
+static ml_precision precision;
 
 enum { N_PROBE = 48 }; /* elements of each input whose gradient is checked by differences */
 
@@ -189,6 +190,7 @@ static void run_operator(const test_op *test, test_case *c, double *const *dy, b
     ml_error err;
     size_t act_bytes = device ? (size_t)32 << 20 : (size_t)1 << 30, grad_bytes = (size_t)(device ? 16 : 256) << 20;
     assert_ok(ml_ctx_init_on(&ctx, device, act_bytes, grad_bytes, &err));
+    ctx.precision = precision;
     poison(&ctx);
     ml_tensor inputs[ML_OP_MAX_IN];
     ml_tensor *in[ML_OP_MAX_IN] = { 0 }, *out[ML_OP_MAX_OUT] = { 0 };
@@ -256,7 +258,8 @@ static double loss_of(const test_op *test, const test_case *c, double *const *dy
 
 static void check_forward(const entry *e, const test_case *c, const result *r, double *const *out)
 {
-    double tolerance = fmax(e->forward_tolerance, c->forward_tolerance);
+    bool bf16 = precision == ML_PRECISION_BF16;
+    double tolerance = bf16 ? e->test->bf16_tolerance(c) : fmax(e->forward_tolerance, c->forward_tolerance);
     for (int i = 0; i < ML_OP_MAX_OUT; i++) {
         double largest = 1e-30, worst = 0;
         for (int64_t j = 0; j < c->out_count[i]; j++) {
@@ -273,6 +276,7 @@ static void check_forward(const entry *e, const test_case *c, const result *r, d
 
 static void check_backward(const entry *e, test_case *c, const result *r, double *const *dy, double **out, ml_rng *rng)
 {
+    double tolerance = precision == ML_PRECISION_BF16 ? 2 * e->test->bf16_tolerance(c) : e->backward_tolerance;
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         test_input *in = &c->in[i];
         int64_t n = count_of(in);
@@ -296,7 +300,7 @@ static void check_backward(const entry *e, test_case *c, const result *r, double
             double expected = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
             if (fabs(expected) > largest) largest = fabs(expected);
             double found = (double)r->grad[i][j];
-            if (!(fabs(found - expected) <= e->backward_tolerance * largest + 1e-9)) {
+            if (!(fabs(found - expected) <= tolerance * largest + 1e-9)) {
                 fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g, expected %.9g (largest %.3g)", e->name,
                          c->variant, i, (long long)j, found, expected, largest);
             }
@@ -333,6 +337,28 @@ static void repeat_on_device(const entry *e, test_case *c, double *const *dy, co
 #ifdef MOONLIGHT_CUDA_EMULATED
     ml_emulate_set_order(0);
 #endif
+}
+
+/* Every gradient of ML_PRECISION_BF16 beside that of ML_PRECISION_F32, which differences have been compared with. */
+static void compare_precisions(const entry *e, test_case *c, double *const *dy, const result *r)
+{
+    double tolerance = 2 * e->test->bf16_tolerance(c);
+    result exact = { 0 };
+    precision = ML_PRECISION_F32;
+    run_operator(e->test, c, dy, e->differentiable, &exact);
+    precision = ML_PRECISION_BF16;
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        double largest = 1e-30;
+        int64_t n = exact.grad[i] ? count_of(&c->in[i]) : 0;
+        for (int64_t j = 0; j < n; j++) largest = fmax(largest, fabs((double)exact.grad[i][j]));
+        for (int64_t j = 0; j < n; j++) {
+            double found = (double)r->grad[i][j], expected = (double)exact.grad[i][j];
+            if (fabs(found - expected) <= tolerance * largest) continue;
+            fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g in bf16, %.9g in fp32 (largest %.3g)", e->name,
+                     c->variant, i, (long long)j, found, expected, largest);
+        }
+    }
+    free_result(&exact);
 }
 
 static void repeat_on_processor(const entry *e, test_case *c, double *const *dy, double **out, const result *r,
@@ -374,6 +400,7 @@ static void test_variant(const entry *e, int variant)
     e->test->reference(&c, out);
     check_forward(e, &c, &r, out);
     if (e->differentiable) check_backward(e, &c, &r, dy, out, &rng);
+    if (precision == ML_PRECISION_BF16) compare_precisions(e, &c, dy, &r);
 
     if (device) {
         repeat_on_device(e, &c, dy, &r);
@@ -398,19 +425,21 @@ static void test_operator(void **state)
     assert_true(e->test->n_variant > 0);
 #ifdef MOONLIGHT_CUDA
     if (device && !ml_ops_cuda[e - entries].forward) skip();
+    if (precision == ML_PRECISION_BF16 && !e->test->bf16_tolerance) skip();
 #endif
     for (int variant = 0; variant < e->test->n_variant; variant++) test_variant(e, variant);
 }
 
-/* test_ops [cuda] [OPERATOR]: on the processor or on the first GPU; all operators, or one.  Exit status 77 where there
- * is no GPU. */
+/* test_ops [cuda|cuda-bf16] [OPERATOR]: on the processor or on the first GPU; all operators, or one.  Exit status 77
+ * where there is no GPU. */
 int main(int argc, char **argv)
 {
     enum { N = sizeof entries / sizeof entries[0] };
     ml_error err;
     const char *only = argc > 1 ? argv[argc - 1] : NULL;
-    if (argc > 1 && !strcmp(argv[1], "cuda")) {
+    if (argc > 1 && !strncmp(argv[1], "cuda", 4)) {
         if (argc == 2) only = NULL;
+        if (!strcmp(argv[1], "cuda-bf16")) precision = ML_PRECISION_BF16;
         if (ml_device_open(0, &device, &err) != ML_OK) {
             printf("skipped: no GPU (%s)\n", err.message);
             return 77;
