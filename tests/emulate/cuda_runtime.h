@@ -179,6 +179,9 @@ void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
 void ml_emulated_copy_commit();
 void ml_emulated_copy_wait(int n_open);
 
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };

@@ -3,8 +3,7 @@
  *   - backward, against central differences of that reference taken in double precision;
  *   - the same bits with 1 and 2 threads, and with every instruction set the machine has;
  *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, the same bits twice, and
- *     nothing written around the operands; with `cuda-bf16` the same in ML_PRECISION_BF16, of operators that set
- *     bf16_tolerance.
+ *     nothing written around the operands; with `cuda-bf16` the same of the operators that have products, in bf16.
  * The reference is written from the equations, without a look at the operator. */
 #ifndef ML_TESTS_OPS_CASE_H
 #define ML_TESTS_OPS_CASE_H
@@ -56,8 +55,8 @@ typedef struct {
     /* For an operator that seeds its own backward: the loss it differentiates, from the reference outputs.
      * NULL: a random linear form of the outputs. */
     double (*own_loss)(const test_case *c, double *const *out);
-    /* In ML_PRECISION_BF16, of c->variant, in the place of ops.def's; NULL: no such mode.  Backward twice that, since
-     * gradients come from twice as many rounded operands. */
+    /* In ML_PRECISION_BF16, where the tolerance depends on the case: that of forward; backward's is twice that, since
+     * gradients come from twice as many rounded operands.  All gradients are then compared with those in fp32. */
     double (*bf16_tolerance)(const test_case *c);
     /* Optional further checks on the built outputs (i32 outputs, invariants); fails through cmocka. */
     void (*check)(const test_case *c, ml_tensor *const *out);

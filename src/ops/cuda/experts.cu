@@ -165,14 +165,13 @@ static void make_lists(ml_ctx *ctx, const layer *l)
 }
 
 /* c [rows, n] (+)= a [rows, k] times each expert's matrix */
-static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const ml_cuda_weight *w, int64_t w_stride,
-                          bool transpose, int64_t n, int64_t k, float *c, int64_t c_stride, bool accumulate)
+static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const ml_cuda_weight *w, bool transpose,
+                          int64_t n, int64_t k, float *c, int64_t c_stride, bool accumulate)
 {
     ml_cuda_gemm g = ml_cuda_gemm_make(l->n_row, n, k);
     g.n_product = l->n_expert;
     g.a = a;
-    g.b = ml_cuda_operand_make(w->data, w_stride, transpose);
-    g.b.product = w->stride;
+    g.b = ml_cuda_weight_operand(w, transpose);
     g.c = c;
     g.c_stride = c_stride;
     g.accumulate = accumulate;
@@ -185,7 +184,7 @@ static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const 
 static void multiply_inner(ml_ctx *ctx, const layer *l, ml_cuda_operand a, ml_cuda_operand b, int64_t m, int64_t n,
                            float *dw, int64_t dw_product)
 {
-    ml_cuda_gemm g = ml_cuda_gemm_make(m, n, 0);
+    ml_cuda_gemm g = ml_cuda_gemm_make(m, n, l->n_row);
     g.n_product = l->n_expert;
     g.a = a;
     g.a.transpose = true;
@@ -218,12 +217,12 @@ extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args
     make_lists(ctx, &l);
     bool fused = is_fused(&l);
     ml_cuda_operand x = gathered(&l, l.x.data, l.x.stride);
-    multiply_rows(ctx, &l, x, &l.gate, l.d, true, fused ? 2 * l.f : l.f, l.d, l.pre, l.n_col, false);
+    multiply_rows(ctx, &l, x, &l.gate, true, fused ? 2 * l.f : l.f, l.d, l.pre, l.n_col, false);
     if (l.has_up && !fused) {
-        multiply_rows(ctx, &l, x, &l.up, l.d, true, l.f, l.d, l.pre + l.f, l.n_col, false);
+        multiply_rows(ctx, &l, x, &l.up, true, l.f, l.d, l.pre + l.f, l.n_col, false);
     }
     ML_LAUNCH(ctx->device, activate, blocks_for(l.n_row * l.f), THREADS, 0, l);
-    multiply_rows(ctx, &l, ml_cuda_operand_make(l.a, l.f, false), &l.down, l.f, true, l.d, l.f, l.z, l.d, false);
+    multiply_rows(ctx, &l, ml_cuda_operand_make(l.a, l.f, false), &l.down, true, l.d, l.f, l.z, l.d, false);
     ML_LAUNCH(ctx->device, combine, blocks_for(l.n_token * l.d), THREADS, 0, l, ml_rows_of(args->out[0]), false);
     return ml_queued(ctx);
 }
@@ -240,8 +239,8 @@ static void projection_backward(ml_ctx *ctx, const layer *l, const ml_op_args *a
     if (dup && !fused_gradient) multiply_inner(ctx, l, dpre_up, x, l->f, l->d, dup, up->stride);
     if (!grads->in[0]) return;
     bool fused = is_fused(l);
-    multiply_rows(ctx, l, dpre, &l->gate, l->d, false, l->d, fused ? 2 * l->f : l->f, l->z, l->d, false);
-    if (l->has_up && !fused) multiply_rows(ctx, l, dpre_up, &l->up, l->d, false, l->d, l->f, l->z, l->d, true);
+    multiply_rows(ctx, l, dpre, &l->gate, false, l->d, fused ? 2 * l->f : l->f, l->z, l->d, false);
+    if (l->has_up && !fused) multiply_rows(ctx, l, dpre_up, &l->up, false, l->d, l->f, l->z, l->d, true);
     ML_LAUNCH(ctx->device, combine, blocks_for(l->n_token * l->d), THREADS, 0, *l,
               ml_rows_like(args->in[0], grads->in[0]), true);
 }
@@ -265,7 +264,7 @@ extern "C" ml_status ml_cuda_experts_backward(ml_ctx *ctx, const ml_op_args *arg
     if (l.n_row == 0) return ML_OK;
     make_lists(ctx, &l);
     ml_cuda_operand dy = gathered(&l, grads->out[0], args->out[0]->stride);
-    multiply_rows(ctx, &l, dy, &l.down, l.f, false, l.f, l.d, l.a, l.f, false);
+    multiply_rows(ctx, &l, dy, &l.down, false, l.f, l.d, l.a, l.f, false);
     ML_LAUNCH(ctx->device, activate_backward, (unsigned)ml_n_blocks(l.n_row, WARPS), THREADS, 0, l);
     if (grads->in[5]) {
         multiply_inner(ctx, &l, dy, ml_cuda_operand_make(l.a, l.f, false), l.d, l.f, grads->in[5], down->stride);

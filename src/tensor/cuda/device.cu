@@ -83,6 +83,8 @@ extern "C" ml_status ml_device_open(int index, ml_device **out, ml_error *err)
     ml_device *device = (ml_device *)ml_calloc(1, sizeof *device);
     if (!device) return ml_fail_memory(err, sizeof *device, "a device");
     device->index = index;
+    device->major = prop.major;
+    device->n_sm = prop.multiProcessorCount;
     error = cudaSetDevice(index);
     if (error == cudaSuccess) error = cudaStreamCreate(&device->stream);
     if (error == cudaSuccess) error = cudaMalloc((void **)&device->fault, sizeof *device->fault);
@@ -98,6 +100,7 @@ extern "C" ml_status ml_device_open(int index, ml_device **out, ml_error *err)
 extern "C" void ml_device_close(ml_device *device)
 {
     if (!device) return;
+    if (device->lt) device->lt_free(device->lt);
     if (device->fault) (void)cudaFree(device->fault);
     if (device->stream) (void)cudaStreamDestroy(device->stream);
     ml_free(device);
