@@ -173,7 +173,7 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
     ml_emulated_warp_barrier();
 }
 
-/* ---- copies beside the computation (cp.async): done no earlier than a thread waits for them ---- */
+/* ---- copies beside the computation (cp.async): done when a thread waits for them, or (one order) at once ---- */
 
 void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
 void ml_emulated_copy_commit();
