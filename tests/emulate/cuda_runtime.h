@@ -180,6 +180,12 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
     ml_emulated_warp_barrier();
 }
 
+/* ---- copies beside the computation (cp.async): done when a thread waits for them, or (one order) at once ---- */
+
+void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
+void ml_emulated_copy_commit();
+void ml_emulated_copy_wait(int n_open);
+
 struct float2 {
     float x, y;
 };
@@ -207,6 +213,7 @@ typedef struct ml_emulated_stream *cudaStream_t;
 typedef struct ml_emulated_event *cudaEvent_t;
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
 enum { cudaHostAllocDefault = 0, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+typedef enum { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 } cudaDeviceAttr;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
@@ -214,6 +221,7 @@ struct cudaDeviceProp {
 
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
 cudaError_t cudaDriverGetVersion(int *version);
