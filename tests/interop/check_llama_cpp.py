@@ -127,7 +127,8 @@ def compare_seed(program, work, name, preset, values, options, seed):
     prompt = json.loads(run(program, "tokenizer", "encode", "--tokenizer", folder, "--json", text=PROMPT.encode()))["ids"]
     check(f"{name} {seed}: tokens of the prompt", there.tokens_of(PROMPT)[-len(prompt):] == prompt)
     bound = BOUND_F16 if "f16" in options else BOUND
-    n_other, n_wrong, worst, _ = there.compare(PROMPT, ids, logprobs, bound)
+    n_other, n_wrong, differences, _ = there.compare(PROMPT, ids, logprobs, bound)
+    worst = differences[-1]
     check(f"{name} {seed}: continuation", (ended or len(ids) == N_NEW) and n_wrong == 0 and worst < bound,
           f"{n_other} of {len(ids)} tokens differ, {n_wrong} where the likeliest two are {bound} apart; "
           f"log-probabilities within {worst:.1e}")

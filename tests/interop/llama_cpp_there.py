@@ -43,8 +43,8 @@ class LlamaCpp:
 
     def compare(self, prompt, ids, logprobs, bound):
         """Another program's greedy continuation of a prompt and its log-probabilities -> places where another token is
-        the likeliest here; those of them where the two largest logits here are `bound` or more apart; the largest
-        difference of a log-probability; the sum of the tokens' probabilities."""
+        the likeliest here; those of them where the two largest logits here are `bound` or more apart; differences of
+        log-probabilities, ascending; the sum of the tokens' probabilities."""
         import numpy
         logits = self.logits_after(self.tokens_of(prompt) + ids[:-1], len(ids))
         top = numpy.sort(logits, axis=1)[:, -2:]
@@ -52,4 +52,4 @@ class LlamaCpp:
         here = here[numpy.arange(len(ids)), ids]
         other = logits.argmax(axis=1) != ids
         wrong = other & (top[:, 1] - top[:, 0] >= bound)
-        return int(other.sum()), int(wrong.sum()), float(numpy.abs(here - logprobs).max()), float(numpy.exp(here).sum())
+        return int(other.sum()), int(wrong.sum()), numpy.sort(numpy.abs(here - logprobs)), float(numpy.exp(here).sum())
