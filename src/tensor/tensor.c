@@ -219,6 +219,7 @@ static ml_tensor *make_view(ml_ctx *ctx, ml_tensor *x, int64_t offset)
     v->base = x->base ? x->base : x;
     v->base_offset = x->base_offset + offset;
     v->data = (char *)x->data + ml_dtype_row_bytes(x->dtype, offset); /* of block types only whole blocks */
+    if (x->half) v->half = x->half + offset;
     return v;
 }
 

@@ -39,6 +39,8 @@ struct ml_tensor {
     int64_t base_offset; /* elements from base->data to data */
     float *grad;         /* fp32, laid out exactly as data (same stride); NULL until something needs it */
     bool needs_grad;     /* a backward pass must deliver grad */
+    uint16_t *half;      /* NULL, or the elements of an fp32 weight on a device rounded to bf16, laid out as data: what
+                            products read in ML_PRECISION_BF16.  Who changes data keeps it. */
 };
 
 typedef struct ml_tape ml_tape;
@@ -48,6 +50,10 @@ typedef enum {
     ML_MODE_EXACT, /* training, references: fp32 blocked matrix products, differentiable */
     ML_MODE_FAST,  /* inference: kernels whose result for a row does not depend on the other rows */
 } ml_mode;
+
+/* What a device's matrix products round their operands to.  Sums are fp32, and so is all that is no such product:
+ * norms, softmax, the router and its logits, losses. */
+typedef enum { ML_PRECISION_F32, ML_PRECISION_BF16 } ml_precision;
 
 /* Who wants to see what weights are multiplied with, in inference: calibration.  Told once for every product of a
  * weight (matrix number `matrix` of a weight that has several) with rows row[0 .. n_row) of x, or the first n_row where
@@ -67,6 +73,7 @@ typedef struct {
     bool recording;
     bool recomputing; /* inside the second run of a segment: forward statistics must not be counted again */
     ml_mode mode;
+    ml_precision precision;      /* on a device; the processor's are as `mode` and the weights' types say */
     const ml_observer *observer; /* NULL: nobody */
     ml_error error;              /* first failure since ml_ctx_reset; code ML_OK when none */
 } ml_ctx;

@@ -26,6 +26,9 @@ struct ml_device {
     int index;
     cudaStream_t stream;
     ml_fault *fault; /* in device memory */
+    int major, n_sm; /* compute capability, multiprocessors */
+    void *lt;        /* of ops/cuda/gemm_lt.cu, which also says how it is freed */
+    void (*lt_free)(void *lt);
     cudaError_t error;
     char what[128]; /* was being done when `error` arose */
 };
