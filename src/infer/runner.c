@@ -16,6 +16,10 @@ struct ml_runner {
     ml_tensor *hidden; /* [n, d] of the last pass */
     const ml_routing_observer *observer;
     const ml_adapter **adapter; /* [n_seq] */
+    /* On a device: what a pass is told, [n_input] int32: page table, then ids, positions and sequences [max_token]. */
+    int32_t *input, *input_there;
+    int64_t n_input;
+    float *hidden_here; /* [d] */
 };
 
 /* The results of all layers, every intermediate of one, and the logits, with room to spare; only touched pages cost
@@ -30,6 +34,29 @@ static size_t activation_bytes(const ml_config *c, int64_t n_token)
     return (size_t)(((c->num_hidden_layers + 2) * c->hidden_size + layer) * n_token) * sizeof(float);
 }
 
+/* Beside activations a device's products and attention have results of their own (ops/cuda). */
+static size_t device_bytes(const ml_model *m, int64_t n_token)
+{
+    const ml_config *c = &m->config;
+    int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
+    if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
+    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
+}
+
+static ml_status make_inputs(ml_runner *r, ml_error *err)
+{
+    void *there;
+    if (!r->model->device) return ML_OK;
+    r->n_input = r->config.n_seq * r->pages.pages_per_seq + 3 * r->config.max_token;
+    size_t n_bytes = (size_t)r->n_input * sizeof *r->input;
+    r->input = ml_calloc((size_t)r->n_input, sizeof *r->input);
+    r->hidden_here = ml_calloc((size_t)r->model->config.hidden_size, sizeof *r->hidden_here);
+    if (!r->input || !r->hidden_here) return ml_fail_memory(err, n_bytes, "a runner");
+    ML_TRY(ml_device_alloc(r->model->device, n_bytes, "a pass's tokens", &there, err));
+    r->input_there = there;
+    return ML_OK;
+}
+
 static ml_status make(ml_runner *r, ml_error *err)
 {
     const ml_config *c = &r->model->config;
@@ -40,9 +67,13 @@ static ml_status make(ml_runner *r, ml_error *err)
     r->adapter = ml_calloc((size_t)n->n_seq + 1, sizeof *r->adapter);
     if (!r->adapter) return ml_fail_memory(err, (size_t)n->n_seq * sizeof *r->adapter, "a runner");
     for (int64_t s = 0; s < n->n_seq; s++) ml_runner_set_adapter(r, s, NULL);
-    ML_TRY(ml_ctx_init(&r->ctx, activation_bytes(c, n->max_token) + logits + slack, 0, err));
+    ml_device *device = r->model->device;
+    ml_device_enter(device);
+    if (device) slack = device_bytes(r->model, n->max_token);
+    ML_TRY(ml_ctx_init_on(&r->ctx, device, activation_bytes(c, n->max_token) + logits + slack, 0, err));
     ML_TRY(ml_pages_make(&r->pages, n_page, (int32_t)page, n->n_seq, n->capacity, err));
-    return ml_kv_cache_make(c, n_page * page, n->kv_dtype, &r->cache, err);
+    ML_TRY(make_inputs(r, err));
+    return ml_kv_cache_make(c, n_page * page, n->kv_dtype, device, &r->cache, err);
 }
 
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err)
@@ -71,6 +102,9 @@ void ml_runner_free(ml_runner *r)
 {
     if (!r) return;
     ml_ctx_free(&r->ctx);
+    if (r->input_there) ml_device_release(r->model->device, r->input_there);
+    ml_free(r->input);
+    ml_free(r->hidden_here);
     ml_pages_free(&r->pages);
     ml_kv_cache_free(r->cache);
     ml_free(r->adapter);
@@ -103,10 +137,42 @@ static ml_tensor *wrap(ml_ctx *ctx, const int32_t *data, int64_t n)
     return ml_tensor_wrap(ctx, ML_I32, 1, &n, (void *)(uintptr_t)data);
 }
 
+/* What a pass is told, on its way to the device in one piece; here, where the caller has it. */
+typedef struct {
+    ml_tensor *id, *pos, *seq; /* [n] */
+    const int32_t *page_table;
+} pass_input;
+
+static ml_status put_inputs(ml_runner *r, int64_t n, const int32_t *id, const int32_t *pos, const int32_t *seq,
+                            pass_input *out, ml_error *err)
+{
+    ml_ctx *ctx = &r->ctx;
+    ml_device *device = r->model->device;
+    if (!device) {
+        *out = (pass_input){ wrap(ctx, id, n), wrap(ctx, pos, n), wrap(ctx, seq, n), r->pages.table };
+        return ml_ctx_status(ctx, err);
+    }
+    const int32_t *const given[3] = { id, pos, seq };
+    ml_tensor **const tensor[3] = { &out->id, &out->pos, &out->seq };
+    int64_t n_table = r->config.n_seq * r->pages.pages_per_seq;
+    memcpy(r->input, r->pages.table, (size_t)n_table * sizeof *r->input);
+    for (int i = 0; i < 3; i++) {
+        int64_t at = n_table + i * n;
+        memcpy(r->input + at, given[i], (size_t)n * sizeof *r->input);
+        *tensor[i] = ml_ctx_scratch(ctx, sizeof(ml_tensor));
+        if (!*tensor[i]) return ml_ctx_status(ctx, err);
+        **tensor[i] = ml_tensor_describe(ML_I32, 1, &n, r->input_there + at);
+        (*tensor[i])->device = device;
+    }
+    out->page_table = r->input_there;
+    return ml_device_upload(device, r->input_there, r->input, (size_t)(n_table + 3 * n) * sizeof *r->input, err);
+}
+
 /* The wanted rows of the hidden state, end to end. */
 static ml_tensor *pick_rows(ml_ctx *ctx, ml_tensor *hidden, int64_t n_want, const int32_t *want)
 {
     if (!hidden) return NULL;
+    if (ctx->device) return ml_embedding(ctx, hidden, wrap(ctx, want, n_want));
     int64_t d = hidden->dim[1];
     ml_tensor *rows = ml_tensor_new_2d(ctx, ML_F32, n_want, d);
     if (!rows) return NULL;
@@ -157,44 +223,65 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
                             const int32_t *seq, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;
+    pass_input given;
+    ml_device_enter(r->model->device);
     ml_ctx_reset(ctx);
     ctx->mode = ML_MODE_FAST;
-    ml_kv_cache_set_pages(r->cache, r->pages.table, r->pages.page_size, r->pages.pages_per_seq);
-    ml_model_input in = { .id = wrap(ctx, id, n),
-                          .pos = wrap(ctx, pos, n),
-                          .seq = wrap(ctx, seq, n),
+    ctx->n_decode = n_decode;
+    ML_TRY(put_inputs(r, n, id, pos, seq, &given, err));
+    ml_kv_cache_set_pages(r->cache, given.page_table, r->pages.page_size, r->pages.pages_per_seq);
+    ml_model_input in = { .id = given.id,
+                          .pos = given.pos,
+                          .seq = given.seq,
                           .cache = r->cache,
                           .n_decode = n_decode,
                           .observer = r->observer,
                           .adapters = make_use(r, n, seq) };
+    if (in.adapters && r->model->device) {
+        ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
+    }
     ML_TRY(ml_ctx_status(ctx, err));
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);
 }
 
-const float *ml_runner_hidden(const ml_runner *r, int64_t row)
+ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err)
 {
-    return ml_f32(r->hidden) + row * r->hidden->stride;
+    const float *at = ml_f32(r->hidden) + row * r->hidden->stride;
+    *out = at;
+    if (!r->model->device) return ML_OK;
+    *out = r->hidden_here;
+    size_t n_bytes = (size_t)r->hidden->dim[1] * sizeof *at;
+    return ml_device_download(r->model->device, r->hidden_here, at, n_bytes, err);
+}
+
+/* The elements of a result into memory here. */
+static void take(ml_ctx *ctx, const ml_tensor *y, float *out)
+{
+    const float *from = y ? ml_tensor_read(ctx, y) : NULL;
+    if (from) memcpy(out, from, (size_t)ml_tensor_count(y) * sizeof *out);
 }
 
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
 {
     if (n_want == 0) return ML_OK;
     ml_ctx *ctx = &r->ctx;
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_tensor *y = ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)); // [n_want, vocab]
-    if (y) memcpy(logits, y->data, (size_t)(n_want * r->model->config.vocab_size) * sizeof *logits);
-    ml_arena_release(&ctx->act, mark);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ctx->n_decode = n_want;
+    ml_device_enter(r->model->device);
+    take(ctx, ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)), logits); // [n_want, vocab]
+    ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
 }
 
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;
-    size_t mark = ml_arena_mark(&ctx->act);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ctx->n_decode = 0;
+    ml_device_enter(r->model->device);
     int64_t n = r->hidden->dim[0];
-    ml_tensor *y = ml_model_logprob(ctx, r->model, r->hidden, wrap(ctx, target, n)); // [n]
-    if (y) memcpy(logprob, y->data, (size_t)n * sizeof *logprob);
-    ml_arena_release(&ctx->act, mark);
+    take(ctx, ml_model_logprob(ctx, r->model, r->hidden, wrap(ctx, target, n)), logprob); // [n]
+    ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
 }

@@ -94,6 +94,11 @@ ml_status ml_device_download(ml_device *device, void *dst, const void *src, size
     return ML_OK;
 }
 
+void ml_device_enter(ml_device *device)
+{
+    (void)device;
+}
+
 ml_status ml_device_wait(ml_device *device, ml_error *err)
 {
     (void)device;

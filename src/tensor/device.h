@@ -45,6 +45,8 @@ void ml_device_release(ml_device *device, void *p);
 ml_status ml_device_upload(ml_device *device, void *dst, const void *src, size_t n_bytes, ml_error *err);
 /* To this machine's memory, when all that was queued before is done. */
 ml_status ml_device_download(ml_device *device, void *dst, const void *src, size_t n_bytes, ml_error *err);
+/* The calling thread is going to queue work of this device: once before it does, in every thread.  NULL: nothing. */
+void ml_device_enter(ml_device *device);
 /* Until everything queued is done. */
 ml_status ml_device_wait(ml_device *device, ml_error *err);
 

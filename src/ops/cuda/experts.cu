@@ -9,6 +9,7 @@
  *               z   = dpre gate_up_e;  dx[t] += its rows of z, by expert
  * No atomic additions: y and dx are gathered by token, so every sum has one order. */
 #include "ops/cuda/gemm.cuh"
+#include "ops/cuda/experts_decode.cuh"
 #include "ops/cuda/rows.cuh"
 #include "ops/cuda/sort.cuh"
 #include "ops/cuda/weight.cuh"
@@ -206,7 +207,7 @@ static ml_cuda_operand gathered(const layer *l, const float *data, int64_t strid
     return o;
 }
 
-extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args)
+static ml_status forward(ml_ctx *ctx, const ml_op_args *args)
 {
     const ml_tensor *id = args->in[1];
     layer l;
@@ -226,6 +227,37 @@ extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args
     multiply_rows(ctx, &l, ml_cuda_operand_make(l.a, l.f, false), &l.down, l.f, true, l.d, l.f, l.z, l.d, false);
     ML_LAUNCH(ctx->device, combine, blocks_for(l.n_token * l.d), THREADS, 0, l, ml_rows_of(args->out[0]), false);
     return ml_queued(ctx);
+}
+
+static ml_tensor rows_from(const ml_tensor *t, int64_t first, int64_t n)
+{
+    ml_tensor part = *t;
+    part.data = (char *)t->data + (size_t)(first * t->stride) * 4; /* fp32 and int32 alike */
+    part.dim[0] = n;
+    return part;
+}
+
+extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args)
+{
+    int64_t n = args->in[0]->dim[0], n_decode = ctx->n_decode < n ? ctx->n_decode : n;
+    if (n_decode == 0) return forward(ctx, args);
+    for (int phase = 0; phase < 2; phase++) {
+        ml_op_args some = *args;
+        ml_tensor in[3], out;
+        int64_t first = phase ? n_decode : 0, n_some = phase ? n - n_decode : n_decode;
+        for (int i = 0; i < 3; i++) {
+            in[i] = rows_from(args->in[i], first, n_some);
+            some.in[i] = &in[i];
+        }
+        out = rows_from(args->out[0], first, n_some);
+        some.out[0] = &out;
+        if (n_some == 0) continue;
+        bool direct = phase == 0 && ml_cuda_experts_can_decode(&some);
+        ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+        ML_TRY((direct ? ml_cuda_experts_decode : forward)(ctx, &some));
+        ml_ctx_release(ctx, mark);
+    }
+    return ML_OK;
 }
 
 /* Gradients of gate, up and x from dpre. */

@@ -10,8 +10,10 @@ typedef struct {
     int64_t stride; /* of dimension 0 */
 } ml_cuda_weight;
 
-/* w itself when it is fp32 without parts; else a contiguous copy in scratch.  f32, bf16, f16, q8_0, q6_k and q4_k in
- * rows; ML_EINVAL names another. */
+/* ML_EINVAL when kernels cannot read w (or a part of something): not in rows, or whole numbers. */
+ml_status ml_cuda_weight_check(ml_ctx *ctx, const ml_tensor *w);
+
+/* w itself when it is fp32 without parts; else a contiguous copy in scratch.  Of any type in rows. */
 ml_status ml_cuda_weight_read(ml_ctx *ctx, const ml_tensor *w, ml_cuda_weight *out);
 
 /* y [n, n_col] = rows id[0 .. n) of the table (device memory); a row outside the table is reported and made NaN. */

@@ -16,6 +16,8 @@ enum ml_fault_code {
     ML_FAULT_TARGET,    /* target, row */
     ML_FAULT_EXPERT_ID, /* expert, row */
     ML_FAULT_SEQUENCES, /* last offset, tokens */
+    ML_FAULT_PAGE,      /* position, row */
+    ML_FAULT_CACHE,     /* position, row: its keys or values do not fit the cache's type */
 };
 
 struct ml_fault {
