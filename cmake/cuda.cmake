@@ -1,4 +1,4 @@
-# The CUDA backend (src/tensor/cuda, src/ops/cuda), a part of libmoonlight where it is built.
+# The CUDA backend (src/*/cuda), a part of libmoonlight where it is built.
 #   MOONLIGHT_CUDA   AUTO      where nvcc and the toolkit are
 #                    ON        or an error
 #                    OFF
@@ -41,7 +41,7 @@ function(moonlight_add_cuda library)
   if(NOT MOONLIGHT_CUDA_BUILT)
     return()
   endif()
-  file(GLOB sources CONFIGURE_DEPENDS src/tensor/cuda/*.cu src/ops/cuda/*.cu)
+  file(GLOB sources CONFIGURE_DEPENDS src/*/cuda/*.cu)
   target_sources(${library} PRIVATE ${sources})
   target_compile_definitions(${library} PUBLIC MOONLIGHT_CUDA)
   if(MOONLIGHT_CUDA STREQUAL "EMULATED")

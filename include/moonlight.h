@@ -234,6 +234,7 @@ typedef struct {
     size_t n_set;
     const char *run_folder; /* made if missing; another process cannot use it at the same time */
     bool resume;            /* continue the run in it from its latest checkpoint, bit for bit; else it must hold none */
+    const char *device;     /* "cpu", "cuda", "cuda:N", or "auto": a GPU where there is one; NULL: "cpu" */
     /* Who is told what, by the thread that called; each may be NULL.  Texts live until the function returns. */
     void *arg;
     void (*on_step)(void *arg, const ml_trainer_step *step);
@@ -265,7 +266,9 @@ typedef struct {
     int64_t activations_bytes;          /* kept for the backward, and the largest scratch */
     int64_t activation_gradients_bytes; /* of one layer and the ends */
     int64_t total_bytes;                /* of the five */
-    int64_t available_bytes;            /* of this machine now; a run that needs more is refused */
+    int64_t available_bytes;            /* of this machine, or its GPU, now; a run that needs more is refused */
+    const char *device;                 /* "cpu" or "cuda:N": what was chosen, and where the bytes above are */
+    int64_t pinned_bytes;               /* beside a GPU's memory: of this machine's, for weights and moments there */
 } ml_trainer_plan;
 
 ML_API ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t);

@@ -51,6 +51,7 @@ ml_status ml_cli_train_run(const char *stage, const ml_options *o, const char *r
                                  .n_set = n_set,
                                  .run_folder = run,
                                  .resume = resume,
+                                 .device = ml_options_text(o, "device"),
                                  .arg = &bar,
                                  .on_progress = show_progress,
                                  .on_message = show_message };

@@ -94,6 +94,23 @@ void ml_checkpoint_free(ml_checkpoint *c)
 
 /* State */
 
+enum { CHUNK = 1 << 22 /* elements that are moved at once */ };
+
+/* In pieces, through memory of this machine. */
+static ml_status put_distant(ml_st_writer *w, const ml_state_buffer *b, ml_error *err)
+{
+    float *values = ml_alloc((size_t)(b->n < CHUNK ? b->n : CHUNK) * sizeof *values);
+    if (!values) return ml_fail_memory(err, CHUNK * sizeof *values, b->name);
+    ml_status status = ML_OK;
+    for (int64_t at = 0; at < b->n && status == ML_OK; at += CHUNK) {
+        int64_t n = b->n - at < CHUNK ? b->n - at : CHUNK;
+        status = b->read(b->arg, at, n, values, err);
+        if (status == ML_OK) status = ml_st_writer_put_raw(w, values, (size_t)n * sizeof *values, err);
+    }
+    ml_free(values);
+    return status;
+}
+
 static ml_status put_buffers(ml_st_writer *w, const ml_state_buffer *buffers, size_t n_buffer, ml_error *err)
 {
     for (size_t i = 0; i < n_buffer; i++) {
@@ -103,6 +120,10 @@ static ml_status put_buffers(ml_st_writer *w, const ml_state_buffer *buffers, si
     ML_TRY(ml_st_writer_start(w, err));
     for (size_t i = 0; i < n_buffer; i++) {
         size_t n_bytes = (size_t)buffers[i].n * ml_st_dtype_size(buffers[i].dtype);
+        if (buffers[i].read) {
+            ML_TRY(put_distant(w, &buffers[i], err));
+            continue;
+        }
         ML_TRY(ml_st_writer_put_raw(w, buffers[i].data, n_bytes, err));
     }
     return ml_st_writer_end(w, err);
@@ -118,6 +139,20 @@ ml_status ml_checkpoint_put_state(ml_checkpoint *c, const char *file, const ml_s
     return status;
 }
 
+static ml_status get_distant(const ml_state_buffer *b, const ml_st_tensor *t, ml_error *err)
+{
+    float *values = ml_alloc((size_t)(b->n < CHUNK ? b->n : CHUNK) * sizeof *values);
+    if (!values) return ml_fail_memory(err, CHUNK * sizeof *values, b->name);
+    ml_status status = ML_OK;
+    for (int64_t at = 0; at < b->n && status == ML_OK; at += CHUNK) {
+        int64_t n = b->n - at < CHUNK ? b->n - at : CHUNK;
+        memcpy(values, (const char *)t->data + (size_t)at * sizeof *values, (size_t)n * sizeof *values);
+        status = b->write(b->arg, at, n, values, err);
+    }
+    ml_free(values);
+    return status;
+}
+
 static ml_status get_buffers(const ml_safetensors *s, const char *path, const ml_state_buffer *buffers, size_t n_buffer,
                              ml_error *err)
 {
@@ -129,7 +164,10 @@ static ml_status get_buffers(const ml_safetensors *s, const char *path, const ml
             return ml_fail(err, ML_EFORMAT, "%s: tensor %s: expected %s, found %s", path, b->name,
                            ml_st_dtype_name(b->dtype), ml_st_dtype_name(t->dtype));
         }
-        if (t->n_bytes) memcpy(b->data, t->data, t->n_bytes);
+        if (b->write)
+            ML_TRY(get_distant(b, t, err));
+        else if (t->n_bytes)
+            memcpy(b->data, t->data, t->n_bytes);
     }
     if (ml_safetensors_count(s) == n_buffer) return ML_OK;
     return ml_fail(err, ML_EFORMAT,

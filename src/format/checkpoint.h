@@ -27,12 +27,16 @@ ml_manifest *ml_checkpoint_manifest(ml_checkpoint *c);
 ml_status ml_checkpoint_commit(ml_checkpoint *c, ml_error *err);
 void ml_checkpoint_free(ml_checkpoint *c);
 
-/* A buffer of the training state: n elements of F32 or I64. */
+/* A buffer of the training state: n elements of F32 or I64.  F32 may lie elsewhere (data NULL): then elements [first,
+ * first + n) come from there and go there by way of `values`. */
 typedef struct {
     const char *name;
     ml_st_dtype dtype;
     int64_t n;
     void *data;
+    void *arg;
+    ml_status (*read)(void *arg, int64_t first, int64_t n, float *values, ml_error *err);
+    ml_status (*write)(void *arg, int64_t first, int64_t n, const float *values, ml_error *err);
 } ml_state_buffer;
 
 /* Write buffers as one safetensors file, e.g. "state/optimizer.safetensors". */

@@ -3,6 +3,7 @@
 #include "model/attention.h"
 
 #include "base/thread.h"
+#include "model/cuda/routing.h"
 
 #include <math.h>
 #include <string.h>
@@ -52,6 +53,10 @@ static void entropy_rows(void *arg, int64_t begin, int64_t end, int thread)
 static void count_routing(ml_ctx *ctx, ml_router_stats *stats, int64_t layer, const ml_routing *routing,
                           const ml_tensor *loss)
 {
+    if (ctx->device) {
+        ml_cuda_count_routing(ctx, stats, layer, routing, loss);
+        return;
+    }
     const int32_t *count = ml_i32(routing->count);
     for (int64_t e = 0; e < stats->n_expert; e++) stats->count[layer * stats->n_expert + e] += count[e];
     if (loss) {
@@ -179,14 +184,50 @@ ml_tensor *ml_model_logprob(ml_ctx *ctx, ml_model *m, ml_tensor *x, ml_tensor *t
 
 /* ---- routing statistics ---- */
 
-ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, ml_error *err)
+ml_status ml_router_stats_make(ml_device *device, const ml_config *config, ml_router_stats *stats, ml_error *err)
 {
     *stats = (ml_router_stats){ .n_layer = config->num_hidden_layers, .n_expert = config->n_routed_experts };
     stats->count = ml_calloc((size_t)(stats->n_layer * stats->n_expert), sizeof *stats->count);
     stats->entropy = ml_calloc((size_t)stats->n_layer, sizeof *stats->entropy);
-    if (stats->count && stats->entropy) return ML_OK;
-    ml_router_stats_free(stats);
-    return ml_fail_memory(err, (size_t)(stats->n_layer * stats->n_expert) * sizeof *stats->count, "routing statistics");
+    stats->device = device;
+    ml_status status = ML_OK;
+    if (!stats->count || !stats->entropy)
+        status = ml_fail_memory(err, ml_router_stats_bytes(stats), "routing statistics");
+    else if (device)
+        status = ml_device_alloc(device, ml_router_stats_bytes(stats), "routing statistics", &stats->there, err);
+    if (status != ML_OK) {
+        ml_router_stats_free(stats);
+        return status;
+    }
+    ml_router_stats_clear(stats);
+    return ML_OK;
+}
+
+size_t ml_router_stats_bytes(const ml_router_stats *stats)
+{
+    return (size_t)(2 + stats->n_layer) * sizeof(double) +
+           (size_t)(stats->n_layer * stats->n_expert) * sizeof *stats->count;
+}
+
+void ml_router_stats_take(ml_router_stats *stats, const void *copy)
+{
+    const double *from = copy;
+    stats->balance = from[0];
+    stats->z = from[1];
+    memcpy(stats->entropy, from + 2, (size_t)stats->n_layer * sizeof *stats->entropy);
+    memcpy(stats->count, from + 2 + stats->n_layer, (size_t)(stats->n_layer * stats->n_expert) * sizeof *stats->count);
+}
+
+ml_status ml_router_stats_pull(ml_router_stats *stats, ml_error *err)
+{
+    if (!stats->device) return ML_OK;
+    size_t n_bytes = ml_router_stats_bytes(stats);
+    void *copy = ml_alloc(n_bytes);
+    if (!copy) return ml_fail_memory(err, n_bytes, "routing statistics");
+    ml_status status = ml_device_download(stats->device, copy, stats->there, n_bytes, err);
+    if (status == ML_OK) ml_router_stats_take(stats, copy);
+    ml_free(copy);
+    return status;
 }
 
 void ml_router_stats_clear(ml_router_stats *stats)
@@ -195,12 +236,15 @@ void ml_router_stats_clear(ml_router_stats *stats)
     memset(stats->entropy, 0, (size_t)stats->n_layer * sizeof *stats->entropy);
     stats->balance = stats->z = 0;
     stats->n_token = stats->n_pass = 0;
+    if (stats->there) ml_device_zero(stats->device, stats->there, ml_router_stats_bytes(stats));
 }
 
 void ml_router_stats_free(ml_router_stats *stats)
 {
     ml_free(stats->count);
     ml_free(stats->entropy);
+    if (stats->there) ml_device_release(stats->device, stats->there);
+    stats->there = NULL;
     stats->count = NULL;
     stats->entropy = NULL;
 }

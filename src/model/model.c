@@ -1,4 +1,6 @@
 #include "model/layout.h"
+#include "model/place.h"
+#include "model/place_internal.h"
 
 #include <assert.h>
 #include <string.h>
@@ -96,7 +98,8 @@ ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *e
 void ml_model_free(ml_model *m)
 {
     if (!m) return;
-    if (m->device) ml_device_release(m->device, m->uploaded);
+    ml_model_leave_place(m);
+    if (m->uploaded) ml_device_release(m->device, m->uploaded);
     ml_free(m->layer_here);
     ml_arena_free(&m->values);
     ml_arena_free(&m->grads);
@@ -113,7 +116,10 @@ void ml_model_free(ml_model *m)
 
 void ml_model_zero_grads(ml_model *m)
 {
-    if (m->grads.base) memset(m->grads.base, 0, m->grads.capacity);
+    if (m->device)
+        ml_place_zero_grads(m);
+    else if (m->grads.base)
+        memset(m->grads.base, 0, m->grads.capacity);
 }
 
 ml_weight *ml_model_find_weight(const ml_model *m, const char *name)

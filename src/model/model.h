@@ -63,11 +63,12 @@ struct ml_model {
     ml_tensor *part;          /* of the tensors above that a source has in parts */
     ml_weight_source *source; /* NULL, or where the weights lie; owned */
     ml_arena panels;          /* repacked weights */
-    ml_device *device;        /* NULL, or where the tensors above lie (ml_model_upload); `weight` stays here */
-    void *uploaded;           /* their memory there */
+    struct ml_place *place;   /* NULL, or where a device holds the weights too (model/place.h) ... */
+    ml_device *device;        /* ... and what the tensors and parameters above stand for now; NULL: memory here */
+    void *uploaded;           /* NULL, or the memory there of weights that are only read (ml_model_upload) */
     bool owns_device;
     char device_choice[256];   /* what ml_device_choose said of it, when it was asked */
-    ml_layer *layer_here;      /* the table `layer` as it was before; NULL without a device */
+    ml_layer *layer_here;      /* the table `layer` as it was before uploading */
     const ml_adapter *adapter; /* of the caller: what sequences have in inference that choose no other; NULL: none */
 };
 
@@ -115,9 +116,19 @@ typedef struct {
     double *entropy;         /* [n_layer] sum over tokens of the router's softmax entropy, in nats */
     double balance, z;       /* sums over layers of the losses, without coefficients */
     int64_t n_token, n_pass; /* tokens and forward passes seen */
+    /* On a device the sums are made there, in ml_router_stats_bytes at `there`: balance, z, entropy, count one after
+     * another, and come here by ml_router_stats_pull; n_token and n_pass are counted here. */
+    ml_device *device;
+    void *there;
 } ml_router_stats;
 
-ml_status ml_router_stats_make(const ml_config *config, ml_router_stats *stats, ml_error *err);
+/* device: where forward passes run; NULL: here. */
+ml_status ml_router_stats_make(ml_device *device, const ml_config *config, ml_router_stats *stats, ml_error *err);
+size_t ml_router_stats_bytes(const ml_router_stats *stats);
+/* Bring the sums here; waits.  Nothing without a device. */
+ml_status ml_router_stats_pull(ml_router_stats *stats, ml_error *err);
+/* The same from a copy of what lies there. */
+void ml_router_stats_take(ml_router_stats *stats, const void *copy);
 void ml_router_stats_clear(ml_router_stats *stats);
 void ml_router_stats_free(ml_router_stats *stats);
 

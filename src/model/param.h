@@ -2,6 +2,7 @@
 #ifndef ML_MODEL_PARAM_H
 #define ML_MODEL_PARAM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum {
@@ -26,6 +27,10 @@ typedef struct {
     float *value; /* fp32 master, [n_matrix * rows * cols] */
     float *grad;  /* same layout; summed over the micro-steps of one step */
     int64_t n_matrix, rows, cols;
+    /* On a device (model/place.h), same layout; NULL elsewhere. */
+    uint16_t *half;    /* the values rounded to bf16: whoever changes values keeps it; or, with rest ... */
+    uint16_t *rest;    /* ... the values themselves (tensor/half.h); then `value` is NULL */
+    bool rest_is_here; /* rest lies in pinned memory of this machine */
 } ml_param;
 
 static inline int64_t ml_param_count(const ml_param *p)

@@ -230,7 +230,12 @@ static ml_tensor *experts(ml_ctx *ctx, ml_op_id op, ml_op_args *args, size_t par
     /* Kept for the backward: where each expert's rows begin, which (token, k) each row is, pre-activations. */
     args->save[0] = ml_tensor_new_1d(ctx, ML_I32, n_expert + 1);
     args->save[1] = ml_tensor_new_1d(ctx, ML_I32, n_row);
-    args->save[2] = ml_tensor_new_2d(ctx, ML_F32, n_row, up ? 2 * f : f);
+    if (op == ML_OP_experts && ctx->device && ctx->precision == ML_PRECISION_BF16) {
+        int64_t n_col = (f + 7) / 8 * 8; /* what copies of 16 bytes ask for */
+        args->save[2] = ml_tensor_new_2d(ctx, ML_BF16, n_row, up ? 2 * n_col : n_col);
+    } else {
+        args->save[2] = ml_tensor_new_2d(ctx, ML_F32, n_row, up ? 2 * f : f);
+    }
     return args->save[2] ? run(ctx, op, args, param_bytes, false) : NULL;
 }
 

@@ -16,6 +16,7 @@
 
 #include "base/status.h"
 #include "model/param.h"
+#include "tensor/tensor.h"
 
 #include <stdbool.h>
 
@@ -66,6 +67,18 @@ ml_status ml_optimizer_make(const ml_optim_config *config, const ml_param *param
                             ml_error *err);
 void ml_optimizer_free(ml_optimizer *opt);
 
+/* How an optimizer on a device keeps its moments. */
+typedef struct {
+    bool bf16;     /* rounded to bf16, else fp32 */
+    bool here;     /* in pinned memory of this machine, from where they come to the device while it computes */
+    int64_t batch; /* elements that are updated at once; 0: what suits a GPU */
+} ml_optim_storage;
+
+/* The same for parameters that lie on ctx's device.  ctx, which outlives the optimizer, has scratch (free whenever a
+ * step is made) and the precision of Newton-Schulz's products. */
+ml_status ml_optimizer_make_on(ml_ctx *ctx, const ml_optim_config *config, const ml_optim_storage *storage,
+                               const ml_param *param, int64_t n_param, ml_optimizer **out, ml_error *err);
+
 /* One row of the table printed at the start of a run, in the order of the parameters. */
 typedef struct {
     const ml_param *param;
@@ -88,8 +101,41 @@ typedef struct {
  * Gradients must be finite: see optim/clip.h, which finds out and says where. */
 ml_status ml_optimizer_step(ml_optimizer *opt, double lr, double grad_scale, ml_optim_stats *stats, ml_error *err);
 
+/* ---- on a device, without waiting for it ----
+ *
+ *   norm = ml_optimizer_queue_norm(opt);  ... queue what looks at it and sets *control ...
+ *   ml_optimizer_queue_step(opt, lr, &squares, err);  ... queue what reads control and squares back ...
+ *   later: ml_optimizer_take_step(opt, control.step), ml_optimizer_get_stats(opt, squares)
+ */
+
+/* What the updates of a step obey, in device memory. */
+typedef struct {
+    int32_t use;              /* 0: nothing is changed */
+    float grad_scale;         /* as in ml_optimizer_step */
+    float correction, unbias; /* AdamW's, of update `step`: 1 / sqrt(1 - beta2^step), 1 / (1 - beta1^step) */
+    int64_t step;             /* updates made, this one included */
+} ml_update_control;
+
+ml_update_control *ml_optimizer_get_control(ml_optimizer *opt);
+/* The sum of squares of all gradients, in device memory. */
+const double *ml_optimizer_queue_norm(ml_optimizer *opt);
+/* Moments that are kept here begin to move to the device, for the step that is being computed. */
+void ml_optimizer_prefetch(ml_optimizer *opt);
+/* squares: [ML_N_OPTIM_GROUP] in device memory.  ML_ENOMEM when ctx has no room for scratch. */
+ml_status ml_optimizer_queue_step(ml_optimizer *opt, double lr, const double **squares, ml_error *err);
+void ml_optimizer_take_step(ml_optimizer *opt, int64_t step);
+ml_optim_stats ml_optimizer_get_stats(const ml_optimizer *opt, const double squares[ML_N_OPTIM_GROUP]);
+
+/* Bytes on the device, and in pinned memory here: for the memory plan.  `largest`: elements of the largest matrix. */
+typedef struct {
+    int64_t state, slots, scratch, pinned;
+} ml_optim_device_memory;
+ml_optim_device_memory ml_optim_plan_device(const ml_optim_config *config, const ml_optim_storage *storage,
+                                            int64_t n_muon, int64_t n_adamw, int64_t largest, bool rest_is_here);
+
 /* What a checkpoint saves beside the parameters: buffers of fp32 in the layout of their parameter, to be written
- * to by a load, and the number of steps made. */
+ * to by a load, and the number of steps made.  On a device `data` is NULL, and the two calls below move the elements
+ * [first, first + n), waiting for it. */
 typedef struct {
     const char *name; /* "<parameter>.momentum", "<parameter>.exp_avg" or "<parameter>.exp_avg_sq" */
     const ml_param *param;
@@ -98,6 +144,9 @@ typedef struct {
 } ml_optim_state;
 int64_t ml_optimizer_n_state(const ml_optimizer *opt);
 ml_optim_state ml_optimizer_get_state(const ml_optimizer *opt, int64_t i);
+ml_status ml_optimizer_read_state(ml_optimizer *opt, int64_t i, int64_t first, int64_t n, float *out, ml_error *err);
+ml_status ml_optimizer_write_state(ml_optimizer *opt, int64_t i, int64_t first, int64_t n, const float *from,
+                                   ml_error *err);
 int64_t ml_optimizer_get_step(const ml_optimizer *opt);
 void ml_optimizer_set_step(ml_optimizer *opt, int64_t step);
 

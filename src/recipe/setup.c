@@ -1,5 +1,7 @@
 #include "recipe/setup.h"
 
+#include "base/memory.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -123,6 +125,49 @@ ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listene
     if (!ml_dtype_parse(ml_options_text(o, "checkpoint.dtype"), &out->save_dtype)) out->save_dtype = ML_F32;
     ML_TRY(optim_config(o, &out->optim, err));
     return ml_recipe_schedule(o, listener, ml_options_int(o, "train.steps"), &out->schedule, err);
+}
+
+/* Only a GPU has choices. */
+static ml_status check_processor(const ml_options *o, ml_error *err)
+{
+    static const char *const keys[][2] = { { "train.precision", "bf16" },
+                                           { "train.memory", "plain" },
+                                           { "train.memory", "split" },
+                                           { "train.memory", "host" },
+                                           { "optim.moments", "bf16" } };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (strcmp(ml_options_text(o, keys[i][0]), keys[i][1])) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "%s is %s, which is for GPUs, and the processor was chosen: leave it out, or give --device cuda",
+                       keys[i][0], keys[i][1]);
+    }
+    return ML_OK;
+}
+
+ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, ml_train_config *train,
+                                  const char **way, ml_error *err)
+{
+    *way = "";
+    if (!train->device) return check_processor(o, err);
+    const char *memory = ml_options_text(o, "train.memory");
+    bool bf16_moments = !strcmp(ml_options_text(o, "optim.moments"), "bf16");
+    int64_t tokens = train->batch * train->seq;
+    train->precision = strcmp(ml_options_text(o, "train.precision"), "f32") ? ML_PRECISION_BF16 : ML_PRECISION_F32;
+    if (!strcmp(memory, "split") && train->precision == ML_PRECISION_F32) {
+        return ml_fail(err, ML_EINVAL,
+                       "train.memory split keeps no fp32 weights, which train.precision f32 reads: set it to plain or "
+                       "host, or train.precision to bf16");
+    }
+    ml_device_plan_choice choice =
+        ml_train_choose_place(config, tokens, &train->optim, train->recompute, train->precision, bf16_moments,
+                              ml_device_get_info(train->device).free_bytes, ml_memory_available());
+    for (int i = 0; i < ML_N_PLACE_WAY; i++) {
+        if (!strcmp(memory, ml_train_place_way_name(i))) choice = ml_train_place_way(i, train->precision, bf16_moments);
+    }
+    train->placing = choice.placing;
+    train->moments = choice.moments;
+    *way = choice.moments.here ? "host" : choice.placing == ML_PLACE_SPLIT ? "split" : "plain";
+    return ML_OK;
 }
 
 static ml_status check_vocab_size(const ml_options *o, const ml_tokenizer *tokenizer, int64_t found, ml_error *err)

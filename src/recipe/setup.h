@@ -9,6 +9,12 @@
  * told where a schedule was fitted to fewer steps. */
 ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err);
 
+/* What a device computes with and how its memory is used: from train.precision, train.memory and optim.moments, for a
+ * model of this configuration, into *train (whose device is set: NULL is the processor).  ML_EINVAL for what only a GPU
+ * can do where there is none.  way: the name of how weights lie on the device. */
+ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, ml_train_config *train,
+                                  const char **way, ml_error *err);
+
 /* From section adapter: *has_adapter false when its kind is none.  ML_EINVAL when other keys are set all the same.
  * Texts point into `o`. */
 ml_status ml_recipe_adapter_config(const ml_options *o, bool *has_adapter, ml_adapter_config *out, ml_error *err);

@@ -21,8 +21,10 @@ struct ml_trainer {
     ml_recipe_run run;
     ml_train_plan plan;
     ml_param_counts n_params;
-    int64_t available; /* bytes */
-    ml_loop *loop;     /* from the first ml_trainer_run that came so far */
+    int64_t available; /* bytes, where the plan's memory is taken */
+    ml_device *device; /* NULL: the processor */
+    char device_name[32];
+    ml_loop *loop; /* from the first ml_trainer_run that came so far */
     bool is_done, has_failed;
     ml_status finish;
     char best[ML_PATH_MAX], latest[ML_PATH_MAX];
@@ -117,16 +119,68 @@ static ml_status plan_adapter(ml_trainer *t, ml_error *err)
     return ML_OK;
 }
 
+/* With an adapter the processor trains: a GPU that was asked for is then an error. */
+static ml_status choose_device(ml_trainer *t, ml_error *err)
+{
+    char choice[256];
+    const char *wanted = t->config.device ? t->config.device : "cpu";
+    bool is_auto = !strcmp(wanted, "auto"), is_cpu = !strcmp(wanted, "cpu");
+    if (t->run.has_adapter && is_auto) {
+        snprintf(choice, sizeof choice, "cpu (adapters are trained there only)");
+    } else {
+        ML_TRY(ml_device_choose(wanted, &t->device, choice, err));
+    }
+    if (t->run.has_adapter && t->device) {
+        return ml_fail(err, ML_EINVAL,
+                       "adapters are trained on the processor only: give --device cpu, or adapter.kind none");
+    }
+    if (t->device)
+        snprintf(t->device_name, sizeof t->device_name, "cuda:%d", ml_device_get_info(t->device).index);
+    else
+        snprintf(t->device_name, sizeof t->device_name, "cpu");
+    if (!is_cpu) ml_listener_say(&t->listener, "device: %s", choice);
+    t->run.train.device = t->device;
+    return ML_OK;
+}
+
+static int64_t memory_available(const ml_trainer *t)
+{
+    return t->device ? ml_device_get_info(t->device).free_bytes : ml_memory_available();
+}
+
+static ml_device_plan_choice get_choice(const ml_train_config *c)
+{
+    return (ml_device_plan_choice){ .precision = c->precision, .placing = c->placing, .moments = c->moments };
+}
+
+static ml_status make_run_plan(ml_trainer *t, ml_error *err)
+{
+    ml_train_config *c = &t->run.train;
+    int64_t tokens = c->batch * c->seq;
+    const char *way;
+    ML_TRY(ml_recipe_device_config(t->o, &t->run.config, c, &way, err));
+    if (!t->device) {
+        t->plan = ml_train_make_plan(&t->run.config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
+        return ML_OK;
+    }
+    ml_device_plan_choice choice = get_choice(c);
+    t->plan = ml_train_make_device_plan(&t->run.config, tokens, &c->optim, c->recompute, &choice);
+    ml_listener_say(&t->listener, "products in %s, moments in %s, train.memory %s",
+                    c->precision == ML_PRECISION_BF16 ? "bf16" : "f32", c->moments.bf16 ? "bf16" : "f32", way);
+    return ML_OK;
+}
+
 static ml_status make_plan(ml_trainer *t, ml_error *err)
 {
-    const ml_train_config *c = &t->run.train;
     char text[512];
-    t->plan = ml_train_make_plan(&t->run.config, c->batch * c->seq, c->optim.name == ML_OPTIM_MUON, c->recompute);
+    ML_TRY(make_run_plan(t, err));
     if (t->run.has_adapter) ML_TRY(plan_adapter(t, err));
-    t->plan.weights += 4 * t->run.n_frozen;
-    t->plan.total += 4 * t->run.n_frozen;
+    if (!t->device) { /* else that lies in this machine's memory */
+        t->plan.weights += 4 * t->run.n_frozen;
+        t->plan.total += 4 * t->run.n_frozen;
+    }
     t->n_params = ml_model_count(&t->run.config);
-    t->available = ml_memory_available();
+    t->available = memory_available(t);
     ml_train_format_plan(&t->plan, text, sizeof text);
     ml_listener_say(&t->listener, "%s: %lld parameters, %lld active per token", ml_config_class_name(&t->run.config),
                     (long long)t->n_params.total, (long long)t->n_params.active);
@@ -145,6 +199,7 @@ static ml_status check(ml_trainer *t, ml_error *err)
         ML_TRY(ml_recipe_adapter_config(t->o, &r->has_adapter, &r->adapter_config, err));
         if (r->has_adapter) r->train.optim.lora_b_ratio = ml_options_real(t->o, "adapter.lr_ratio");
     }
+    ML_TRY(choose_device(t, err));
     ML_TRY(t->stage->check(r, err));
     ML_TRY(ml_loop_check_config(&r->train, &r->config, err));
     ml_config said = r->config;
@@ -170,7 +225,7 @@ ml_status ml_trainer_open(const ml_trainer_config *config, ml_trainer **out, ml_
         ml_trainer_free(t);
         return status;
     }
-    t->config.stage = t->config.recipe = t->config.run_folder = NULL;
+    t->config.stage = t->config.recipe = t->config.run_folder = t->config.device = NULL;
     t->config.set = NULL;
     *out = t;
     return ML_OK;
@@ -183,6 +238,7 @@ void ml_trainer_free(ml_trainer *t)
     ml_adapter_free(t->run.adapter);
     ml_model_free(t->run.model);
     if (t->stage) t->stage->free(&t->run);
+    ml_device_close(t->device);
     ml_options_free(t->o);
     ml_free(t);
 }
@@ -201,7 +257,9 @@ ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t)
                               .activations_bytes = t->plan.activations,
                               .activation_gradients_bytes = t->plan.activation_gradients,
                               .total_bytes = t->plan.total,
-                              .available_bytes = t->available };
+                              .available_bytes = t->available,
+                              .device = t->device_name,
+                              .pinned_bytes = t->plan.pinned };
 }
 
 /* ---- running ---- */
@@ -229,13 +287,22 @@ static ml_status make_model(ml_trainer *t, ml_error *err)
     return t->resume ? ML_OK : t->stage->init(r, err);
 }
 
+static ml_status check_memory(const ml_trainer *t, ml_error *err)
+{
+    const ml_train_config *c = &t->run.train;
+    ml_device_plan_choice choice = get_choice(c);
+    if (!t->device) return ml_train_check_plan(&t->plan, t->available, c->batch, c->recompute, err);
+    return ml_train_check_device_plan(&t->plan, t->available, ml_memory_available(), c->batch, c->recompute, &choice,
+                                      err);
+}
+
 /* Everything that the loop needs, and the loop.  After a failure it is done again from the beginning. */
 static ml_status set_up(ml_trainer *t, ml_error *err)
 {
     ml_recipe_run *r = &t->run;
     ml_train_hooks hooks = { .arg = t, .line = tell_line, .step = tell_step, .eval = tell_evaluation };
-    t->available = ml_memory_available();
-    ML_TRY(ml_train_check_plan(&t->plan, t->available, r->train.batch, r->train.recompute, err));
+    t->available = memory_available(t);
+    ML_TRY(check_memory(t, err));
     ML_TRY(t->stage->prepare(r, err));
     ML_TRY(make_model(t, err));
     ML_TRY(ml_loop_make(&r->train, t->run_folder, t->resume, r->model, r->stage, r->tokenizer, &hooks, &t->loop, err));

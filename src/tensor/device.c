@@ -106,6 +106,45 @@ ml_status ml_device_wait(ml_device *device, ml_error *err)
     return ML_OK;
 }
 
+ml_status ml_device_alloc_pinned(ml_device *device, size_t n_bytes, const char *what, void **out, ml_error *err)
+{
+    return ml_device_alloc(device, n_bytes, what, out, err);
+}
+
+void ml_device_release_pinned(ml_device *device, void *p)
+{
+    ml_device_release(device, p);
+}
+
+void ml_device_queue_read(ml_device *device, void *pinned, const void *src, size_t n_bytes)
+{
+    ml_device_queue_copy(device, pinned, src, n_bytes);
+}
+
+ml_status ml_device_event_make(ml_device *device, ml_device_event **out, ml_error *err)
+{
+    (void)device;
+    *out = NULL;
+    return ml_fail(err, ML_EINVAL, "device event: this program was built without CUDA");
+}
+
+void ml_device_event_free(ml_device_event *event)
+{
+    (void)event;
+}
+
+void ml_device_event_record(ml_device_event *event)
+{
+    (void)event;
+}
+
+ml_status ml_device_event_wait(ml_device_event *event, ml_error *err)
+{
+    (void)event;
+    (void)err;
+    return ML_OK;
+}
+
 void ml_device_queue_zero(ml_device *device, void *dst, size_t n_bytes)
 {
     (void)device;
@@ -116,6 +155,36 @@ void ml_device_queue_copy(ml_device *device, void *dst, const void *src, size_t 
 {
     (void)device;
     memcpy(dst, src, n_bytes);
+}
+
+ml_status ml_device_capture_begin(ml_device *device, ml_error *err)
+{
+    (void)device;
+    return ml_fail(err, ML_EINVAL, "device graph: this program was built without CUDA");
+}
+
+ml_status ml_device_capture_end(ml_device *device, ml_device_graph **out, ml_error *err)
+{
+    (void)device;
+    *out = NULL;
+    return ml_fail(err, ML_EINVAL, "device graph: this program was built without CUDA");
+}
+
+void ml_device_queue_graph(ml_device *device, ml_device_graph *graph)
+{
+    (void)device;
+    (void)graph;
+}
+
+int64_t ml_device_graph_count(const ml_device_graph *graph)
+{
+    (void)graph;
+    return 0;
+}
+
+void ml_device_graph_free(ml_device_graph *graph)
+{
+    (void)graph;
 }
 
 ml_status ml_device_timer_start(ml_device *device, ml_device_timer **out, ml_error *err)

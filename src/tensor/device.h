@@ -50,6 +50,22 @@ void ml_device_enter(ml_device *device);
 /* Until everything queued is done. */
 ml_status ml_device_wait(ml_device *device, ml_error *err);
 
+/* Memory of this machine that a device copies from and to while it computes; it stays where it is, so take no more than
+ * that needs. */
+ml_status ml_device_alloc_pinned(ml_device *device, size_t n_bytes, const char *what, void **out, ml_error *err);
+void ml_device_release_pinned(ml_device *device, void *p);
+/* To pinned memory, when all that was queued before is done; the call does not wait. */
+void ml_device_queue_read(ml_device *device, void *pinned, const void *src, size_t n_bytes);
+
+/* A place in the device's queue, to be waited for while later work goes on. */
+typedef struct ml_device_event ml_device_event;
+ml_status ml_device_event_make(ml_device *device, ml_device_event **out, ml_error *err);
+void ml_device_event_free(ml_device_event *event);
+/* The event now stands for what is queued so far. */
+void ml_device_event_record(ml_device_event *event);
+/* Until that is done; what went wrong before is told as by ml_device_wait. */
+ml_status ml_device_event_wait(ml_device_event *event, ml_error *err);
+
 /* Within a device's memory; regions do not overlap. */
 void ml_device_queue_zero(ml_device *device, void *dst, size_t n_bytes);
 void ml_device_queue_copy(ml_device *device, void *dst, const void *src, size_t n_bytes);
@@ -71,6 +87,16 @@ static inline void ml_device_copy(ml_device *device, void *dst, const void *src,
         memcpy(dst, src, n_bytes);
     }
 }
+
+/* Queued work that is kept and can be queued again as one: what is queued between begin and end is not done then, and
+ * nothing may be read, written or waited for from here meanwhile.  Addresses and arguments stay as they were. */
+typedef struct ml_device_graph ml_device_graph;
+ml_status ml_device_capture_begin(ml_device *device, ml_error *err);
+ml_status ml_device_capture_end(ml_device *device, ml_device_graph **out, ml_error *err);
+void ml_device_queue_graph(ml_device *device, ml_device_graph *graph);
+/* Launches and copies in it. */
+int64_t ml_device_graph_count(const ml_device_graph *graph);
+void ml_device_graph_free(ml_device_graph *graph);
 
 /* A clock of the device: seconds between two marks in its queue, by its own events. */
 typedef struct ml_device_timer ml_device_timer;

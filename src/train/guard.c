@@ -1,32 +1,8 @@
 #include "train/guard.h"
 
-#include <math.h>
-
-enum { WINDOW = 100, SETTLED = 20 };
-
-static bool is_outlier(const ml_guard *g, double norm)
-{
-    if (!isfinite(norm)) return true;
-    if (g->deviations <= 0 || g->n_seen < SETTLED) return false;
-    double distance = log(norm + 1e-30) - g->mean;
-    return distance > g->deviations * sqrt(g->variance) && distance > log(2.0);
-}
-
 ml_guard_verdict ml_guard_judge(ml_guard *g, double norm)
 {
-    if (is_outlier(g, norm)) {
-        g->n_skipped_in_row++;
-        if (g->n_skipped_in_row < g->patience) return ML_GUARD_SKIP;
-        g->n_skipped_in_row = 0;
-        return ML_GUARD_ROLL_BACK;
-    }
-    g->n_skipped_in_row = 0;
-    g->n_seen++;
-    double weight = 1.0 / (double)(g->n_seen < WINDOW ? g->n_seen : WINDOW);
-    double distance = log(norm + 1e-30) - g->mean;
-    g->mean += weight * distance;
-    g->variance += weight * (distance * distance * (1 - weight) - g->variance);
-    return ML_GUARD_USE;
+    return ml_guard_decide(g, norm);
 }
 
 json_t *ml_guard_to_json(const ml_guard *g)

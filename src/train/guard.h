@@ -8,15 +8,7 @@
 #define ML_TRAIN_GUARD_H
 
 #include "base/json.h"
-
-typedef struct {
-    double deviations; /* 0: only norms that are not finite are outliers */
-    int64_t patience;
-    double mean, variance; /* of log norm, exponential, over about 100 steps */
-    int64_t n_seen, n_skipped_in_row;
-} ml_guard;
-
-typedef enum { ML_GUARD_USE, ML_GUARD_SKIP, ML_GUARD_ROLL_BACK } ml_guard_verdict;
+#include "train/guard_rule.h"
 
 ml_guard_verdict ml_guard_judge(ml_guard *guard, double grad_norm);
 json_t *ml_guard_to_json(const ml_guard *guard);

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "format/checkpoint.h"
 #include "ops/cpu/gemm.h"
+#include "train/device_step.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -59,7 +60,24 @@ static int64_t largest_factor(const ml_train_config *c)
     return most;
 }
 
-static ml_status make_memory(ml_loop *t, ml_error *err)
+/* On a device memory is taken at once: what the plan says, and up to twice that where there is room. */
+static ml_status make_device_memory(ml_loop *t, ml_error *err)
+{
+    const int64_t least_left = (int64_t)256 << 20;
+    const ml_train_config *c = &t->config;
+    ml_device_plan_choice choice = { .precision = c->precision, .placing = c->placing, .moments = c->moments };
+    ml_train_plan plan =
+        ml_train_make_device_plan(&t->model->config, c->batch * c->seq, &c->optim, c->recompute, &choice);
+    ML_TRY(ml_model_place(t->model, c->device, c->placing, err));
+    t->ctx.device = c->device; /* the optimizer takes its share before the rest goes to ctx */
+    ML_TRY(ml_optimizer_make_on(&t->ctx, &c->optim, &c->moments, t->param, t->n_param, &t->optimizer, err));
+    int64_t left = ml_device_get_info(c->device).free_bytes - plan.activation_gradients - least_left;
+    int64_t act = plan.activations;
+    if (left > act) act = left < 2 * act ? left : 2 * act;
+    return ml_ctx_init_on(&t->ctx, c->device, (size_t)act, (size_t)plan.activation_gradients, err);
+}
+
+static ml_status make_processor_memory(ml_loop *t, ml_error *err)
 {
     const ml_train_config *c = &t->config;
     int64_t tokens = c->batch * c->seq;
@@ -70,8 +88,17 @@ static ml_status make_memory(ml_loop *t, ml_error *err)
     /* Address space only: twice the bound leaves room for descriptions and scratch without costing memory. */
     ML_TRY(ml_ctx_init(&t->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28),
                        (size_t)(2 * plan.activation_gradients) + ((size_t)1 << 26), err));
-    ML_TRY(ml_optimizer_make(&c->optim, t->param, t->n_param, &t->optimizer, err));
-    ML_TRY(ml_router_stats_make(&t->model->config, &t->stats, err));
+    return ml_optimizer_make(&c->optim, t->param, t->n_param, &t->optimizer, err);
+}
+
+static ml_status make_memory(ml_loop *t, ml_error *err)
+{
+    const ml_train_config *c = &t->config;
+    int64_t tokens = c->batch * c->seq;
+    ML_TRY(c->device ? make_device_memory(t, err) : make_processor_memory(t, err));
+    t->ctx.precision = c->precision;
+    ML_TRY(ml_router_stats_make(c->device, &t->model->config, &t->stats, err));
+    if (c->device) ML_TRY(ml_device_step_make(t, err));
     t->n_batch = c->accumulate * largest_factor(c);
     t->batch = ml_calloc((size_t)t->n_batch, sizeof *t->batch);
     if (!t->batch) return ml_fail_memory(err, (size_t)t->n_batch * sizeof *t->batch, "batches");
@@ -165,7 +192,9 @@ void ml_loop_free(ml_loop *t)
     if (!t) return;
     ml_metrics_close(t->metrics);
     ml_run_close(t->run);
+    ml_device_step_free(t->there);
     ml_optimizer_free(t->optimizer);
+    ml_model_leave_place(t->model);
     ml_ctx_free(&t->ctx);
     ml_router_stats_free(&t->stats);
     for (int64_t i = 0; t->batch && i < t->n_batch; i++) ml_batch_free(&t->batch[i]);
@@ -215,9 +244,7 @@ static ml_status log_step(ml_loop *t, const ml_train_step *r, ml_error *err)
 {
     float max_load[MAX_LOGGED_LAYER], entropy[MAX_LOGGED_LAYER];
     int n_moe = summarise_routing(t, max_load, entropy);
-    int64_t tokens = 0;
-    for (int64_t i = 0; i < r->n_micro; i++) tokens += t->batch[i].n_token;
-    double tps = (double)tokens / r->seconds;
+    double tps = (double)r->n_token / r->seconds;
     double flops = 6.0 * (double)ml_model_count(&t->model->config).active * tps;
     ml_metrics_extra extra[ML_STAGE_MAX_FIGURES + 1];
     size_t n_extra = to_extra(r->figure, r->n_figure, extra);
@@ -335,21 +362,53 @@ static bool is_out_of_patience(const ml_loop *t)
     return true;
 }
 
+/* Will after_step do anything after the step that comes to an end now? */
+static bool is_anything_due(const ml_loop *t)
+{
+    const ml_train_config *c = &t->config;
+    return t->step >= c->schedule.steps || is_due(c->save_every, t->step) || is_due(c->sample_every, t->step) ||
+           (t->stage->n_eval > 0 && is_due(c->eval_every, t->step));
+}
+
+/* Log the steps that a device has done, but for the newest `ahead`. */
+static ml_status settle(ml_loop *t, int ahead, bool *rolled_back, ml_error *err)
+{
+    *rolled_back = false;
+    while (ml_device_step_count(t) > ahead) {
+        ml_train_step r;
+        ML_TRY(ml_loop_take_step(t, &r, rolled_back, err));
+        if (*rolled_back) return reopen_log(t, err);
+        ML_TRY(log_step(t, &r, err));
+    }
+    return ML_OK;
+}
+
+/* One step more, logged at once or, on a device, when the next one is queued. */
+static ml_status advance(ml_loop *t, bool *rolled_back, ml_error *err)
+{
+    if (t->there) {
+        ML_TRY(ml_loop_queue_step(t, err));
+        return settle(t, is_anything_due(t) ? 0 : 1, rolled_back, err);
+    }
+    ml_train_step r;
+    int64_t before = t->step;
+    ML_TRY(ml_loop_step(t, &r, err));
+    *rolled_back = t->step <= before;
+    return *rolled_back ? reopen_log(t, err) : log_step(t, &r, err);
+}
+
 ml_status ml_loop_run(ml_loop *t, ml_error *err)
 {
-    t->peak_flops = measure_peak();
+    t->peak_flops = t->config.device ? 0 : measure_peak(); /* of the processor's products only */
     ML_TRY(evaluate_start(t, err));
     ML_TRY(evaluate_resumed(t, err));
     while (t->step < t->config.schedule.steps && !is_out_of_patience(t)) {
-        ml_train_step r;
-        int64_t before = t->step;
-        ML_TRY(ml_loop_step(t, &r, err));
-        if (t->step <= before) { /* rolled back */
-            ML_TRY(reopen_log(t, err));
-            continue;
-        }
-        ML_TRY(log_step(t, &r, err));
+        bool rolled_back;
+        ML_TRY(advance(t, &rolled_back, err));
+        if (rolled_back) continue;
         bool stopping = ml_progress_stopped(t->progress) && t->step < t->config.schedule.steps;
+        if (stopping) ML_TRY(settle(t, 0, &rolled_back, err));
+        if (rolled_back) continue;
         ML_TRY(after_step(t, stopping, err));
         if (stopping) return ml_fail(err, ML_ECANCEL, "stopped after step %lld", (long long)t->step);
     }

@@ -4,6 +4,9 @@
  *
  * The loss of a step is the stage's sum over its micro-batches, divided by the number of target tokens (or what else
  * the stage counts) in the whole step whatever the micro-batches; auxiliary losses are per micro-batch and averaged.
+ * On a device a step's work is queued while the one before is still computed, so what is told of steps comes one step
+ * late, and going back to a checkpoint happens one step late; but when something is saved or evaluated all is known.
+ *
  * Same seed, build and data: the same bits, also across an interruption (--resume continues as if nothing had
  * happened). */
 #ifndef ML_TRAIN_LOOP_H
@@ -12,6 +15,7 @@
 #include "base/log.h"
 #include "data/batch.h"
 #include "model/adapter.h"
+#include "model/place.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "token/tokenizer.h"
@@ -36,6 +40,11 @@ typedef struct {
     size_t n_prompt;
     ml_adapter *adapter; /* trainable, of the loop's model: trained (and saved) instead of the model; NULL: none */
     const char *base;    /* with an adapter: what the model is called; may be NULL */
+    ml_device *device; /* NULL: this machine's processor; else the caller's, open for as long as the loop, and the model
+                          is whole (no adapter); then also: */
+    ml_precision precision;
+    ml_placing placing;
+    ml_optim_storage moments;
 } ml_train_config;
 
 /* What a stage's loss makes of one micro-batch: logp [n_token] are the log-probabilities of its targets (no value where
@@ -77,6 +86,7 @@ typedef struct {
 
 typedef struct {
     int64_t step, tokens, n_micro; /* n_micro: micro-steps it was made of */
+    int64_t n_token;               /* of this step */
     double loss, ce, aux, z;       /* aux and z without their coefficients, averaged as the loss has them */
     double grad_norm, lr, update_rms, seconds;
     bool skipped; /* by the guard */

@@ -7,6 +7,8 @@
 #include "train/metrics.h"
 #include "train/loop.h"
 
+typedef struct ml_device_steps ml_device_steps;
+
 struct ml_loop {
     ml_train_config config;
     ml_model *model;
@@ -20,6 +22,8 @@ struct ml_loop {
     ml_run *run;
     ml_metrics *metrics;
     ml_optimizer *optimizer;
+    ml_device_steps *there; /* NULL: the processor computes */
+    double last_seconds;    /* when the step before was known, for the time of one on a device */
     ml_ctx ctx;
     ml_batch *batch; /* [n_batch] the micro-batches of one step; as many as the largest has */
     int64_t n_batch;
@@ -41,6 +45,12 @@ ml_status ml_loop_save(ml_loop *t, ml_error *err);
  * position stays where it is (rolling back goes on with other data). */
 ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err);
 ml_status ml_loop_write_samples(ml_loop *t, ml_error *err);
+/* Fill in the losses that routing has, and their sum, beside result->ce. */
+void ml_loop_add_losses(const ml_loop *t, ml_train_step *result);
+/* On a device: queue a step; what is known of it comes by ml_loop_take_step, oldest first. */
+ml_status ml_loop_queue_step(ml_loop *t, ml_error *err);
+/* *rolled_back: training went back to the last checkpoint, and steps that were queued are forgotten. */
+ml_status ml_loop_take_step(ml_loop *t, ml_train_step *result, bool *rolled_back, ml_error *err);
 void ml_loop_say(const ml_loop *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -126,6 +126,113 @@ ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, 
     return plan;
 }
 
+/* Elements of the largest matrix that Muon has. */
+static int64_t largest_matrix(const ml_config *c)
+{
+    int64_t d = c->hidden_size, n_head = c->num_attention_heads,
+            shared = c->n_shared_experts * c->moe_intermediate_size;
+    int64_t rows = larger(larger(c->intermediate_size, shared), larger(c->moe_intermediate_size, c->n_routed_experts));
+    rows = larger(rows, larger(n_head * ml_config_d_qk(c), n_head * ml_config_d_v(c)));
+    if (c->attention == ML_ATTENTION_MLA) rows = larger(rows, n_head * (c->qk_nope_head_dim + c->v_head_dim));
+    return rows * larger(d, c->q_lora_rank);
+}
+
+/* Floats of scratch that operators on a device take: of the head, whose logits are made in pieces of a quarter of a
+ * GiB; of experts, rows of their input, both activations and gradients; of attention and the norms. */
+static int64_t device_scratch(const ml_config *c, int64_t tokens)
+{
+    const int64_t head_bytes = (int64_t)256 << 20, least_rows = 32;
+    int64_t d = c->hidden_size, f = c->moe_intermediate_size, rows = tokens * c->num_experts_per_tok;
+    int64_t dense = larger(c->intermediate_size, c->n_shared_experts * f), n_head = c->num_attention_heads;
+    int64_t d_qk = ml_config_d_qk(c), d_v = ml_config_d_v(c);
+    int64_t head = larger(head_bytes / 4, least_rows * c->vocab_size) + tokens * d;
+    int64_t experts = c->n_routed_experts ? rows * (2 * d + 6 * f + 16) + tokens * (8 * c->n_routed_experts + 64) : 0;
+    int64_t attention = tokens * n_head * (2 * d_qk + 3 * d_v + 8);
+    int64_t linear = tokens * (3 * dense + 2 * d) + (tokens / 32 + 1) * d;
+    return larger(larger(head, experts), larger(attention, linear));
+}
+
+/* bf16 copies of weights whose product has none: the largest of a layer, all experts of one. */
+static int64_t weight_copies(const ml_config *c, ml_placing placing)
+{
+    if (placing != ML_PLACE_F32) return 0;
+    int64_t experts = c->n_routed_experts * ml_model_count_expert(c);
+    return larger(larger(experts, c->vocab_size * c->hidden_size), 3 * c->intermediate_size * c->hidden_size);
+}
+
+ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, const ml_optim_config *optim,
+                                        bool recompute, const ml_device_plan_choice *choice)
+{
+    bool muon = optim->name == ML_OPTIM_MUON;
+    ml_train_plan plan = ml_train_make_plan(c, tokens, muon, recompute);
+    ml_param_counts n = ml_model_count(c);
+    ml_place_bytes place = ml_model_plan_place(c, choice->placing);
+    int64_t n_adamw = muon ? n.total - n.without_embedding + count_vectors(c) : n.total;
+    ml_optim_device_memory o = ml_optim_plan_device(optim, &choice->moments, muon ? n.without_embedding : 0, n_adamw,
+                                                    largest_matrix(c), choice->placing == ML_PLACE_SPLIT_HOST);
+    int64_t bf16 = choice->precision == ML_PRECISION_BF16 ? 2 * weight_copies(c, choice->placing) : 0;
+    plan.weights = place.weights;
+    plan.gradients = place.gradients;
+    plan.optimizer = o.state + o.slots;
+    /* The optimizer's scratch is that of the activations, of which none is left then. */
+    plan.activations = larger(plan.activations + 4 * device_scratch(c, tokens) + bf16, o.scratch) + (1 << 20);
+    plan.activation_gradients += 1 << 20;
+    plan.total = plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.activation_gradients;
+    plan.pinned = place.pinned + o.pinned;
+    return plan;
+}
+
+const char *ml_train_place_way_name(int way)
+{
+    static const char *const name[ML_N_PLACE_WAY] = { "plain", "split", "host" };
+    return name[way];
+}
+
+ml_device_plan_choice ml_train_place_way(int way, ml_precision precision, bool bf16_moments)
+{
+    static const ml_placing halves[ML_N_PLACE_WAY] = { ML_PLACE_HALF, ML_PLACE_SPLIT, ML_PLACE_SPLIT_HOST };
+    return (ml_device_plan_choice){ .precision = precision,
+                                    .placing = precision == ML_PRECISION_BF16 ? halves[way] : ML_PLACE_F32,
+                                    .moments = { .bf16 = bf16_moments, .here = way == ML_N_PLACE_WAY - 1 } };
+}
+
+ml_device_plan_choice ml_train_choose_place(const ml_config *c, int64_t tokens, const ml_optim_config *optim,
+                                            bool recompute, ml_precision precision, bool bf16_moments,
+                                            int64_t available, int64_t pinned)
+{
+    ml_device_plan_choice choice = { 0 };
+    for (int way = 0; way < ML_N_PLACE_WAY; way++) {
+        choice = ml_train_place_way(way, precision, bf16_moments);
+        ml_train_plan plan = ml_train_make_device_plan(c, tokens, optim, recompute, &choice);
+        if (plan.total <= available && plan.pinned <= pinned) break;
+    }
+    return choice;
+}
+
+ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t available, int64_t pinned, int64_t batch,
+                                     bool recompute, const ml_device_plan_choice *choice, ml_error *err)
+{
+    int64_t fixed = plan->weights + plan->gradients + plan->optimizer;
+    const char *lower = choice->moments.bf16 ? "use --device cpu" : "set optim.moments bf16, or use --device cpu";
+    if (plan->pinned > pinned) {
+        return ml_fail(err, ML_ENOMEM,
+                       "training needs %.1f GB of this machine's memory for the optimizer's state, but %.1f GB are "
+                       "available: %s",
+                       (double)plan->pinned / 1e9, (double)pinned / 1e9, lower);
+    }
+    if (plan->total <= available) return ML_OK;
+    const char *remedy = fixed > available && !choice->moments.here
+                             ? "set train.memory auto or host, or use --device cpu"
+                         : fixed > available ? "this model needs a GPU with more memory, or --device cpu"
+                         : batch > 1         ? "use a smaller train.batch with a larger train.accumulate"
+                         : recompute         ? "use a smaller train.seq"
+                                             : "set train.recompute on, or use a smaller train.seq";
+    return ml_fail(err, ML_ENOMEM,
+                   "training needs %.1f GB of the GPU's memory (%.1f GB of it weights, gradients and optimizer state) "
+                   "but %.1f GB are available: %s",
+                   (double)plan->total / 1e9, (double)fixed / 1e9, (double)available / 1e9, remedy);
+}
+
 void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *c, int64_t n_param, int64_t weight_bytes, bool dora,
                            int64_t tokens, bool recompute)
 {
@@ -166,10 +273,13 @@ ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int6
 
 int ml_train_format_plan(const ml_train_plan *plan, char *text, size_t size)
 {
-    return snprintf(text, size,
-                    "memory: weights %.1f MB, gradients %.1f MB, optimizer %.1f MB, activations up to %.1f MB, their "
-                    "gradients up to %.1f MB; in all up to %.1f MB",
-                    (double)plan->weights / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
-                    (double)plan->activations / 1e6, (double)plan->activation_gradients / 1e6,
-                    (double)plan->total / 1e6);
+    int n =
+        snprintf(text, size,
+                 "memory: weights %.1f MB, gradients %.1f MB, optimizer %.1f MB, activations up to %.1f MB, their "
+                 "gradients up to %.1f MB; in all up to %.1f MB",
+                 (double)plan->weights / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
+                 (double)plan->activations / 1e6, (double)plan->activation_gradients / 1e6, (double)plan->total / 1e6);
+    if (plan->pinned == 0 || n < 0 || (size_t)n >= size) return n;
+    return n +
+           snprintf(text + n, size - (size_t)n, "; beside that %.1f MB of this machine's", (double)plan->pinned / 1e6);
 }

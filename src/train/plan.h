@@ -2,18 +2,47 @@
 #ifndef ML_TRAIN_PLAN_H
 #define ML_TRAIN_PLAN_H
 
-#include "model/model.h"
+#include "model/place.h"
+#include "optim/optimizer.h"
 
 typedef struct {
     int64_t weights, gradients, optimizer; /* bytes; optimizer: moments and scratch */
     int64_t activations;                   /* kept for the backward, and the largest operator's scratch */
     int64_t activation_gradients;          /* of one layer and the ends */
     int64_t total;
+    int64_t pinned; /* on a device: bytes beside these, in pinned memory of this machine */
 } ml_train_plan;
 
 /* An upper bound, with the present number of threads, for micro-steps of `tokens` tokens; `muon`: one fp32 moment for
  * the matrices instead of two. */
 ml_train_plan ml_train_make_plan(const ml_config *config, int64_t tokens, bool muon, bool recompute);
+
+/* How a model lies on a device (model/place.h, optim/optimizer.h). */
+typedef struct {
+    ml_precision precision;
+    ml_placing placing;
+    ml_optim_storage moments;
+} ml_device_plan_choice;
+
+/* The same on a device: an upper bound of its memory.  What is kept twice in scratch is counted as the plain kernels
+ * and those with bf16 copies of their operands have it. */
+ml_train_plan ml_train_make_device_plan(const ml_config *config, int64_t tokens, const ml_optim_config *optim,
+                                        bool recompute, const ml_device_plan_choice *choice);
+
+/* The first way that fits into available bytes of the device and pinned bytes here: plainly; in halves; in halves with
+ * the optimizer's state here.  In fp32 there are no halves.  All give the same bits.  The last when none fits. */
+ml_device_plan_choice ml_train_choose_place(const ml_config *config, int64_t tokens, const ml_optim_config *optim,
+                                            bool recompute, ml_precision precision, bool bf16_moments,
+                                            int64_t available, int64_t pinned);
+
+/* Ways to lie on a device, by name: "plain", "split", "host". */
+enum { ML_N_PLACE_WAY = 3 };
+const char *ml_train_place_way_name(int way);
+ml_device_plan_choice ml_train_place_way(int way, ml_precision precision, bool bf16_moments);
+
+/* As ml_train_check_plan, of a device with that much memory, and a machine that has `pinned` bytes for it. */
+ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t available, int64_t pinned, int64_t batch,
+                                     bool recompute, const ml_device_plan_choice *choice, ml_error *err);
 
 /* Change a plan of a model to that of an adapter of n_param numbers beside it, whose own weights take weight_bytes and
  * have neither gradients nor moments. */

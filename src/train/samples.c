@@ -59,9 +59,8 @@ done:
     return status;
 }
 
-ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
+static ml_status write_all(ml_loop *t, ml_error *err)
 {
-    if (!t->tokenizer) return ML_OK;
     const ml_config *c = &t->model->config;
     ml_sampling sampling = ml_sampling_default();
     sampling.temperature = 0.7;
@@ -79,5 +78,16 @@ ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
         ml_sampler_free(sampler);
         ml_session_free(session);
     }
+    return status;
+}
+
+/* Samples are made on this machine's processor, with the weights as they are now. */
+ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
+{
+    if (!t->tokenizer) return ML_OK;
+    ML_TRY(ml_model_pull(t->model, err));
+    ml_model_use_place(t->model, false);
+    ml_status status = write_all(t, err);
+    ml_model_use_place(t->model, true);
     return status;
 }

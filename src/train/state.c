@@ -1,5 +1,5 @@
 /* Saving and restoring a training run. */
-#include "train/loop_internal.h"
+#include "train/device_step.h"
 
 #include "format/checkpoint.h"
 #include "format/hf.h"
@@ -14,19 +14,45 @@ static const char OPTIMIZER_FILE[] = "state/optimizer.safetensors";
 static const char MASTER_FILE[] = "state/master.safetensors";
 static const char TRAINER_FILE[] = "state/trainer.json";
 
+/* One of the optimizer's buffers on a device. */
+typedef struct {
+    ml_optimizer *optimizer;
+    int64_t i;
+} distant;
+
+static ml_status read_distant(void *arg, int64_t first, int64_t n, float *values, ml_error *err)
+{
+    const distant *d = arg;
+    return ml_optimizer_read_state(d->optimizer, d->i, first, n, values, err);
+}
+
+static ml_status write_distant(void *arg, int64_t first, int64_t n, const float *values, ml_error *err)
+{
+    const distant *d = arg;
+    return ml_optimizer_write_state(d->optimizer, d->i, first, n, values, err);
+}
+
 /* The optimizer's buffers, or (when weights are saved rounded) the fp32 masters, as state buffers. */
 static ml_status list_buffers(ml_loop *t, bool masters, ml_state_buffer **out, size_t *n, ml_error *err)
 {
     *n = (size_t)(masters ? t->n_param : ml_optimizer_n_state(t->optimizer));
-    ml_state_buffer *list = ml_calloc(*n, sizeof *list);
+    /* What distant buffers are read by lies behind the list. */
+    ml_state_buffer *list = ml_calloc(*n, sizeof *list + sizeof(distant));
+    distant *d = (distant *)(void *)(list + *n);
     if (!list) return ml_fail_memory(err, *n * sizeof *list, "a list of state buffers");
     for (size_t i = 0; i < *n; i++) {
         if (masters) {
             const ml_param *p = &t->param[i];
-            list[i] = (ml_state_buffer){ p->name, ML_ST_F32, ml_param_count(p), p->value };
+            list[i] =
+                (ml_state_buffer){ .name = p->name, .dtype = ML_ST_F32, .n = ml_param_count(p), .data = p->value };
         } else {
             ml_optim_state s = ml_optimizer_get_state(t->optimizer, (int64_t)i);
-            list[i] = (ml_state_buffer){ s.name, ML_ST_F32, s.count, s.data };
+            list[i] = (ml_state_buffer){ .name = s.name, .dtype = ML_ST_F32, .n = s.count, .data = s.data };
+            if (!t->there) continue;
+            d[i] = (distant){ t->optimizer, (int64_t)i };
+            list[i].arg = &d[i];
+            list[i].read = read_distant;
+            list[i].write = write_distant;
         }
     }
     *out = list;
@@ -104,7 +130,10 @@ ml_status ml_loop_save(ml_loop *t, ml_error *err)
 {
     ml_checkpoint *c = NULL;
     ML_TRY(ml_checkpoint_begin(&c, t->run, t->step, expected_bytes(t), err));
-    ml_status status = write_checkpoint(t, c, err);
+    ml_status status = ml_model_pull(t->model, err);
+    ml_model_use_place(t->model, false); /* files are written from the copy here */
+    if (status == ML_OK) status = write_checkpoint(t, c, err);
+    ml_model_use_place(t->model, true);
     ml_checkpoint_free(c);
     ML_TRY(status);
     t->saved_step = t->step;
@@ -151,23 +180,33 @@ static ml_status restore_loop(ml_loop *t, const json_t *j, const char *path, boo
     return keep_position ? ML_OK : t->stage->restore(t->stage->self, data, path, err);
 }
 
+/* Weights, and the fp32 masters where those are rounded, into memory of this machine. */
+static ml_status read_model(ml_loop *t, const char *folder, ml_error *err)
+{
+    ML_TRY(read_weights(t, folder, err));
+    if (t->config.save_dtype == ML_F32) return ML_OK;
+    ML_TRY(load_buffers(t, folder, true, err));
+    return t->config.adapter ? ml_adapter_update_norms(t->config.adapter, err) : ML_OK;
+}
+
 ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err)
 {
     char folder[ML_PATH_MAX], path[ML_PATH_MAX];
     int64_t step;
     ML_TRY(ml_run_find(ml_run_folder(t->run), ML_RUN_LATEST, folder, &step, err));
     ML_TRY(ml_manifest_verify(folder, ML_VERIFY_HASHES, err));
-    ML_TRY(read_weights(t, folder, err));
+    ml_model_use_place(t->model, false);
+    ml_status status = read_model(t, folder, err);
+    ml_model_use_place(t->model, true);
+    ML_TRY(status);
+    ML_TRY(ml_model_push(t->model, err));
     ML_TRY(load_buffers(t, folder, false, err));
-    if (t->config.save_dtype != ML_F32) {
-        ML_TRY(load_buffers(t, folder, true, err));
-        if (t->config.adapter) ML_TRY(ml_adapter_update_norms(t->config.adapter, err));
-    }
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
     json_t *j;
     ML_TRY(ml_json_load(path, &j, err));
-    ml_status status = restore_loop(t, j, path, keep_position, err);
+    status = restore_loop(t, j, path, keep_position, err);
     json_decref(j);
+    if (status == ML_OK && t->there) status = ml_device_step_push_guard(t, err);
     t->saved_step = t->step;
     return status;
 }

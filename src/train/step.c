@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "optim/clip.h"
+#include "train/device_step.h"
 
 #include <math.h>
 #include <string.h>
@@ -46,7 +47,31 @@ void ml_loss_cross_entropy(void *self, const ml_batch *batch, const float *logp,
     }
 }
 
-/* Forward and backward of one micro-batch of n_micro; adds its loss to *sum. */
+/* What the stage's loss makes of the log-probabilities, added to *sum; going on to train, its gradient becomes the seed
+ * of the way back.  On a device cross-entropy stays there, added to *there; other losses are made here, and wait. */
+static ml_status take_loss(ml_loop *t, const ml_batch *b, const prepared *p, ml_tensor *logp, double weight,
+                           bool training, double *there, double *sum, ml_error *err)
+{
+    ml_ctx *ctx = &t->ctx;
+    float *grad = logp && training ? ml_tape_grad(ctx, logp) : NULL;
+    ML_TRY(ml_ctx_status(ctx, err));
+    if (ctx->device && t->stage->loss == ml_loss_cross_entropy) {
+        ml_cuda_cross_entropy(ctx, ml_f32(logp), ml_i32(p->target), b->n_token, weight, grad, there);
+        return ml_ctx_status(ctx, err);
+    }
+    const float *found = ml_tensor_read(ctx, logp);
+    float *seed = grad;
+    if (ctx->device && grad) {
+        seed = ml_ctx_scratch(ctx, (size_t)b->n_token * sizeof *seed);
+        if (seed) memset(seed, 0, (size_t)b->n_token * sizeof *seed);
+    }
+    ML_TRY(ml_ctx_status(ctx, err));
+    t->stage->loss(t->stage->self, b, found, weight, seed, sum);
+    if (grad) ml_ctx_write(ctx, grad, seed, b->n_token);
+    return ml_ctx_status(ctx, err);
+}
+
+/* Forward and backward of one micro-batch of n_micro; adds its loss to *sum, or to the step's report. */
 static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, double weight, double *sum, ml_error *err)
 {
     ml_ctx *ctx = &t->ctx;
@@ -60,9 +85,8 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, doub
     ctx->recording = true;
     ml_tensor *hidden = ml_model_forward(ctx, t->model, &p.input);
     ml_tensor *logp = ml_model_logprob(ctx, t->model, hidden, p.target); // [tokens]
-    float *seed = logp ? ml_tape_grad(ctx, logp) : NULL;
-    ML_TRY(ml_ctx_status(ctx, err));
-    t->stage->loss(t->stage->self, b, ml_f32(logp), weight, seed, sum);
+    double *there = t->there ? &ml_device_step_report(t)->loss : NULL;
+    ML_TRY(take_loss(t, b, &p, logp, weight, true, there, sum, err));
     return ml_tape_backward(ctx, err);
 }
 
@@ -85,34 +109,39 @@ static void choose_dropout(ml_loop *t, int64_t i)
         ml_rng_mix(ml_rng_mix(t->config.seed + 1) + (uint64_t)t->step) + (uint64_t)i * 0x9e3779b97f4a7c15u;
 }
 
-static ml_status forward_backward(ml_loop *t, ml_train_step *result, ml_error *err)
+void ml_loop_add_losses(const ml_loop *t, ml_train_step *result)
+{
+    const ml_config *c = &t->model->config;
+    double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
+    double per_layer = c->aux_mean && n_moe > 0 ? 1 / n_moe : 1;
+    result->aux = t->stats.balance * per_layer / (double)result->n_micro;
+    result->z = t->stats.z * per_layer / (double)result->n_micro;
+    result->loss = result->ce + c->balance_coef * result->aux + c->z_coef * result->z;
+}
+
+/* The micro-steps of one step.  The loss is *sum times *weight; on a device *sum is what was added up here. */
+static ml_status forward_backward(ml_loop *t, ml_train_step *result, double *sum, double *weight, ml_error *err)
 {
     int64_t n = 0, n_micro = t->config.accumulate * ml_schedule_get_factor(&t->config.schedule, t->step);
     result->n_micro = n_micro;
     for (int64_t i = 0; i < n_micro; i++) {
         ML_TRY(t->stage->next(t->stage->self, &t->batch[i], err));
         n += count(t, &t->batch[i]);
-        t->tokens += t->batch[i].n_token;
+        result->n_token += t->batch[i].n_token;
     }
+    t->tokens += result->n_token;
     if (t->config.adapter)
         ml_adapter_zero_grads(t->config.adapter);
     else
         ml_model_zero_grads(t->model);
     ml_router_stats_clear(&t->stats);
-    double weight = n ? 1.0 / (double)n : 0, sum = 0;
+    *weight = n ? 1.0 / (double)n : 0;
+    *sum = 0;
     for (int64_t i = 0; i < n_micro; i++) {
         choose_dropout(t, i);
-        ML_TRY(micro_step(t, &t->batch[i], n_micro, weight, &sum, err));
+        ML_TRY(micro_step(t, &t->batch[i], n_micro, *weight, sum, err));
     }
     result->n_figure = get_figures(t, result->figure);
-
-    const ml_config *c = &t->model->config;
-    double n_moe = (double)(c->num_hidden_layers - c->first_k_dense_replace);
-    double per_layer = c->aux_mean && n_moe > 0 ? 1 / n_moe : 1;
-    result->ce = sum * weight;
-    result->aux = t->stats.balance * per_layer / (double)n_micro;
-    result->z = t->stats.z * per_layer / (double)n_micro;
-    result->loss = result->ce + c->balance_coef * result->aux + c->z_coef * result->z;
     return ML_OK;
 }
 
@@ -139,46 +168,90 @@ static ml_status update(ml_loop *t, ml_train_step *result, ml_guard_verdict *ver
     return ML_OK;
 }
 
-ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
+/* After a step whose result is known: a skipped one is told, and a diverging run goes back. */
+static ml_status conclude(ml_loop *t, ml_train_step *result, ml_guard_verdict verdict, ml_error *err)
 {
-    double start = ml_clock_seconds();
-    *result = (ml_train_step){ 0 };
-    ml_guard_verdict verdict = ML_GUARD_USE;
-    ml_alloc_forbid(true);
-    ml_status status = forward_backward(t, result, err);
-    if (status == ML_OK) status = update(t, result, &verdict, err);
-    ml_alloc_forbid(false);
-    ML_TRY(status);
     if (result->skipped) {
-        ml_loop_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)t->step + 1,
+        ml_loop_say(t, "step %lld: gradient norm %.4g is out of line; the step is skipped", (long long)result->step,
                     result->grad_norm);
     }
-    if (verdict == ML_GUARD_ROLL_BACK) {
-        if (t->saved_step < 0 || t->n_roll_back++ >= 2) {
-            return ml_fail(err, ML_ENUMERIC,
-                           "step %lld: training diverges (gradient norm %.4g) and %s: lower optim.lr, "
-                           "lengthen optim.warmup, or look at the data",
-                           (long long)t->step + 1, result->grad_norm,
-                           t->saved_step < 0 ? "there is no checkpoint to go back to" : "going back did not help");
-        }
-        ML_TRY(ml_loop_restore(t, true, err));
-        ml_loop_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
-        result->step = t->step;
-        result->tokens = t->tokens;
-        result->seconds = ml_clock_seconds() - start;
-        return ML_OK;
+    if (verdict != ML_GUARD_ROLL_BACK) return ML_OK;
+    if (t->saved_step < 0 || t->n_roll_back++ >= 2) {
+        return ml_fail(err, ML_ENUMERIC,
+                       "step %lld: training diverges (gradient norm %.4g) and %s: lower optim.lr, "
+                       "lengthen optim.warmup, or look at the data",
+                       (long long)result->step, result->grad_norm,
+                       t->saved_step < 0 ? "there is no checkpoint to go back to" : "going back did not help");
     }
-    t->step++;
+    ML_TRY(ml_device_step_drop(t, err));
+    ML_TRY(ml_loop_restore(t, true, err));
+    ml_loop_say(t, "went back to step %lld; going on with the data that follows", (long long)t->step);
     result->step = t->step;
     result->tokens = t->tokens;
+    return ML_OK;
+}
+
+/* On the processor. */
+static ml_status step_here(ml_loop *t, ml_train_step *result, ml_error *err)
+{
+    double start = ml_clock_seconds(), sum, weight;
+    *result = (ml_train_step){ .step = t->step + 1 };
+    ml_guard_verdict verdict = ML_GUARD_USE;
+    ml_alloc_forbid(true);
+    ml_status status = forward_backward(t, result, &sum, &weight, err);
+    if (status == ML_OK) {
+        result->ce = sum * weight;
+        ml_loop_add_losses(t, result);
+        status = update(t, result, &verdict, err);
+    }
+    ml_alloc_forbid(false);
+    ML_TRY(status);
+    result->tokens = t->tokens;
+    if (verdict != ML_GUARD_ROLL_BACK) t->step++;
+    ML_TRY(conclude(t, result, verdict, err));
     result->seconds = ml_clock_seconds() - start;
     return ML_OK;
 }
 
+ml_status ml_loop_queue_step(ml_loop *t, ml_error *err)
+{
+    double sum, weight;
+    ml_train_step result = { .step = t->step + 1, .lr = ml_schedule_get_lr(&t->config.schedule, t->step) };
+    if (ml_device_step_count(t) == 0) t->last_seconds = ml_clock_seconds();
+    ml_alloc_forbid(true);
+    ml_device_step_begin(t);
+    ml_status status = forward_backward(t, &result, &sum, &weight, err);
+    result.tokens = t->tokens;
+    if (status == ML_OK) status = ml_device_step_end(t, &result, sum, weight, err);
+    ml_alloc_forbid(false);
+    if (status == ML_OK) t->step++;
+    return status;
+}
+
+ml_status ml_loop_take_step(ml_loop *t, ml_train_step *result, bool *rolled_back, ml_error *err)
+{
+    ml_guard_verdict verdict;
+    ML_TRY(ml_device_step_take(t, result, &verdict, err));
+    double now = ml_clock_seconds();
+    result->seconds = now - t->last_seconds;
+    t->last_seconds = now;
+    *rolled_back = verdict == ML_GUARD_ROLL_BACK;
+    return conclude(t, result, verdict, err);
+}
+
+ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
+{
+    bool rolled_back;
+    if (!t->there) return step_here(t, result, err);
+    ML_TRY(ml_loop_queue_step(t, err));
+    return ml_loop_take_step(t, result, &rolled_back, err);
+}
+
 ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
 {
-    double sum = 0;
+    double sum = 0, sum_there = 0, *there = t->there ? &ml_device_step_report(t)->eval_loss : NULL;
     int64_t n = 0;
+    if (there) ml_device_zero(t->config.device, there, sizeof *there);
     for (int64_t i = 0; i < t->stage->n_eval; i++) {
         ml_batch *b = &t->eval_batch;
         ML_TRY(t->stage->eval(t->stage->self, i, b, err));
@@ -188,10 +261,11 @@ ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
         attach(t, &p, false);
         ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
-        ML_TRY(ml_ctx_status(&t->ctx, err));
-        t->stage->loss(t->stage->self, b, ml_f32(logp), 0, NULL, &sum);
+        ML_TRY(take_loss(t, b, &p, logp, 0, false, there, &sum, err));
         n += count(t, b);
     }
+    if (there) ML_TRY(ml_device_step_read_evaluation(t, &sum_there, err));
+    sum += sum_there;
     t->n_eval_figure = get_figures(t, t->eval_figure);
     *loss = n ? sum / (double)n : NAN;
     return ML_OK;

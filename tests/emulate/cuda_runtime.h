@@ -6,6 +6,9 @@
  * other bits.  Barriers that not all threads reach end the program.  Device memory cannot be read or written outside of
  * kernels and copies.  What it cannot show: anything about the speed, the compiler or the memory model of a real GPU.
  *
+ * Streams made with cudaStreamNonBlocking do their copies at once or, when the order of threads is not as numbered, as
+ * late as somebody waits for them: a missing wait for them gives other bits.
+ *
  * Blocks run one after another; a warp's threads need not run in step except where they exchange values. */
 #ifndef ML_TESTS_EMULATE_CUDA_RUNTIME_H
 #define ML_TESTS_EMULATE_CUDA_RUNTIME_H
@@ -49,6 +52,16 @@ extern void *ml_emulated_dynamic; /* the block's dynamic shared memory */
 #define gridDim ml_emulated_now.gridDim
 
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread);
+template <typename T> struct ml_emulated_same {
+    typedef T type;
+};
+/* A launch: arguments are what they are now, also in a graph. */
+template <typename... P>
+static inline void ml_emulate_kernel(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...),
+                                     typename ml_emulated_same<P>::type... argument)
+{
+    ml_emulate_launch(grid, block, shared_bytes, [=]() { kernel(argument...); });
+}
 void ml_emulated_block_barrier();
 void ml_emulated_warp_barrier();
 /* A place for each thread of the running block where values are exchanged. */
@@ -89,8 +102,12 @@ template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned
 
 static inline unsigned __ballot_sync(unsigned, int predicate)
 {
-    unsigned all = 0;
-    for (unsigned i = 0; i < 32; i++) all |= (unsigned)(ml_emulated_exchange(predicate != 0, i) ? 1 : 0) << i;
+    uint64_t(*slot)[8] = ml_emulated_slots();
+    unsigned base = ml_emulated_now.warp * 32, all = 0;
+    slot[base + ml_emulated_now.lane][0] = predicate != 0;
+    ml_emulated_warp_barrier();
+    for (unsigned i = 0; i < 32; i++) all |= (unsigned)slot[base + i][0] << i;
+    ml_emulated_warp_barrier();
     return all;
 }
 
@@ -173,6 +190,15 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
     ml_emulated_warp_barrier();
 }
 
+/* ---- copies beside the computation (cp.async): done when a thread waits for them, or (one order) at once ---- */
+
+void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
+void ml_emulated_copy_commit();
+void ml_emulated_copy_wait(int n_open);
+
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
@@ -196,6 +222,8 @@ typedef enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcp
 typedef struct ml_emulated_stream *cudaStream_t;
 typedef struct ml_emulated_event *cudaEvent_t;
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+enum { cudaHostAllocDefault = 0, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+typedef enum { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 } cudaDeviceAttr;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
@@ -203,6 +231,7 @@ struct cudaDeviceProp {
 
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
 cudaError_t cudaDriverGetVersion(int *version);
@@ -211,11 +240,31 @@ cudaError_t cudaMalloc(void **p, size_t n_bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t stream);
+cudaError_t cudaHostAlloc(void **p, size_t n_bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaStreamCreate(cudaStream_t *stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+/* Graphs: what is queued between begin and end is kept, arguments as they were, and done whenever the graph is
+ * launched. While capturing, waiting and copies between this machine and the device end the program: CUDA refuses or
+ * spoils them. */
+typedef struct ml_emulated_graph *cudaGraph_t;
+typedef struct ml_emulated_graph *cudaGraphExec_t;
+typedef struct ml_emulated_graph_node *cudaGraphNode_t;
+typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t stop);
 cudaError_t cudaGetLastError();

@@ -16,6 +16,7 @@
 #endif
 
 static ml_device *device; /* NULL: the processor */
+static ml_precision precision;
 
 enum { N_PROBE = 48 }; /* elements of each input whose gradient is checked by differences */
 
@@ -32,6 +33,40 @@ static const entry entries[] = {
 #include "ops/ops.def"
 #undef ML_OP
 };
+
+/* Operators whose products are in bf16 on a device, with tolerances as ops.def's.  Rounding moves an operand by up to
+ * 2^-9 of it, so a term of a sum by 2^-8 and a sum of k terms of random sign by less than 2^-8 of its size; a tensor's
+ * largest difference is some three times as far from the mean as its largest element.  Where results of such products
+ * are multiplied again (kept activations, too, are rounded), each stage adds as much. */
+typedef struct {
+    const char *name;
+    double forward, backward;
+} rounded_entry;
+#define ROUNDING (1.0 / 256)
+static const rounded_entry rounded_entries[] = {
+    { "linear", ROUNDING, ROUNDING },
+    { "lora", 2 * ROUNDING, 2 * ROUNDING },
+    { "experts", 3 * ROUNDING, 4 * ROUNDING },
+    { "logprob", ROUNDING, 2 * ROUNDING },
+};
+
+static const rounded_entry *rounded_of(const entry *e)
+{
+    for (size_t i = 0; i < sizeof rounded_entries / sizeof *rounded_entries; i++) {
+        if (!strcmp(rounded_entries[i].name, e->name)) return &rounded_entries[i];
+    }
+    return NULL;
+}
+
+static double tolerance_of(const entry *e, const test_case *c, bool backward)
+{
+    if (precision == ML_PRECISION_BF16 && e->test->bf16_tolerance) {
+        return (backward ? 2 : 1) * e->test->bf16_tolerance(c);
+    }
+    const rounded_entry *rounded = precision == ML_PRECISION_BF16 ? rounded_of(e) : NULL;
+    if (rounded) return backward ? rounded->backward : rounded->forward;
+    return backward ? e->backward_tolerance : e->forward_tolerance;
+}
 
 static int64_t count_of(const test_input *in)
 {
@@ -183,16 +218,28 @@ static void seed(ml_ctx *ctx, ml_tensor *t, const double *dy, int64_t count)
     free(values);
 }
 
+/* A weight in bf16 as products read it, laid out as values. */
+static uint16_t *place_half(const float *values, size_t n)
+{
+    uint16_t *half = malloc(n * sizeof *half + 1);
+    ml_convert_from_f32(ML_BF16, values, half, (int64_t)n);
+    uint16_t *placed = (uint16_t *)(void *)place(n * sizeof *half, half);
+    free(half);
+    return placed;
+}
+
 static void run_operator(const test_op *test, test_case *c, double *const *dy, bool backward, result *r)
 {
     ml_ctx ctx;
     ml_error err;
     size_t act_bytes = device ? (size_t)32 << 20 : (size_t)1 << 30, grad_bytes = (size_t)(device ? 16 : 256) << 20;
     assert_ok(ml_ctx_init_on(&ctx, device, act_bytes, grad_bytes, &err));
+    ctx.precision = precision;
     poison(&ctx);
     ml_tensor inputs[ML_OP_MAX_IN];
     ml_tensor *in[ML_OP_MAX_IN] = { 0 }, *out[ML_OP_MAX_OUT] = { 0 };
     char *memory[ML_OP_MAX_IN] = { 0 };
+    uint16_t *half[ML_OP_MAX_IN] = { 0 };
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         test_input *x = &c->in[i];
         if (!x->n_dim) continue;
@@ -200,9 +247,13 @@ static void run_operator(const test_op *test, test_case *c, double *const *dy, b
         float *values = malloc((n + 1) * sizeof *values);
         for (size_t j = 0; j < n && x->dtype == ML_F32; j++) values[j] = (float)x->real[j];
         memory[i] = place(n * 4, x->dtype == ML_I32 ? (const void *)x->whole : values);
+        /* In every other variant weights have their bf16 copies. */
+        bool has_half = precision == ML_PRECISION_BF16 && i > 0 && x->dtype == ML_F32 && c->variant % 2;
+        if (has_half) half[i] = place_half(values, n);
         free(values);
         inputs[i] = ml_tensor_describe(x->dtype, x->n_dim, x->dim, memory[i]);
         inputs[i].device = device;
+        inputs[i].half = half[i];
         in[i] = &inputs[i];
         if (x->dtype == ML_I32) continue;
         inputs[i].needs_grad = differentiable_input(x);
@@ -238,6 +289,7 @@ static void run_operator(const test_op *test, test_case *c, double *const *dy, b
     }
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         if (memory[i]) release(memory[i], (size_t)count_of(&c->in[i]) * 4, "an input");
+        if (half[i]) release((char *)half[i], (size_t)count_of(&c->in[i]) * 2, "a weight's bf16 copy");
     }
     ml_ctx_free(&ctx);
 }
@@ -256,7 +308,7 @@ static double loss_of(const test_op *test, const test_case *c, double *const *dy
 
 static void check_forward(const entry *e, const test_case *c, const result *r, double *const *out)
 {
-    double tolerance = fmax(e->forward_tolerance, c->forward_tolerance);
+    double tolerance = fmax(tolerance_of(e, c, false), c->forward_tolerance);
     for (int i = 0; i < ML_OP_MAX_OUT; i++) {
         double largest = 1e-30, worst = 0;
         for (int64_t j = 0; j < c->out_count[i]; j++) {
@@ -273,6 +325,7 @@ static void check_forward(const entry *e, const test_case *c, const result *r, d
 
 static void check_backward(const entry *e, test_case *c, const result *r, double *const *dy, double **out, ml_rng *rng)
 {
+    double tolerance = tolerance_of(e, c, true);
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         test_input *in = &c->in[i];
         int64_t n = count_of(in);
@@ -296,7 +349,7 @@ static void check_backward(const entry *e, test_case *c, const result *r, double
             double expected = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
             if (fabs(expected) > largest) largest = fabs(expected);
             double found = (double)r->grad[i][j];
-            if (!(fabs(found - expected) <= e->backward_tolerance * largest + 1e-9)) {
+            if (!(fabs(found - expected) <= tolerance * largest + 1e-9)) {
                 fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g, expected %.9g (largest %.3g)", e->name,
                          c->variant, i, (long long)j, found, expected, largest);
             }
@@ -333,6 +386,28 @@ static void repeat_on_device(const entry *e, test_case *c, double *const *dy, co
 #ifdef MOONLIGHT_CUDA_EMULATED
     ml_emulate_set_order(0);
 #endif
+}
+
+/* Every gradient of ML_PRECISION_BF16 beside that of ML_PRECISION_F32, which differences have been compared with. */
+static void compare_precisions(const entry *e, test_case *c, double *const *dy, const result *r)
+{
+    double tolerance = tolerance_of(e, c, true);
+    result exact = { 0 };
+    precision = ML_PRECISION_F32;
+    run_operator(e->test, c, dy, e->differentiable, &exact);
+    precision = ML_PRECISION_BF16;
+    for (int i = 0; i < ML_OP_MAX_IN; i++) {
+        double largest = 1e-30;
+        int64_t n = exact.grad[i] ? count_of(&c->in[i]) : 0;
+        for (int64_t j = 0; j < n; j++) largest = fmax(largest, fabs((double)exact.grad[i][j]));
+        for (int64_t j = 0; j < n; j++) {
+            double found = (double)r->grad[i][j], expected = (double)exact.grad[i][j];
+            if (fabs(found - expected) <= tolerance * largest) continue;
+            fail_msg("%s variant %d: d/d(input %d)[%lld] is %.9g in bf16, %.9g in fp32 (largest %.3g)", e->name,
+                     c->variant, i, (long long)j, found, expected, largest);
+        }
+    }
+    free_result(&exact);
 }
 
 static void repeat_on_processor(const entry *e, test_case *c, double *const *dy, double **out, const result *r,
@@ -374,6 +449,7 @@ static void test_variant(const entry *e, int variant)
     e->test->reference(&c, out);
     check_forward(e, &c, &r, out);
     if (e->differentiable) check_backward(e, &c, &r, dy, out, &rng);
+    if (precision == ML_PRECISION_BF16 && e->test->bf16_tolerance) compare_precisions(e, &c, dy, &r);
 
     if (device) {
         repeat_on_device(e, &c, dy, &r);
@@ -398,18 +474,20 @@ static void test_operator(void **state)
     assert_true(e->test->n_variant > 0);
 #ifdef MOONLIGHT_CUDA
     if (device && !ml_ops_cuda[e - entries].forward) skip();
+    if (precision == ML_PRECISION_BF16 && !rounded_of(e) && !e->test->bf16_tolerance) skip();
 #endif
     for (int variant = 0; variant < e->test->n_variant; variant++) test_variant(e, variant);
 }
 
-/* test_ops [cuda] [OPERATOR]: on the processor or on the first GPU; all operators, or one.  Exit status 77 where there
- * is no GPU. */
+/* test_ops [cuda|cuda-bf16] [OPERATOR]: on the processor or on the first GPU; all operators, or one.  Exit status 77
+ * where there is no GPU. */
 int main(int argc, char **argv)
 {
     enum { N = sizeof entries / sizeof entries[0] };
     ml_error err;
     const char *only = argc > 1 ? argv[argc - 1] : NULL;
-    if (argc > 1 && !strcmp(argv[1], "cuda")) {
+    if (argc > 1 && (!strcmp(argv[1], "cuda") || !strcmp(argv[1], "cuda-bf16"))) {
+        if (!strcmp(argv[1], "cuda-bf16")) precision = ML_PRECISION_BF16;
         if (argc == 2) only = NULL;
         if (ml_device_open(0, &device, &err) != ML_OK) {
             printf("skipped: no GPU (%s)\n", err.message);

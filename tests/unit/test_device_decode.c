@@ -8,6 +8,10 @@
 #include "support/tiny_run.h"
 #include "tensor/blocks.h"
 
+#ifdef MOONLIGHT_CUDA_EMULATED
+#include "emulate.h"
+#endif
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,7 +266,7 @@ static void test_experts_of_generated_tokens(void **state)
 
 /* ---- attention over a cache ---- */
 
-enum { N_SEQ = 2, LENGTH = 150, PAGE = 16 };
+enum { N_SEQ = 2, LENGTH = 90, PAGE = 16 };
 
 typedef struct {
     bool mla;
@@ -333,7 +337,7 @@ static float *run_attention(ml_device *on, const attention *a, int64_t chunk, bo
     columns c = columns_of(a);
     int32_t seq[N], pos[N], table[N_SEQ * PAGES];
     for (int i = 0; i < N; i++) seq[i] = i % N_SEQ, pos[i] = i / N_SEQ;
-    for (int i = 0; i < N_SEQ * PAGES; i++) table[i] = (i * 7) % (N_SEQ * PAGES); /* 7 is coprime to 20 */
+    for (int i = 0; i < N_SEQ * PAGES; i++) table[i] = (i * 7) % (N_SEQ * PAGES); /* 7 is coprime to 12 */
     float *q = random_values(N * c.q, 1.5, 1), *k = random_values(N * c.k, 1, 2),
           *v = random_values(N * (c.v + 1), 1, 3);
     float *tail = random_values(N * (c.tail + 1), 1, 4), *out = malloc((size_t)(N * c.y) * sizeof *out);
@@ -590,6 +594,58 @@ static void test_answers_do_not_depend_on_the_batch(void **state)
     }
 }
 
+/* A pass that was captured computes what the launches themselves do, for other tokens and pages, rows filled up. */
+static void test_graphs_repeat_the_pass(void **state)
+{
+    (void)state;
+    enum { N = 9, STEPS = 4 };
+    ml_model *m = make_model(TEST_MLA_MOE, true);
+    assert_ok(ml_model_upload(m, device, &err));
+    ml_runner_config config = { .n_seq = N, .capacity = 16, .max_token = 64, .kv_dtype = ML_F16 };
+    static float logits[2][STEPS][N * TEST_VOCAB];
+    int32_t want[N], seq[N], pos[N], id[N];
+    for (int as_graph = 0; as_graph < 2; as_graph++) {
+        ml_runner *r;
+        assert_ok(ml_runner_make(m, &config, &r, &err));
+        for (int i = 0; i < N; i++) assert_true(ml_pages_reserve(ml_runner_pages(r), i, STEPS));
+#ifdef MOONLIGHT_CUDA_EMULATED
+        unsigned long long before = ml_emulate_count_graph_launches();
+#endif
+        for (int step = 0; step < STEPS; step++) {
+            for (int i = 0; i < N; i++) {
+                want[i] = i;
+                seq[i] = (i + step) % N;
+                pos[i] = step;
+                id[i] = tokens[(i * 5 + step) % 64];
+            }
+            if (as_graph) {
+                assert_ok(ml_runner_forward(r, N, N, id, pos, seq, &err));
+                assert_ok(ml_runner_logits(r, N, want, logits[1][step], &err));
+                assert_int_equal(ml_runner_count_launches(r) > 0, step > 0);
+            } else {
+                /* A prompt token in the pass keeps it from being a decode pass; its own logits nobody wants. */
+                id[N - 1] = tokens[((N - 1) * 5 + step) % 64];
+                assert_ok(ml_runner_forward(r, N, N - 1, id, pos, seq, &err));
+                assert_ok(ml_runner_logits(r, N - 1, want, logits[0][step], &err));
+                assert_int_equal(ml_runner_count_launches(r), 0);
+            }
+        }
+#ifdef MOONLIGHT_CUDA_EMULATED
+        assert_int_equal(ml_emulate_count_graph_launches() - before, as_graph ? STEPS - 1 : 0);
+#endif
+        ml_runner_free(r);
+    }
+    /* The first step's rows see only themselves; in later ones a sequence has been prompt where the other run decoded.
+     */
+    assert_memory_equal(logits[0][0], logits[1][0], (N - 1) * TEST_VOCAB * sizeof(float));
+    for (int step = 1; step < STEPS; step++) {
+        for (int i = 0; i < (N - 1) * TEST_VOCAB; i++) {
+            assert_true(fabs((double)logits[0][step][i] - (double)logits[1][step][i]) < 2e-3);
+        }
+    }
+    ml_model_free(m);
+}
+
 /* What is wrong with the data is found by the kernels and told by the next wait. */
 static void test_an_unknown_token_is_an_error(void **state)
 {
@@ -648,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_cached_latent_attention),
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_answers_do_not_depend_on_the_batch),
+        cmocka_unit_test(test_graphs_repeat_the_pass),
         cmocka_unit_test(test_an_unknown_token_is_an_error),
         cmocka_unit_test(test_a_trained_model_says_the_same),
     };

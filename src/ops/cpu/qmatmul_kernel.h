@@ -82,6 +82,10 @@ typedef struct {
     void (*quantize)(int unit, int64_t k, const float *x, int8_t *q, int16_t *sum, float *d);
 } ml_q_kernel;
 
+/* For the instruction set in use. */
+const ml_q_kernel *ml_q_kernel_get(void);
+ml_q_format ml_q_format_of(ml_dtype dtype);
+
 extern const ml_q_kernel ml_q_kernel_scalar, ml_q_kernel_avx2, ml_q_kernel_avxvnni, ml_q_kernel_avx512vnni,
     ml_q_kernel_neondot;
 

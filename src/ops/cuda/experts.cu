@@ -1,5 +1,5 @@
-/* A layer of experts.  Rows are the accepted (token, k) pairs sorted by expert (ops/cuda/sort.cuh); how many each has
- * is known to the device alone.  With token[row] = flat[row] / top_k:
+/* A layer of experts by fp32 activations; ops/cuda/experts_bf16.cu is the other way.  With token[row] = flat[row] /
+ * top_k:
  *
  *   forward     pre = x[token] gate_up_e^T                 [rows, f or 2 f]  kept
  *               a   = prob * act(gate) [* up]              [rows, f]         scratch
@@ -8,80 +8,36 @@
  *               d(down_e) += dy[token]^T a;  d(gate_up_e) += dpre^T x[token]
  *               z   = dpre gate_up_e;  dx[t] += its rows of z, by expert
  * No atomic additions: y and dx are gathered by token, so every sum has one order. */
-#include "ops/cuda/gemm.cuh"
+#include "ops/cuda/experts.cuh"
 #include "ops/cuda/experts_decode.cuh"
-#include "ops/cuda/rows.cuh"
-#include "ops/cuda/sort.cuh"
-#include "ops/cuda/weight.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / WARP };
 
 typedef struct {
-    int64_t n_token, top_k, n_expert, d, f, n_col, n_row; /* n_row: rows if all pairs are accepted */
-    const int32_t *offset, *flat;
-    int32_t *token; /* [n_row], 0 beyond the accepted ones */
-    int32_t *rows;  /* [tokens, top_k] the rows of each token, ascending, then -1 */
-    ml_rows x, prob;
+    ml_cuda_experts e;
+    int64_t n_col; /* of pre: f or 2 f */
     float *pre, *a, *z;
-    ml_activation activation;
-    bool has_up;
-    ml_cuda_weight gate, up, down;
-    float *dprob; /* NULL, or laid out as prob */
 } layer;
-
-static __global__ void clear_rows(layer l)
-{
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < l.n_row) l.rows[i] = -1;
-}
-
-static __global__ void list_rows(layer l)
-{
-    int64_t r = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (r >= l.n_row) return;
-    bool used = r < l.offset[l.n_expert];
-    l.token[r] = used ? (int32_t)(l.flat[r] / l.top_k) : 0;
-    if (used) l.rows[l.flat[r]] = (int32_t)r;
-}
-
-/* Of one token: rows in ascending order (insertion), -1 last. */
-static __global__ void order_rows(layer l)
-{
-    int64_t t = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (t >= l.n_token) return;
-    int32_t *row = l.rows + t * l.top_k;
-    for (int64_t i = 1; i < l.top_k; i++) {
-        int32_t v = row[i];
-        int64_t j = i;
-        for (; j > 0 && (uint32_t)row[j - 1] > (uint32_t)v; j--) row[j] = row[j - 1];
-        row[j] = v;
-    }
-}
-
-static __device__ __forceinline__ float prob_at(const layer *l, int64_t r)
-{
-    return l->prob.data[l->flat[r] / l->top_k * l->prob.stride + l->flat[r] % l->top_k];
-}
 
 static __global__ void activate(layer l)
 {
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, r = i / l.f, c = i % l.f;
-    if (r >= l.offset[l.n_expert]) return;
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, r = i / l.e.f, c = i % l.e.f;
+    if (r >= l.e.offset[l.e.n_expert]) return;
     const float *pre = l.pre + r * l.n_col;
-    float g = pre[c], act = l.activation == ML_ACT_SILU ? g * ml_sigmoid(g) : fmaxf(0.0f, g);
-    float v = prob_at(&l, r) * act;
-    l.a[i] = l.has_up ? v * pre[l.f + c] : v;
+    float g = pre[c], act = l.e.activation == ML_ACT_SILU ? g * ml_sigmoid(g) : fmaxf(0.0f, g);
+    float v = ml_prob_at(&l.e, r) * act;
+    l.a[i] = l.e.has_up ? v * pre[l.e.f + c] : v;
 }
 
 /* One warp for each row; as activate_gradient in ops/cpu/rowops_body.h. */
 static __global__ void __launch_bounds__(THREADS) activate_backward(layer l)
 {
     int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
-    if (r >= l.offset[l.n_expert]) return;
-    float *pre = l.pre + r * l.n_col, *da = l.a + r * l.f, prob = prob_at(&l, r), sum = 0;
-    for (int64_t c = threadIdx.x % WARP; c < l.f; c += WARP) {
-        float g = pre[c], u = l.has_up ? pre[l.f + c] : 1.0f, d = prob * da[c], dact = d * u, act;
-        if (l.activation == ML_ACT_SILU) {
+    if (r >= l.e.offset[l.e.n_expert]) return;
+    float *pre = l.pre + r * l.n_col, *da = l.a + r * l.e.f, prob = ml_prob_at(&l.e, r), sum = 0;
+    for (int64_t c = threadIdx.x % WARP; c < l.e.f; c += WARP) {
+        float g = pre[c], u = l.e.has_up ? pre[l.e.f + c] : 1.0f, d = prob * da[c], dact = d * u, act;
+        if (l.e.activation == ML_ACT_SILU) {
             float s = ml_sigmoid(g);
             act = g * s;
             pre[c] = dact * (s + act * (1.0f - s));
@@ -90,12 +46,12 @@ static __global__ void __launch_bounds__(THREADS) activate_backward(layer l)
             pre[c] = g > 0.0f ? dact : 0.0f;
         }
         sum = fmaf(da[c], act * u, sum);
-        if (l.has_up) pre[l.f + c] = d * act;
+        if (l.e.has_up) pre[l.e.f + c] = d * act;
         da[c] = prob * act * u;
     }
     sum = ml_warp_sum(sum);
-    if (l.dprob && threadIdx.x % WARP == 0) {
-        l.dprob[l.flat[r] / l.top_k * l.prob.stride + l.flat[r] % l.top_k] += sum;
+    if (l.e.dprob && threadIdx.x % WARP == 0) {
+        l.e.dprob[l.e.flat[r] / l.e.top_k * l.e.prob.stride + l.e.flat[r] % l.e.top_k] += sum;
     }
 }
 
@@ -103,12 +59,12 @@ static __global__ void __launch_bounds__(THREADS) activate_backward(layer l)
 static __global__ void combine(layer l, ml_rows y, bool accumulate)
 {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= l.n_token * l.d) return;
-    int64_t t = i / l.d, c = i % l.d;
+    if (i >= l.e.n_token * l.e.d) return;
+    int64_t t = i / l.e.d, c = i % l.e.d;
     float sum = 0;
-    for (int64_t k = 0; k < l.top_k; k++) {
-        int32_t r = l.rows[t * l.top_k + k];
-        if (r >= 0) sum += l.z[r * l.d + c];
+    for (int64_t k = 0; k < l.e.top_k; k++) {
+        int32_t r = l.e.rows[t * l.e.top_k + k];
+        if (r >= 0) sum += l.z[r * l.e.d + c];
     }
     float *to = y.data + t * y.stride + c;
     *to = accumulate ? *to + sum : sum;
@@ -122,63 +78,34 @@ static unsigned blocks_for(int64_t n)
 /* Gate and up lie one after the other in every expert: one matrix of 2 f rows. */
 static bool is_fused(const layer *l)
 {
-    return l->has_up && l->up.data == l->gate.data + l->f * l->d && l->gate.stride == l->up.stride;
+    const ml_cuda_weight *gate = &l->e.gate, *up = &l->e.up;
+    return gate->data && up->data && up->data == gate->data + l->e.f * l->e.d && gate->stride == up->stride;
 }
 
 static ml_status describe(ml_ctx *ctx, const ml_op_args *args, layer *l)
 {
-    const ml_tensor *id = args->in[1], *gate = args->in[3];
-    memset(l, 0, sizeof *l);
-    l->n_token = id->dim[0];
-    l->top_k = id->dim[1];
-    l->n_expert = gate->dim[0];
-    l->f = gate->dim[1];
-    l->d = gate->dim[2];
-    l->n_row = l->n_token * l->top_k;
+    ML_TRY(ml_cuda_experts_describe(ctx, args, &l->e));
+    int64_t n_row = l->e.n_row;
     l->n_col = args->save[2]->dim[1];
-    l->offset = ml_i32(args->save[0]);
-    l->flat = ml_i32(args->save[1]);
     l->pre = ml_f32(args->save[2]);
-    l->x = ml_rows_of(args->in[0]);
-    l->prob = ml_rows_of(args->in[2]);
-    l->activation = ((const ml_experts_param *)args->param)->activation;
-    l->has_up = args->in[4] != NULL;
-    if (l->n_row > INT32_MAX) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "experts: %lld tokens with %lld experts each are too many for one batch",
-                           (long long)l->n_token, (long long)l->top_k);
-    }
-    ML_TRY(ml_cuda_weight_read(ctx, gate, &l->gate));
-    if (l->has_up) ML_TRY(ml_cuda_weight_read(ctx, args->in[4], &l->up));
-    ML_TRY(ml_cuda_weight_read(ctx, args->in[5], &l->down));
-    l->token = (int32_t *)ml_ctx_scratch_data(ctx, (size_t)l->n_row * sizeof *l->token);
-    l->rows = (int32_t *)ml_ctx_scratch_data(ctx, (size_t)l->n_row * sizeof *l->rows);
-    l->a = (float *)ml_ctx_scratch_data(ctx, (size_t)(l->n_row * l->f) * sizeof *l->a);
-    l->z = (float *)ml_ctx_scratch_data(ctx, (size_t)(l->n_row * l->d) * sizeof *l->z);
-    return l->token && l->rows && l->a && l->z ? ML_OK : ML_ENOMEM;
-}
-
-static void make_lists(ml_ctx *ctx, const layer *l)
-{
-    if (l->n_row == 0) return;
-    ML_LAUNCH(ctx->device, clear_rows, blocks_for(l->n_row), THREADS, 0, *l);
-    ML_LAUNCH(ctx->device, list_rows, blocks_for(l->n_row), THREADS, 0, *l);
-    ML_LAUNCH(ctx->device, order_rows, blocks_for(l->n_token), THREADS, 0, *l);
+    l->a = (float *)ml_ctx_scratch_data(ctx, (size_t)(n_row * l->e.f) * sizeof *l->a);
+    l->z = (float *)ml_ctx_scratch_data(ctx, (size_t)(n_row * l->e.d) * sizeof *l->z);
+    return l->a && l->z ? ML_OK : ML_ENOMEM;
 }
 
 /* c [rows, n] (+)= a [rows, k] times each expert's matrix */
-static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const ml_cuda_weight *w, int64_t w_stride,
-                          bool transpose, int64_t n, int64_t k, float *c, int64_t c_stride, bool accumulate)
+static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const ml_cuda_weight *w, bool transpose,
+                          int64_t n, int64_t k, float *c, int64_t c_stride, bool accumulate)
 {
-    ml_cuda_gemm g = ml_cuda_gemm_make(l->n_row, n, k);
-    g.n_product = l->n_expert;
+    ml_cuda_gemm g = ml_cuda_gemm_make(l->e.n_row, n, k);
+    g.n_product = l->e.n_expert;
     g.a = a;
-    g.b = ml_cuda_operand_make(w->data, w_stride, transpose);
-    g.b.product = w->stride;
+    g.b = ml_cuda_weight_operand(w, transpose);
     g.c = c;
     g.c_stride = c_stride;
     g.accumulate = accumulate;
     g.grouping = ML_GROUP_ROWS;
-    g.offset = l->offset;
+    g.offset = l->e.offset;
     ml_cuda_gemm_run(ctx, &g);
 }
 
@@ -186,8 +113,8 @@ static void multiply_rows(ml_ctx *ctx, const layer *l, ml_cuda_operand a, const 
 static void multiply_inner(ml_ctx *ctx, const layer *l, ml_cuda_operand a, ml_cuda_operand b, int64_t m, int64_t n,
                            float *dw, int64_t dw_product)
 {
-    ml_cuda_gemm g = ml_cuda_gemm_make(m, n, 0);
-    g.n_product = l->n_expert;
+    ml_cuda_gemm g = ml_cuda_gemm_make(m, n, l->e.n_row);
+    g.n_product = l->e.n_expert;
     g.a = a;
     g.a.transpose = true;
     g.b = b;
@@ -196,36 +123,27 @@ static void multiply_inner(ml_ctx *ctx, const layer *l, ml_cuda_operand a, ml_cu
     g.c_product = dw_product;
     g.accumulate = true;
     g.grouping = ML_GROUP_INNER;
-    g.offset = l->offset;
+    g.offset = l->e.offset;
     ml_cuda_gemm_run(ctx, &g);
-}
-
-static ml_cuda_operand gathered(const layer *l, const float *data, int64_t stride)
-{
-    ml_cuda_operand o = ml_cuda_operand_make(data, stride, false);
-    o.row = l->token;
-    return o;
 }
 
 static ml_status forward(ml_ctx *ctx, const ml_op_args *args)
 {
-    const ml_tensor *id = args->in[1];
+    if (ctx->precision == ML_PRECISION_BF16) return ml_cuda_experts_forward_bf16(ctx, args);
     layer l;
     ML_TRY(describe(ctx, args, &l));
-    ml_cuda_sort sort;
-    ML_TRY(ml_cuda_sort_make(ctx, ml_i32(id), id->stride, l.n_token, l.top_k, l.n_expert, ml_i32(args->save[0]),
-                             ml_i32(args->save[1]), &sort));
-    if (l.n_row == 0) return ml_queued(ctx);
-    make_lists(ctx, &l);
+    ML_TRY(ml_cuda_experts_sort(ctx, args, &l.e));
+    if (l.e.n_row == 0) return ml_queued(ctx);
+    ml_cuda_experts_list(ctx, &l.e);
     bool fused = is_fused(&l);
-    ml_cuda_operand x = gathered(&l, l.x.data, l.x.stride);
-    multiply_rows(ctx, &l, x, &l.gate, l.d, true, fused ? 2 * l.f : l.f, l.d, l.pre, l.n_col, false);
-    if (l.has_up && !fused) {
-        multiply_rows(ctx, &l, x, &l.up, l.d, true, l.f, l.d, l.pre + l.f, l.n_col, false);
+    ml_cuda_operand x = ml_cuda_experts_gathered(&l.e, l.e.x.data, l.e.x.stride);
+    multiply_rows(ctx, &l, x, &l.e.gate, true, fused ? 2 * l.e.f : l.e.f, l.e.d, l.pre, l.n_col, false);
+    if (l.e.has_up && !fused) {
+        multiply_rows(ctx, &l, x, &l.e.up, true, l.e.f, l.e.d, l.pre + l.e.f, l.n_col, false);
     }
-    ML_LAUNCH(ctx->device, activate, blocks_for(l.n_row * l.f), THREADS, 0, l);
-    multiply_rows(ctx, &l, ml_cuda_operand_make(l.a, l.f, false), &l.down, l.f, true, l.d, l.f, l.z, l.d, false);
-    ML_LAUNCH(ctx->device, combine, blocks_for(l.n_token * l.d), THREADS, 0, l, ml_rows_of(args->out[0]), false);
+    ML_LAUNCH(ctx->device, activate, blocks_for(l.e.n_row * l.e.f), THREADS, 0, l);
+    multiply_rows(ctx, &l, ml_cuda_operand_make(l.a, l.e.f, false), &l.e.down, true, l.e.d, l.e.f, l.z, l.e.d, false);
+    ML_LAUNCH(ctx->device, combine, blocks_for(l.e.n_token * l.e.d), THREADS, 0, l, ml_rows_of(args->out[0]), false);
     return ml_queued(ctx);
 }
 
@@ -265,42 +183,35 @@ static void projection_backward(ml_ctx *ctx, const layer *l, const ml_op_args *a
 {
     const ml_tensor *gate = args->in[3], *up = args->in[4];
     float *dgate = grads->in[3], *dup = grads->in[4];
-    ml_cuda_operand x = gathered(l, l->x.data, l->x.stride), dpre = ml_cuda_operand_make(l->pre, l->n_col, false);
-    bool fused_gradient = dgate && dup == dgate + l->f * l->d && gate->stride == up->stride;
-    if (dgate) multiply_inner(ctx, l, dpre, x, fused_gradient ? 2 * l->f : l->f, l->d, dgate, gate->stride);
-    ml_cuda_operand dpre_up = ml_cuda_operand_make(l->pre + l->f, l->n_col, false);
-    if (dup && !fused_gradient) multiply_inner(ctx, l, dpre_up, x, l->f, l->d, dup, up->stride);
+    ml_cuda_operand x = ml_cuda_experts_gathered(&l->e, l->e.x.data, l->e.x.stride),
+                    dpre = ml_cuda_operand_make(l->pre, l->n_col, false);
+    bool fused_gradient = dgate && dup == dgate + l->e.f * l->e.d && gate->stride == up->stride;
+    if (dgate) multiply_inner(ctx, l, dpre, x, fused_gradient ? 2 * l->e.f : l->e.f, l->e.d, dgate, gate->stride);
+    ml_cuda_operand dpre_up = ml_cuda_operand_make(l->pre + l->e.f, l->n_col, false);
+    if (dup && !fused_gradient) multiply_inner(ctx, l, dpre_up, x, l->e.f, l->e.d, dup, up->stride);
     if (!grads->in[0]) return;
     bool fused = is_fused(l);
-    multiply_rows(ctx, l, dpre, &l->gate, l->d, false, l->d, fused ? 2 * l->f : l->f, l->z, l->d, false);
-    if (l->has_up && !fused) multiply_rows(ctx, l, dpre_up, &l->up, l->d, false, l->d, l->f, l->z, l->d, true);
-    ML_LAUNCH(ctx->device, combine, blocks_for(l->n_token * l->d), THREADS, 0, *l,
+    multiply_rows(ctx, l, dpre, &l->e.gate, false, l->e.d, fused ? 2 * l->e.f : l->e.f, l->z, l->e.d, false);
+    if (l->e.has_up && !fused) multiply_rows(ctx, l, dpre_up, &l->e.up, false, l->e.d, l->e.f, l->z, l->e.d, true);
+    ML_LAUNCH(ctx->device, combine, blocks_for(l->e.n_token * l->e.d), THREADS, 0, *l,
               ml_rows_like(args->in[0], grads->in[0]), true);
-}
-
-static bool is_plain_f32(const ml_tensor *w)
-{
-    return !w || (w->dtype == ML_F32 && !w->part);
 }
 
 extern "C" ml_status ml_cuda_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
-    const ml_tensor *gate = args->in[3], *down = args->in[5];
-    if ((grads->in[3] && !is_plain_f32(gate)) || (grads->in[4] && !is_plain_f32(args->in[4])) ||
-        (grads->in[5] && !is_plain_f32(down))) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",
-                           ml_dtype_name(gate->dtype != ML_F32 ? gate->dtype : down->dtype));
-    }
+    if (ctx->precision == ML_PRECISION_BF16) return ml_cuda_experts_backward_bf16(ctx, args, grads);
+    ML_TRY(ml_cuda_experts_check(ctx, args, grads));
     layer l;
     ML_TRY(describe(ctx, args, &l));
-    l.dprob = grads->in[2];
-    if (l.n_row == 0) return ML_OK;
-    make_lists(ctx, &l);
-    ml_cuda_operand dy = gathered(&l, grads->out[0], args->out[0]->stride);
-    multiply_rows(ctx, &l, dy, &l.down, l.f, false, l.f, l.d, l.a, l.f, false);
-    ML_LAUNCH(ctx->device, activate_backward, (unsigned)ml_n_blocks(l.n_row, WARPS), THREADS, 0, l);
+    l.e.dprob = grads->in[2];
+    if (l.e.n_row == 0) return ML_OK;
+    ml_cuda_experts_list(ctx, &l.e);
+    ml_cuda_operand dy = ml_cuda_experts_gathered(&l.e, grads->out[0], args->out[0]->stride);
+    multiply_rows(ctx, &l, dy, &l.e.down, false, l.e.f, l.e.d, l.a, l.e.f, false);
+    ML_LAUNCH(ctx->device, activate_backward, (unsigned)ml_n_blocks(l.e.n_row, WARPS), THREADS, 0, l);
     if (grads->in[5]) {
-        multiply_inner(ctx, &l, dy, ml_cuda_operand_make(l.a, l.f, false), l.d, l.f, grads->in[5], down->stride);
+        multiply_inner(ctx, &l, dy, ml_cuda_operand_make(l.a, l.e.f, false), l.e.d, l.e.f, grads->in[5],
+                       args->in[5]->stride);
     }
     projection_backward(ctx, &l, args, grads);
     return ml_queued(ctx);

@@ -9,13 +9,18 @@
  * plain kernel that other products are measured against, and what fp32 means on a device. */
 #include "ops/cuda/gemm.cuh"
 
+#include "ops/cuda/gemm_lt.cuh"
+#include "ops/cuda/half.cuh"
+#include "ops/cuda/product.cuh"
+
 enum { TILE = 64, DEPTH = 16, PER = 4, SIDE = TILE / PER, THREADS = SIDE * SIDE };
 
 /* Element [i, l] of op(a), or [l, j] of op(b): (outer, inner) -> the stored row and column. */
 static __device__ __forceinline__ float load(const ml_cuda_operand *o, int64_t product, int64_t stored_row, int64_t col)
 {
     int64_t row = o->row ? o->row[stored_row] : stored_row;
-    return o->data[product * o->product + row * o->stride + col];
+    int64_t at = product * o->product + row * o->stride + col;
+    return o->data ? o->data[at] : __uint_as_float((uint32_t)o->half[at] << 16);
 }
 
 /* Which product and which of its rows a block of the grouped form has: blocks in order of products, each having as many
@@ -79,17 +84,75 @@ static __global__ void __launch_bounds__(THREADS) multiply(ml_cuda_gemm g, int64
             int64_t at = c_at + (g.c_row ? g.c_row[i] : i) * g.c_stride + j;
             float v = g.alpha * sum[r][s];
             if (g.d) v += g.beta * g.d[at];
-            g.c[at] = g.accumulate ? g.c[at] + v : v;
+            if (g.d_half) v += g.beta * __uint_as_float((uint32_t)g.d_half[at] << 16);
+            if (g.c_half) {
+                g.c_half[at] = (uint16_t)ml_pack_bf16(v, 0);
+            } else {
+                g.c[at] = g.accumulate ? g.c[at] + v : v;
+            }
         }
     }
 }
 
-void ml_cuda_gemm_run(ml_ctx *ctx, const ml_cuda_gemm *g)
+static void run_plain(ml_ctx *ctx, const ml_cuda_gemm *g)
 {
-    if (g->n == 0 || g->n_product == 0 || g->m == 0) return;
     /* Each product of the grouped form may leave one block partly filled. */
     int64_t n_row_block = ml_n_blocks(g->m, TILE) + (g->grouping == ML_GROUP_ROWS ? g->n_product : 0);
     int64_t n_col_block = ml_n_blocks(g->n, TILE);
     dim3 grid((unsigned)(n_row_block * n_col_block), 1, g->grouping == ML_GROUP_ROWS ? 1 : (unsigned)g->n_product);
     ML_LAUNCH(ctx->device, multiply, grid, THREADS, 0, *g, n_row_block);
+}
+
+/* ---- in bf16 ---- */
+
+static bool moves_in_pairs(const ml_cuda_gemm *g)
+{
+    uintptr_t at = g->c_half ? (uintptr_t)g->c_half % 4 : (uintptr_t)g->c % 8;
+    return at == 0 && g->c_stride % 2 == 0 && (g->n_product == 1 || g->c_product % 2 == 0);
+}
+
+static ml_status run_bf16(ml_ctx *ctx, const ml_cuda_gemm *g)
+{
+    ml_cuda_operand a = g->a, b = g->b;
+    if (g->m > INT32_MAX || g->n > INT32_MAX || g->k > INT32_MAX) {
+        return ml_ctx_fail(ctx, ML_EINVAL, "a product of %lld x %lld x %lld is too large for one call", (long long)g->m,
+                           (long long)g->n, (long long)g->k);
+    }
+    ML_TRY(ml_cuda_half_operand(ctx, &a, g->grouping == ML_GROUP_ROWS ? 1 : g->n_product, a.transpose ? g->k : g->m,
+                                a.transpose ? g->m : g->k));
+    ML_TRY(ml_cuda_half_operand(ctx, &b, g->n_product, b.transpose ? g->n : g->k, b.transpose ? g->k : g->n));
+    ml_product p = ml_product_make(g->m, g->n, g->k);
+    p.n_product = (int)g->n_product;
+    p.a = ml_half_operand_of(&a);
+    p.b = ml_half_operand_of(&b);
+    p.a_transpose = a.transpose;
+    p.b_transpose = b.transpose;
+    p.grouping = g->grouping;
+    p.offset = g->offset;
+    p.c = g->c;
+    p.c_half = g->c_half;
+    p.c_stride = g->c_stride;
+    p.c_product = g->c_product;
+    p.c_row = g->c_row;
+    p.accumulate = g->accumulate;
+    p.c_pairs = moves_in_pairs(g);
+    p.alpha = g->alpha;
+    p.beta = g->beta;
+    p.d = g->d;
+    p.d_half = g->d_half;
+    if (!ml_lt_run(ctx, &p)) ml_product_run(ctx, &p);
+    return ml_queued(ctx);
+}
+
+void ml_cuda_gemm_run(ml_ctx *ctx, const ml_cuda_gemm *g)
+{
+    if (g->n == 0 || g->n_product == 0 || g->m == 0) return;
+    if (ctx->precision == ML_PRECISION_F32 || g->exact) {
+        run_plain(ctx, g);
+        return;
+    }
+    /* What comes next in the queue may use the rounded operands' memory again. */
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    (void)run_bf16(ctx, g); /* a failure is the context's */
+    ml_ctx_release(ctx, mark);
 }

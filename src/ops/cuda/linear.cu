@@ -1,5 +1,5 @@
 /* y = x w^T + b;  dx += dy w;  dw += dy^T x;  db += the sum of dy's rows. */
-#include "ops/cuda/gemm.cuh"
+#include "ops/cuda/half.cuh"
 #include "ops/cuda/matvec.cuh"
 #include "ops/cuda/rows.cuh"
 #include "ops/cuda/sums.cuh"
@@ -21,7 +21,7 @@ static ml_status multiply(ml_ctx *ctx, const ml_op_args *args, int64_t first)
     ML_TRY(ml_cuda_weight_read(ctx, w, &weight));
     ml_cuda_gemm g = ml_cuda_gemm_make(n_row, w->dim[0], x->dim[1]);
     g.a = ml_cuda_operand_make(ml_f32(x) + first * x->stride, x->stride, false);
-    g.b = ml_cuda_operand_make(weight.data, weight.stride, true);
+    g.b = ml_cuda_weight_operand(&weight, true);
     ml_rows to = ml_rows_of(y);
     to.data += first * y->stride;
     g.c = to.data;
@@ -45,17 +45,18 @@ extern "C" ml_status ml_cuda_linear_forward(ml_ctx *ctx, const ml_op_args *args)
 extern "C" ml_status ml_cuda_linear_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *y = args->out[0];
-    const float *dy = grads->out[0];
+    ml_cuda_operand dy = ml_cuda_operand_make(grads->out[0], y->stride, false);
     if (grads->in[1] && (w->dtype != ML_F32 || w->part)) {
         return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s cannot be trained: expected f32",
                            ml_dtype_name(w->dtype), w->part ? " in parts" : "");
     }
+    if (grads->in[0] || grads->in[1]) ML_TRY(ml_cuda_round_shared(ctx, &dy, y->dim[0], y->dim[1]));
     if (grads->in[0]) {
         ml_cuda_weight weight;
         ML_TRY(ml_cuda_weight_read(ctx, w, &weight));
         ml_cuda_gemm g = ml_cuda_gemm_make(x->dim[0], w->dim[1], w->dim[0]);
-        g.a = ml_cuda_operand_make(dy, y->stride, false);
-        g.b = ml_cuda_operand_make(weight.data, weight.stride, false);
+        g.a = dy;
+        g.b = ml_cuda_weight_operand(&weight, false);
         g.c = grads->in[0];
         g.c_stride = x->stride;
         g.accumulate = true;
@@ -63,7 +64,8 @@ extern "C" ml_status ml_cuda_linear_backward(ml_ctx *ctx, const ml_op_args *args
     }
     if (grads->in[1]) {
         ml_cuda_gemm g = ml_cuda_gemm_make(w->dim[0], w->dim[1], x->dim[0]);
-        g.a = ml_cuda_operand_make(dy, y->stride, true);
+        g.a = dy;
+        g.a.transpose = true;
         g.b = ml_cuda_operand_make(ml_f32(x), x->stride, false);
         g.c = grads->in[1];
         g.c_stride = w->stride;

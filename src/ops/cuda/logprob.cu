@@ -1,7 +1,9 @@
 /* Log-probability of each target.  Logits exist for a chunk of tokens at a time, over the whole vocabulary; one block
  * for each token finds the largest, sums exponentials and takes the target's; going backward the chunk is made again
- * and turned into dlogit = dlogp (onehot - softmax) in place. */
-#include "ops/cuda/gemm.cuh"
+ * and turned into dlogit = dlogp (onehot - softmax), in place or, for bf16 products, rounded beside it.  Logits and
+ * what is summed of them are fp32 in either precision. */
+#include "ops/cuda/half.cuh"
+#include "ops/cuda/mma.cuh"
 #include "ops/cuda/rows.cuh"
 #include "ops/cuda/sums.cuh"
 #include "ops/cuda/weight.cuh"
@@ -15,10 +17,17 @@ typedef struct {
     const float *bias;
     const int32_t *target;
     int64_t n_token, n_vocab, chunk;
-    float *logits; /* [chunk, n_vocab] */
+    float *logits;     /* [chunk, n_vocab] */
+    uint16_t *dlogits; /* NULL, or [chunk, n_vocab rounded up to whole chunks of 16 bytes] */
+    bool keeps_fp32;   /* dlogits in place, too */
     float *logp, *lse;
     const float *dlogp;
 } head;
+
+static __host__ __device__ __forceinline__ int64_t half_stride(const head *h)
+{
+    return (h->n_vocab + ML_HALF_CHUNK - 1) / ML_HALF_CHUNK * ML_HALF_CHUNK;
+}
 
 /* The target of a token, -1 also for one outside the vocabulary. */
 static __device__ int32_t target_of(const head *h, int64_t token, ml_fault *fault)
@@ -60,13 +69,26 @@ static __global__ void __launch_bounds__(THREADS) make_dlogits(head h, int64_t f
     int64_t token = first + blockIdx.x;
     int32_t target = target_of(&h, token, fault);
     float *row = h.logits + (int64_t)blockIdx.x * h.n_vocab, slope = target < 0 ? 0.0f : h.dlogp[token];
+    uint16_t *half = h.dlogits ? h.dlogits + (int64_t)blockIdx.x * half_stride(&h) : NULL;
     for (int64_t v = threadIdx.x; v < h.n_vocab; v += THREADS) {
         float p = slope == 0 ? 0.0f : -slope * expf(logit_at(&h, row, v) - h.lse[token]);
-        row[v] = v == target ? p + slope : p;
+        if (v == target) p += slope;
+        if (half) half[v] = (uint16_t)ml_pack_bf16(p, 0);
+        if (!half || h.keeps_fp32) row[v] = p;
     }
 }
 
-static ml_status describe(ml_ctx *ctx, const ml_op_args *args, head *h)
+/* Tokens of a chunk.  Going back, the weight's gradient is read and written for each: there should be as many tokens as
+ * it has columns, so that this takes no longer than the chunk's own logits. */
+static int64_t chunk_of(const head *h, bool is_trained)
+{
+    int64_t chunk = CHUNK_BYTES / (h->n_vocab * (int64_t)sizeof(float) + 1);
+    if (chunk < MIN_CHUNK) chunk = MIN_CHUNK;
+    if (is_trained && chunk < h->x.n_col) chunk = h->x.n_col;
+    return chunk < h->n_token ? chunk : h->n_token;
+}
+
+static ml_status describe(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads, head *h)
 {
     const ml_tensor *x = args->in[0], *w = args->in[1];
     memset(h, 0, sizeof *h);
@@ -82,18 +104,20 @@ static ml_status describe(ml_ctx *ctx, const ml_op_args *args, head *h)
                            (long long)h->n_token, (long long)h->n_vocab);
     }
     ML_TRY(ml_cuda_weight_read(ctx, w, &h->w));
-    h->chunk = CHUNK_BYTES / (h->n_vocab * (int64_t)sizeof(float) + 1);
-    if (h->chunk < MIN_CHUNK) h->chunk = MIN_CHUNK;
-    if (h->chunk > h->n_token) h->chunk = h->n_token;
+    h->chunk = chunk_of(h, grads && grads->in[1]);
     h->logits = (float *)ml_ctx_scratch_data(ctx, (size_t)(h->chunk * h->n_vocab) * sizeof *h->logits);
-    return h->logits ? ML_OK : ML_ENOMEM;
+    if (!h->logits) return ML_ENOMEM;
+    if (!grads || ctx->precision != ML_PRECISION_BF16) return ML_OK;
+    h->keeps_fp32 = grads->in[2] != NULL;
+    h->dlogits = (uint16_t *)ml_ctx_scratch_data(ctx, (size_t)(h->chunk * half_stride(h)) * sizeof *h->dlogits);
+    return h->dlogits ? ML_OK : ML_ENOMEM;
 }
 
 static void make_logits(ml_ctx *ctx, const head *h, int64_t first, int64_t n)
 {
     ml_cuda_gemm g = ml_cuda_gemm_make(n, h->n_vocab, h->x.n_col);
     g.a = ml_cuda_operand_make(h->x.data + first * h->x.stride, h->x.stride, false);
-    g.b = ml_cuda_operand_make(h->w.data, h->w.stride, true);
+    g.b = ml_cuda_weight_operand(&h->w, true);
     g.c = h->logits;
     g.c_stride = h->n_vocab;
     ml_cuda_gemm_run(ctx, &g);
@@ -102,7 +126,7 @@ static void make_logits(ml_ctx *ctx, const head *h, int64_t first, int64_t n)
 extern "C" ml_status ml_cuda_logprob_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     head h;
-    ML_TRY(describe(ctx, args, &h));
+    ML_TRY(describe(ctx, args, NULL, &h));
     for (int64_t first = 0; first < h.n_token; first += h.chunk) {
         int64_t n = h.n_token - first < h.chunk ? h.n_token - first : h.chunk;
         make_logits(ctx, &h, first, n);
@@ -116,10 +140,12 @@ static void add_gradients(ml_ctx *ctx, const head *h, const ml_op_args *args, co
                           int64_t n)
 {
     int64_t d = h->x.n_col;
+    ml_cuda_operand dlogits = ml_cuda_operand_make(h->logits, h->n_vocab, false);
+    if (h->dlogits) dlogits = ml_cuda_operand_half(h->dlogits, half_stride(h), false);
     if (grads->in[0]) {
         ml_cuda_gemm g = ml_cuda_gemm_make(n, d, h->n_vocab);
-        g.a = ml_cuda_operand_make(h->logits, h->n_vocab, false);
-        g.b = ml_cuda_operand_make(h->w.data, h->w.stride, false);
+        g.a = dlogits;
+        g.b = ml_cuda_weight_operand(&h->w, false);
         g.c = grads->in[0] + first * h->x.stride;
         g.c_stride = h->x.stride;
         g.accumulate = true;
@@ -127,7 +153,8 @@ static void add_gradients(ml_ctx *ctx, const head *h, const ml_op_args *args, co
     }
     if (grads->in[1]) {
         ml_cuda_gemm g = ml_cuda_gemm_make(h->n_vocab, d, n);
-        g.a = ml_cuda_operand_make(h->logits, h->n_vocab, true);
+        g.a = dlogits;
+        g.a.transpose = true;
         g.b = ml_cuda_operand_make(h->x.data + first * h->x.stride, h->x.stride, false);
         g.c = grads->in[1];
         g.c_stride = args->in[1]->stride;
@@ -135,10 +162,10 @@ static void add_gradients(ml_ctx *ctx, const head *h, const ml_op_args *args, co
         ml_cuda_gemm_run(ctx, &g);
     }
     if (grads->in[2]) {
-        ml_rows dlogits;
-        dlogits.data = h->logits;
-        dlogits.n_col = dlogits.stride = h->n_vocab;
-        ml_cuda_add_column_sums(ctx, dlogits, n, grads->in[2]);
+        ml_rows rows;
+        rows.data = h->logits;
+        rows.n_col = rows.stride = h->n_vocab;
+        ml_cuda_add_column_sums(ctx, rows, n, grads->in[2]);
     }
 }
 
@@ -150,7 +177,7 @@ extern "C" ml_status ml_cuda_logprob_backward(ml_ctx *ctx, const ml_op_args *arg
                            ml_dtype_name(w->dtype));
     }
     head h;
-    ML_TRY(describe(ctx, args, &h));
+    ML_TRY(describe(ctx, args, grads, &h));
     h.dlogp = grads->out[0];
     for (int64_t first = 0; first < h.n_token; first += h.chunk) {
         int64_t n = h.n_token - first < h.chunk ? h.n_token - first : h.chunk;

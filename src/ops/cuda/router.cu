@@ -267,12 +267,13 @@ extern "C" ml_status ml_cuda_router_forward(ml_ctx *ctx, const ml_op_args *args)
     int64_t n_decode = ctx->n_decode < w.n_token ? ctx->n_decode : w.n_token;
     ML_TRY(ml_cuda_matvec_linear(ctx, weight, NULL, ml_f32(x), x->stride, n_decode, w.logit.data, w.logit.stride));
     ml_cuda_weight fp32;
-    ML_TRY(ml_cuda_weight_read(ctx, weight, &fp32));
+    ML_TRY(ml_cuda_weight_read_exact(ctx, weight, &fp32));
     ml_cuda_gemm g = ml_cuda_gemm_make(w.n_token - n_decode, w.p.n_expert, x->dim[1]);
     g.a = ml_cuda_operand_make(ml_f32(x) + n_decode * x->stride, x->stride, false);
     g.b = ml_cuda_operand_make(fp32.data, fp32.stride, true);
     g.c = w.logit.data + n_decode * w.logit.stride;
     g.c_stride = w.logit.stride;
+    g.exact = true;
     ml_cuda_gemm_run(ctx, &g);
     size_t shared = warp_words(&w.p) * WARPS * sizeof(float);
     ML_LAUNCH(ctx->device, route, (unsigned)ml_n_blocks(w.n_token, WARPS), THREADS, shared, w);
@@ -342,6 +343,7 @@ extern "C" ml_status ml_cuda_router_backward(ml_ctx *ctx, const ml_op_args *args
         g.c = grads->in[0];
         g.c_stride = x->stride;
         g.accumulate = true;
+        g.exact = true;
         ml_cuda_gemm_run(ctx, &g);
     }
     if (grads->in[1]) {
@@ -351,6 +353,7 @@ extern "C" ml_status ml_cuda_router_backward(ml_ctx *ctx, const ml_op_args *args
         g.c = grads->in[1];
         g.c_stride = weight->stride;
         g.accumulate = true;
+        g.exact = true;
         ml_cuda_gemm_run(ctx, &g);
     }
     return ml_queued(ctx);

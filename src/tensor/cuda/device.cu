@@ -87,6 +87,8 @@ extern "C" ml_status ml_device_open(int index, ml_device **out, ml_error *err)
     ml_device *device = (ml_device *)ml_calloc(1, sizeof *device);
     if (!device) return ml_fail_memory(err, sizeof *device, "a device");
     device->index = index;
+    device->major = prop.major;
+    device->n_sm = prop.multiProcessorCount;
     error = cudaSetDevice(index);
     if (error == cudaSuccess) error = cudaStreamCreate(&device->stream);
     if (error == cudaSuccess) error = cudaMalloc((void **)&device->fault, sizeof *device->fault);
@@ -102,6 +104,7 @@ extern "C" ml_status ml_device_open(int index, ml_device **out, ml_error *err)
 extern "C" void ml_device_close(ml_device *device)
 {
     if (!device) return;
+    if (device->lt) device->lt_free(device->lt);
     if (device->fault) (void)cudaFree(device->fault);
     if (device->stream) (void)cudaStreamDestroy(device->stream);
     ml_free(device);
@@ -152,12 +155,9 @@ extern "C" void ml_device_enter(ml_device *device)
     if (device) ml_device_note(device, cudaSetDevice(device->index), "choosing the GPU");
 }
 
-extern "C" ml_status ml_device_wait(ml_device *device, ml_error *err)
+/* What is remembered of failed calls, and what kernels found: `fault` was read back. */
+static ml_status tell(ml_device *device, ml_fault fault, ml_error *err)
 {
-    ml_fault fault = { 0, 0, 0 };
-    ml_device_note(device, cudaMemcpyAsync(&fault, device->fault, sizeof fault, cudaMemcpyDeviceToHost, device->stream),
-                   "reading back");
-    ml_device_note(device, cudaStreamSynchronize(device->stream), "waiting for the GPU");
     if (device->error != cudaSuccess) {
         char what[192];
         snprintf(what, sizeof what, "cuda:%d, %s", device->index, device->what);
@@ -166,6 +166,15 @@ extern "C" ml_status ml_device_wait(ml_device *device, ml_error *err)
     if (fault.code == ML_FAULT_NONE) return ML_OK;
     ml_device_queue_zero(device, device->fault, sizeof fault);
     return ml_fail(err, ML_EINVAL, find_fault(fault.code), fault.value, fault.where);
+}
+
+extern "C" ml_status ml_device_wait(ml_device *device, ml_error *err)
+{
+    ml_fault fault = { 0, 0, 0 };
+    ml_device_note(device, cudaMemcpyAsync(&fault, device->fault, sizeof fault, cudaMemcpyDeviceToHost, device->stream),
+                   "reading back");
+    ml_device_note(device, cudaStreamSynchronize(device->stream), "waiting for the GPU");
+    return tell(device, fault, err);
 }
 
 extern "C" ml_status ml_device_upload(ml_device *device, void *dst, const void *src, size_t n_bytes, ml_error *err)
@@ -194,6 +203,86 @@ extern "C" void ml_device_queue_copy(ml_device *device, void *dst, const void *s
     if (n_bytes == 0) return;
     ml_device_note(device, cudaMemcpyAsync(dst, src, n_bytes, cudaMemcpyDeviceToDevice, device->stream), "copy");
 }
+
+/* ---- pinned memory and events ---- */
+
+extern "C" ml_status ml_device_alloc_pinned(ml_device *device, size_t n_bytes, const char *what, void **out,
+                                            ml_error *err)
+{
+    (void)device;
+    *out = NULL;
+    cudaError_t error = cudaHostAlloc(out, n_bytes ? n_bytes : 256, cudaHostAllocDefault);
+    if (error == cudaSuccess) return ML_OK;
+    (void)cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation) return fail_cuda(err, error, what);
+    return ml_fail(
+        err, ML_ENOMEM,
+        "%s: this machine could not pin %.2f GiB of its memory for the GPU: end other programs, or keep less "
+        "in host memory",
+        what, (double)n_bytes / 0x1p30);
+}
+
+extern "C" void ml_device_release_pinned(ml_device *device, void *p)
+{
+    if (p) ml_device_note(device, cudaFreeHost(p), "freeing pinned memory");
+}
+
+extern "C" void ml_device_queue_read(ml_device *device, void *pinned, const void *src, size_t n_bytes)
+{
+    if (n_bytes == 0) return;
+    ml_device_note(device, cudaMemcpyAsync(pinned, src, n_bytes, cudaMemcpyDeviceToHost, device->stream),
+                   "reading back");
+}
+
+struct ml_device_event {
+    ml_device *device;
+    cudaEvent_t event;
+    ml_fault *fault; /* pinned: what kernels had found by then */
+};
+
+extern "C" ml_status ml_device_event_make(ml_device *device, ml_device_event **out, ml_error *err)
+{
+    *out = NULL;
+    ml_device_event *e = (ml_device_event *)ml_calloc(1, sizeof *e);
+    if (!e) return ml_fail_memory(err, sizeof *e, "an event");
+    e->device = device;
+    void *fault = NULL;
+    ml_status status = ml_device_alloc_pinned(device, sizeof *e->fault, "an event", &fault, err);
+    e->fault = (ml_fault *)fault;
+    if (status == ML_OK) {
+        memset(fault, 0, sizeof *e->fault);
+        cudaError_t error = cudaEventCreateWithFlags(&e->event, cudaEventDisableTiming);
+        if (error != cudaSuccess) status = fail_cuda(err, error, "an event");
+    }
+    if (status != ML_OK) {
+        ml_device_event_free(e);
+        return status;
+    }
+    *out = e;
+    return ML_OK;
+}
+
+extern "C" void ml_device_event_free(ml_device_event *e)
+{
+    if (!e) return;
+    if (e->event) (void)cudaEventDestroy(e->event);
+    ml_device_release_pinned(e->device, e->fault);
+    ml_free(e);
+}
+
+extern "C" void ml_device_event_record(ml_device_event *e)
+{
+    ml_device_queue_read(e->device, e->fault, e->device->fault, sizeof *e->fault);
+    ml_device_note(e->device, cudaEventRecord(e->event, e->device->stream), "marking a place in the queue");
+}
+
+extern "C" ml_status ml_device_event_wait(ml_device_event *e, ml_error *err)
+{
+    ml_device_note(e->device, cudaEventSynchronize(e->event), "waiting for the GPU");
+    return tell(e->device, *e->fault, err);
+}
+
+/* ---- a clock ---- */
 
 static void free_timer(ml_device_timer *timer)
 {

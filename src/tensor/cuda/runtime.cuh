@@ -28,6 +28,9 @@ struct ml_device {
     int index;
     cudaStream_t stream;
     ml_fault *fault; /* in device memory */
+    int major, n_sm; /* compute capability, multiprocessors */
+    void *lt;        /* of ops/cuda/gemm_lt.cu, which also says how it is freed */
+    void (*lt_free)(void *lt);
     cudaError_t error;
     char what[128]; /* was being done when `error` arose */
 };
@@ -37,7 +40,7 @@ void ml_device_note(ml_device *device, cudaError_t error, const char *what);
 
 #ifdef ML_EMULATED
 #define ML_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                                      \
-    ((void)(device), ml_emulate_launch((grid), (block), (shared_bytes), [=]() { kernel(__VA_ARGS__); }))
+    ((void)(device), ml_emulate_kernel((grid), (block), (shared_bytes), kernel, __VA_ARGS__))
 #else
 #define ML_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                                      \
     do {                                                                                                               \
