@@ -94,7 +94,7 @@ typedef struct {
     ml_precision precision;
     ml_placing placing;
     ml_optim_storage moments;
-    bool recompute;
+    ml_recompute recompute;
     unsigned order;
 } way;
 
@@ -146,13 +146,16 @@ static void test_ways_give_the_same_bits(void **state)
     (void)state;
     const way ways[] = {
         { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_HALF },
-        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_SPLIT, .recompute = true, .order = 1 },
+        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_SPLIT, .recompute = ML_RECOMPUTE_ATTENTION, .order = 1 },
         { .precision = ML_PRECISION_BF16,
           .placing = ML_PLACE_SPLIT_HOST,
           .moments = { .here = true, .batch = 4000 },
-          .recompute = true,
+          .recompute = ML_RECOMPUTE_LAYERS,
           .order = 2 },
-        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_HALF, .moments = { .here = true, .batch = 2000 } },
+        { .precision = ML_PRECISION_BF16,
+          .placing = ML_PLACE_HALF,
+          .moments = { .here = true, .batch = 2000 },
+          .recompute = ML_RECOMPUTE_MLP },
     };
     check_ways(TEST_MLA_MOE, ML_OPTIM_MUON, ways, 4);
 }
