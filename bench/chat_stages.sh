@@ -38,6 +38,7 @@ for name in instruct chat; do
     "$program" eval --task facts --data "$talks" --model "$folder/$name" --max-tokens 40 --temperature 0 --json "$@" |
         tail -n 1 >"$folder/$name.json"
 done
+"$program" report "$folder/pretrain" "$folder/instruct" "$folder/chat" -o "$folder/report.html"
 python3 - "$folder" <<'END'
 import json, sys
 folder = sys.argv[1]

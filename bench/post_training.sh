@@ -1,6 +1,7 @@
 #!/bin/sh
 # What each stage of tuning does to stories to order: pretrain, sft and dpo of the orders recipes, then 200 stories
-# of each checkpoint to prompts whose ways to ask, names and protagonists training never had, counted as a table.
+# of each checkpoint to prompts whose ways to ask, names and protagonists training never had, counted as a table and in
+# a report.
 #   bench/post_training.sh [PROGRAM [FOLDER [OPTION...]]]
 # PROGRAM: build/release/moonlight.  FOLDER: where runs and data go (runs/post-training); what is there is used.
 # OPTION: of eval, e.g. --temperature 0 --seed 2.  About twelve minutes on two cores.
@@ -28,6 +29,7 @@ for stage in pretrain sft dpo; do
     "$program" eval --task constraints --data "$orders" --model "$folder/$stage" --json "$@" |
         tail -n 1 >"$folder/$stage.json"
 done
+"$program" report "$folder/pretrain" "$folder/sft" "$folder/dpo" -o "$folder/report.html"
 python3 - "$folder" <<'END'
 import json, sys
 folder = sys.argv[1]

@@ -6,6 +6,8 @@ libcurl4-openssl-dev librsvg2-dev libcairo2-dev libxml2-utils libmicrohttpd-dev 
 node-highlight.js python3'
 # For the fuzz programs: without these they are skipped.
 moonlight_fuzz_packages='clang libclang-rt-14-dev'
+# For the slow tests: likewise.
+moonlight_slow_packages='nginx-light openssl'
 
 # packages_missing NAME...: those of the packages that are not installed.
 packages_missing() {

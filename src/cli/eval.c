@@ -3,6 +3,7 @@
 #include "cli/eval_constraints.h"
 #include "cli/eval_facts.h"
 #include "cli/eval_math.h"
+#include "cli/eval_scores.h"
 #include "cli/lines.h"
 #include "cli/load.h"
 
@@ -24,6 +25,7 @@ typedef struct {
     ml_ids prefix; /* what stands before each text */
     char *text;    /* of --data */
     size_t n_bytes;
+    ml_eval_scores scores;
 } job;
 
 /* ---- perplexity ---- */
@@ -50,8 +52,10 @@ static ml_status load_base(job *j, ml_error *err)
                    path);
 }
 
-static ml_status report_perplexity(const job *j, const ml_perplexity *p, ml_error *err)
+static ml_status report_perplexity(job *j, const ml_perplexity *p, ml_error *err)
 {
+    ml_eval_scores_add_value(&j->scores, "perplexity", exp(p->nll), exp(p->nll) * p->nll_error);
+    if (j->base.model) ml_eval_scores_add_value(&j->scores, "divergence from base", p->kl, p->kl_error);
     if (ml_options_flag(j->o, "json")) {
         json_t *object =
             json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "task", "perplexity", "perplexity", exp(p->nll), "nll", p->nll,
@@ -207,7 +211,7 @@ static ml_status read_quiz(const job *j, quiz *q, ml_error *err)
 }
 
 /* Questions whose right choice scores highest: by the sum, or by the sum over the choice's bytes. */
-static double share_right(const quiz *q, bool per_byte)
+static size_t count_right(const quiz *q, bool per_byte)
 {
     size_t n_right = 0;
     for (size_t i = 0; i < q->n_question; i++) {
@@ -224,7 +228,7 @@ static double share_right(const quiz *q, bool per_byte)
         }
         n_right += (int64_t)best == x->answer;
     }
-    return (double)n_right / (double)q->n_question;
+    return n_right;
 }
 
 static void show_item(void *arg, int64_t n_done)
@@ -233,9 +237,12 @@ static void show_item(void *arg, int64_t n_done)
     ml_progress_update(j->progress, (double)n_done, NULL);
 }
 
-static ml_status report_choice(const job *j, const quiz *q, ml_error *err)
+static ml_status report_choice(job *j, const quiz *q, ml_error *err)
 {
-    double plain = share_right(q, false), per_byte = share_right(q, true), n = (double)q->n_question;
+    size_t n_plain = count_right(q, false), n_per_byte = count_right(q, true);
+    double n = (double)q->n_question, plain = (double)n_plain / n, per_byte = (double)n_per_byte / n;
+    ml_eval_scores_add_count(&j->scores, "right", n_plain, q->n_question);
+    ml_eval_scores_add_count(&j->scores, "right by length in bytes", n_per_byte, q->n_question);
     double error = sqrt(plain * (1 - plain) / n), byte_error = sqrt(per_byte * (1 - per_byte) / n);
     if (ml_options_flag(j->o, "json")) {
         return ml_cli_print_json(json_pack("{s:s, s:f, s:f, s:f, s:f, s:I}", "task", "choice", "accuracy", plain,
@@ -267,23 +274,48 @@ static ml_status run_choice(job *j, ml_error *err)
     return status;
 }
 
+/* An option of other tasks would do nothing. */
+static ml_status check_options(const ml_options *o, const char *task, ml_error *err)
+{
+    static const struct {
+        const char *option, *tasks;
+    } rows[] = { { "window", "perplexity" },
+                 { "base", "perplexity" },
+                 { "samples", "math" },
+                 { "grader", "math" },
+                 { "instruction", "math" },
+                 { "out", "math constraints" },
+                 { "parallel", "math constraints facts" },
+                 { "max-tokens", "math constraints facts" },
+                 { "temperature", "math constraints facts" },
+                 { "seed", "math constraints facts" } };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (!ml_options_given(o, rows[i].option) || strstr(rows[i].tasks, task)) continue;
+        return ml_fail(err, ML_EINVAL, "--%s says nothing to --task %s: it is for %s", rows[i].option, task,
+                       rows[i].tasks);
+    }
+    return ML_OK;
+}
+
 static ml_status eval(job *j, ml_error *err)
 {
     const char *path, *data, *task;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(ml_cli_require(j->o, "data", &data, err));
     ML_TRY(ml_cli_require(j->o, "task", &task, err));
+    ML_TRY(check_options(j->o, task, err));
     bool is_math = !strcmp(task, "math"); /* which reads records by itself */
     if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
+    ml_cli_say_device(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
-    if (is_math) return ml_cli_eval_math(j->o, &j->m, data, err);
+    if (is_math) return ml_cli_eval_math(j->o, &j->m, data, &j->scores, err);
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));
     if (!strcmp(task, "constraints")) {
-        return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, err);
+        return ml_cli_eval_constraints(j->o, &j->m, data, j->text, j->n_bytes, &j->scores, err);
     }
-    if (!strcmp(task, "facts")) return ml_cli_eval_facts(j->o, &j->m, data, j->text, j->n_bytes, err);
+    if (!strcmp(task, "facts")) return ml_cli_eval_facts(j->o, &j->m, data, j->text, j->n_bytes, &j->scores, err);
     return strcmp(task, "choice") ? run_perplexity(j, err) : run_choice(j, err);
 }
 
@@ -294,6 +326,7 @@ ml_status ml_cli_eval(int argc, char **argv, ml_error *err)
     ml_stop_install();
     job j = { .o = o };
     ml_status status = eval(&j, err);
+    if (status == ML_OK) ml_eval_scores_record(&j.scores, o);
     ml_free(j.text);
     ml_ids_free(&j.prefix);
     ml_loaded_free(&j.m);

@@ -116,9 +116,20 @@ static ml_status keep_story(const demand *d, const char *text, ml_file_writer *o
     return status;
 }
 
-static ml_status report(const evaluation *e, const counts *c, json_t *stories, ml_error *err)
+static ml_status report(const evaluation *e, const counts *c, json_t *stories, ml_eval_scores *scores, ml_error *err)
 {
     double n = (double)e->n;
+    const struct {
+        const char *name;
+        size_t n, of;
+    } rows[] = { { "satisfied", c->satisfied, e->n },           { "protagonist right", c->protagonist, e->n },
+                 { "all phrases there", c->required, e->n },    { "nothing banned", c->banned, e->n },
+                 { "number of sentences", c->sentences, e->n }, { "ended by itself", c->ended, e->n },
+                 { "phrases", c->n_phrase_there, c->n_phrase } };
+    const size_t n_row = sizeof rows / sizeof rows[0];
+    for (size_t i = 0; i < n_row; i++) {
+        if (rows[i].of) ml_eval_scores_add_count(scores, rows[i].name, rows[i].n, rows[i].of);
+    }
     if (stories) {
         return ml_cli_print_json(
             json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "task", "constraints", "stories",
@@ -129,20 +140,14 @@ static ml_status report(const evaluation *e, const counts *c, json_t *stories, m
                       c->n_phrase ? (double)c->n_phrase_there / (double)c->n_phrase : 1, "results", stories),
             err);
     }
-    const struct {
-        const char *name;
-        size_t n;
-    } rows[] = { { "satisfied", c->satisfied },           { "protagonist right", c->protagonist },
-                 { "all phrases there", c->required },    { "nothing banned", c->banned },
-                 { "number of sentences", c->sentences }, { "ended by itself", c->ended } };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        printf("%-20s %5zu of %zu  %5.1f %%\n", rows[i].name, rows[i].n, e->n, 100 * (double)rows[i].n / n);
+    for (size_t i = 0; i < n_row; i++) {
+        double share = rows[i].of ? 100 * (double)rows[i].n / (double)rows[i].of : 100;
+        printf("%-20s %5zu of %zu  %5.1f %%\n", rows[i].name, rows[i].n, rows[i].of, share);
     }
-    printf("%-20s %5zu of %zu\n", "phrases", c->n_phrase_there, c->n_phrase);
     return ML_OK;
 }
 
-static ml_status measure(const evaluation *e, ml_file_writer *out, ml_error *err)
+static ml_status measure(const evaluation *e, ml_file_writer *out, ml_eval_scores *scores, ml_error *err)
 {
     counts c = { 0 };
     ml_chars text = { 0 };
@@ -156,7 +161,7 @@ static ml_status measure(const evaluation *e, ml_file_writer *out, ml_error *err
     }
     ml_chars_free(&text);
     if (status == ML_OK && out->file) status = ml_file_commit(out, err);
-    if (status == ML_OK) return report(e, &c, stories, err);
+    if (status == ML_OK) return report(e, &c, stories, scores, err);
     json_decref(stories);
     return status;
 }
@@ -182,7 +187,7 @@ static ml_status answer(evaluation *e, ml_error *err)
 }
 
 ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
-                                  ml_error *err)
+                                  ml_eval_scores *scores, ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     ml_file_writer out = { 0 };
@@ -191,7 +196,7 @@ ml_status ml_cli_eval_constraints(const ml_options *o, ml_loaded *m, const char 
     if (status == ML_OK) status = read_demands(&e, path, text, n_bytes, err);
     if (status == ML_OK && out_path) status = ml_file_begin(&out, out_path, err);
     if (status == ML_OK) status = answer(&e, err);
-    if (status == ML_OK) status = measure(&e, &out, err);
+    if (status == ML_OK) status = measure(&e, &out, scores, err);
     ml_file_abandon(&out);
     for (size_t i = 0; i < e.n; i++) {
         ml_free(e.demand[i].text);

@@ -138,11 +138,13 @@ static size_t find_open(const talk *t)
 static ml_status answer_round(evaluation *e, ml_answer *item, size_t *n_asked, ml_progress *progress, ml_error *err)
 {
     ml_answer_config c = { .sampling = ml_sampling_default(),
-                           .max_tokens = ml_options_int(e->o, "max-tokens"),
+                           .max_tokens =
+                               ml_options_given(e->o, "max-tokens") ? ml_options_int(e->o, "max-tokens") : 400,
                            .stop_id = e->maker.chat.end,
                            .n_stop = (int64_t)e->maker.chat.n_end,
                            .n_valid = ml_tokenizer_vocab_size(e->m->tokenizer),
-                           .parallel = 16,
+                           .parallel = ml_options_int(e->o, "parallel"),
+                           .kv_dtype = ml_cli_kv_dtype(e->o),
                            .progress = progress };
     *n_asked = 0;
     c.sampling.temperature = ml_options_real(e->o, "temperature");
@@ -205,7 +207,7 @@ static void count_talk(counts *c, const talk *t, json_t *result)
     json_object_set_new(result, "kept", kept);
 }
 
-static ml_status report(const evaluation *e, ml_error *err)
+static ml_status report(const evaluation *e, ml_eval_scores *scores, ml_error *err)
 {
     counts c = { 0 };
     json_t *results = json_array();
@@ -215,6 +217,9 @@ static ml_status report(const evaluation *e, ml_error *err)
         json_array_append_new(results, result);
     }
     double n = c.n_fact ? (double)c.n_fact : 1;
+    if (c.n_fact) ml_eval_scores_add_count(scores, "facts kept", c.n_kept, c.n_fact);
+    if (c.n_fact) ml_eval_scores_add_value(scores, "facts kept by chance", c.chance / n, 0);
+    if (c.n_answer) ml_eval_scores_add_count(scores, "ended by itself", c.n_ended, c.n_answer);
     if (ml_options_flag(e->o, "json")) {
         return ml_cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:o}", "task", "facts",
                                            "conversations", (json_int_t)e->n, "facts", (json_int_t)c.n_fact, "kept",
@@ -231,13 +236,13 @@ static ml_status report(const evaluation *e, ml_error *err)
 }
 
 ml_status ml_cli_eval_facts(const ml_options *o, ml_loaded *m, const char *path, const char *text, size_t n_bytes,
-                            ml_error *err)
+                            ml_eval_scores *scores, ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     ml_status status = ml_row_maker_init(&e.maker, m->tokenizer, ML_ROW_CHAT, NULL, INT32_MAX, err);
     if (status == ML_OK) status = read_talks(&e, path, text, n_bytes, err);
     if (status == ML_OK) status = answer_all(&e, err);
-    if (status == ML_OK) status = report(&e, err);
+    if (status == ML_OK) status = report(&e, scores, err);
     for (size_t i = 0; i < e.n; i++) {
         talk *t = &e.talk[i];
         for (size_t k = 0; t->answer && k < t->n_message; k++) ml_free(t->answer[k]);

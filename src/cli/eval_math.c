@@ -170,7 +170,7 @@ static ml_status keep_answers(evaluation *e, ml_status status, ml_error *err)
     return status;
 }
 
-static ml_status report(const evaluation *e, ml_error *err)
+static ml_status report(const evaluation *e, ml_eval_scores *scores, ml_error *err)
 {
     double n = (double)e->problems.n, sum = 0, squares = 0;
     size_t n_solved = 0;
@@ -182,6 +182,10 @@ static ml_status report(const evaluation *e, ml_error *err)
     }
     double accuracy = sum / n, variance = n > 1 ? fmax(squares - sum * accuracy, 0) / (n - 1) : 0;
     double error = sqrt(variance / n), all = (double)e->n_item;
+    ml_eval_scores_add_count(scores, "right", e->n_right, e->n_item);
+    if (e->n_sample > 1) ml_eval_scores_add_count(scores, "solved at least once", n_solved, e->problems.n);
+    ml_eval_scores_add_count(scores, "cut short", e->n_cut, e->n_item);
+    ml_eval_scores_add_count(scores, "no answer", e->n_silent, e->n_item);
     if (ml_options_flag(e->o, "json")) {
         return ml_cli_print_json(
             json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "task", "math", "accuracy", accuracy,
@@ -199,14 +203,14 @@ static ml_status report(const evaluation *e, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_cli_eval_math(const ml_options *o, ml_loaded *m, const char *path, ml_error *err)
+ml_status ml_cli_eval_math(const ml_options *o, ml_loaded *m, const char *path, ml_eval_scores *scores, ml_error *err)
 {
     evaluation e = { .o = o, .m = m };
     const char *out = ml_options_text(o, "out");
     ml_status status = prepare(&e, path, err);
     if (status == ML_OK && out) status = ml_file_begin(&e.out, out, err);
     if (status == ML_OK) status = keep_answers(&e, answer_all(&e, err), err);
-    if (status == ML_OK) status = report(&e, err);
+    if (status == ML_OK) status = report(&e, scores, err);
     ml_file_abandon(&e.out);
     for (size_t i = 0; e.item && i < e.n_item; i++) {
         ml_ids_free(&e.item[i].prompt);

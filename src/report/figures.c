@@ -69,6 +69,7 @@ ml_status ml_report_figures_make(const ml_report *report, ml_report_figures *out
     *out = (ml_report_figures){ 0 };
     ml_status status = ml_arena_init(&out->arena, ARENA_BYTES, err);
     if (status == ML_OK) status = ml_report_add_curves(report, out, err);
+    if (status == ML_OK) status = ml_report_add_scores(report, out, err);
     if (status == ML_OK) status = ml_report_add_cache_speed(report, out, err);
     if (status == ML_OK) status = ml_report_add_experts(report, out, err);
     if (status != ML_OK) ml_report_figures_free(out);

@@ -12,8 +12,10 @@ void *ml_report_figure_alloc(ml_report_figures *f, size_t n, size_t size, ml_err
 const char *ml_report_figure_text(ml_report_figures *f, ml_error *err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Curves over steps: figures_curves.c; loads and answers: figures_experts.c. */
+/* Curves over steps: figures_curves.c; scores of evaluations: figures_scores.c; loads and answers: figures_experts.c.
+ */
 ml_status ml_report_add_curves(const ml_report *report, ml_report_figures *f, ml_error *err);
+ml_status ml_report_add_scores(const ml_report *report, ml_report_figures *f, ml_error *err);
 ml_status ml_report_add_experts(const ml_report *report, ml_report_figures *f, ml_error *err);
 ml_status ml_report_add_cache_speed(const ml_report *report, ml_report_figures *f, ml_error *err);
 

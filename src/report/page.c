@@ -1,4 +1,5 @@
 #include "report/page.h"
+#include "report/page_scores.h"
 
 #include "base/embedded.h"
 #include "base/markup.h"
@@ -9,9 +10,10 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const section_name[ML_REPORT_N_SECTION] = { "Learning", "Optimisation", "Speed and memory",
-                                                               "Experts" };
-static const char *const section_id[ML_REPORT_N_SECTION] = { "learning", "optimisation", "speed", "experts" };
+static const char *const section_name[ML_REPORT_N_SECTION] = { "Learning", "Evaluations", "Optimisation",
+                                                               "Speed and memory", "Experts" };
+static const char *const section_id[ML_REPORT_N_SECTION] = { "learning", "evaluations", "optimisation", "speed",
+                                                             "experts" };
 
 /* ---- head ---- */
 
@@ -209,19 +211,23 @@ static void put_overview(const ml_report *report, FILE *out)
 
 /* ---- figures ---- */
 
-static bool has_section(const ml_report_figures *f, int section)
+static bool has_section(const ml_report *report, const ml_report_figures *f, int section)
 {
+    for (size_t i = 0; section == ML_REPORT_SCORES && i < report->n_run; i++) {
+        if (json_array_size(report->run[i].evals)) return true;
+    }
     for (size_t i = 0; i < f->n; i++) {
         if ((int)f->item[i].section == section) return true;
     }
     return false;
 }
 
-static void put_figures(const ml_report_figures *f, int section, FILE *out)
+static void put_section(const ml_report *report, const ml_report_figures *f, int section, FILE *out)
 {
-    if (!has_section(f, section)) return;
-    fprintf(out, "<section id=\"%s\">\n<h2>%s</h2>\n<div class=\"figures\">\n", section_id[section],
-            section_name[section]);
+    if (!has_section(report, f, section)) return;
+    fprintf(out, "<section id=\"%s\">\n<h2>%s</h2>\n", section_id[section], section_name[section]);
+    if (section == ML_REPORT_SCORES) ml_report_page_put_scores(report, out);
+    fputs("<div class=\"figures\">\n", out);
     for (size_t i = 0; i < f->n; i++) {
         const ml_report_figure *figure = &f->item[i];
         if ((int)figure->section != section) continue;
@@ -400,7 +406,8 @@ static void put_navigation(const ml_report *report, const ml_report_figures *f, 
 {
     fputs("<nav aria-label=\"Sections\"><ul>\n<li><a href=\"#overview\">Overview</a></li>\n", out);
     for (int i = 0; i < ML_REPORT_N_SECTION; i++) {
-        if (has_section(f, i)) fprintf(out, "<li><a href=\"#%s\">%s</a></li>\n", section_id[i], section_name[i]);
+        if (has_section(report, f, i))
+            fprintf(out, "<li><a href=\"#%s\">%s</a></li>\n", section_id[i], section_name[i]);
     }
     if (report->probe) fputs("<li><a href=\"#samples\">Samples</a></li>\n", out);
     if (has_samples(report)) fputs("<li><a href=\"#history\">While training</a></li>\n", out);
@@ -413,7 +420,7 @@ void ml_report_write_page(const ml_report *report, const ml_report_figures *figu
     put_title(report, out);
     put_navigation(report, figures, out);
     put_overview(report, out);
-    for (int i = 0; i < ML_REPORT_N_SECTION; i++) put_figures(figures, i, out);
+    for (int i = 0; i < ML_REPORT_N_SECTION; i++) put_section(report, figures, i, out);
     if (report->probe) put_answers(report, out);
     put_history(report, out);
     put_settings(report, out);

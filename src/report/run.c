@@ -75,14 +75,16 @@ const char *ml_report_run_setting(const ml_report_run *r, const char *name)
     return NULL;
 }
 
-/* ---- samples ---- */
+/* ---- samples and evaluations ---- */
 
-static ml_status read_samples(ml_report_run *r, ml_error *err)
+/* The objects of a file of JSON lines in the run's folder; none where it is not there.  A last line without its end is
+ * being written. */
+static ml_status read_lines(const ml_report_run *r, const char *name, json_t **out, ml_error *err)
 {
     char path[ML_PATH_MAX], where[ML_PATH_MAX + 32], *text;
-    r->samples = json_array();
-    if (!r->samples) return ml_fail_memory(err, 0, "samples");
-    ML_TRY(ml_path_join(path, r->folder, "samples.jsonl", err));
+    *out = json_array();
+    if (!*out) return ml_fail_memory(err, 0, name);
+    ML_TRY(ml_path_join(path, r->folder, name, err));
     if (!ml_path_exists(path)) return ML_OK;
     ML_TRY(ml_file_read(path, &text, NULL, err));
     ml_status status = ML_OK;
@@ -91,7 +93,7 @@ static ml_status read_samples(ml_report_run *r, ml_error *err)
         json_t *object;
         snprintf(where, sizeof where, "%s:%zu", path, ++number);
         status = ml_json_parse(line, (size_t)(end - line), where, &object, err);
-        if (status == ML_OK && json_array_append_new(r->samples, object) != 0) status = ml_fail_memory(err, 0, path);
+        if (status == ML_OK && json_array_append_new(*out, object) != 0) status = ml_fail_memory(err, 0, path);
     }
     ml_free(text);
     return status;
@@ -171,7 +173,8 @@ static ml_status read_all(ml_report_run *r, size_t max_checkpoint, ml_error *err
     }
     ML_TRY(ml_report_log_read(path, &r->log, err));
     ML_TRY(read_options(r, err));
-    ML_TRY(read_samples(r, err));
+    ML_TRY(read_lines(r, "samples.jsonl", &r->samples, err));
+    ML_TRY(read_lines(r, "evals.jsonl", &r->evals, err));
     return find_checkpoints(r, max_checkpoint, err);
 }
 
@@ -198,6 +201,7 @@ void ml_report_run_free(ml_report_run *r)
     ml_free(r->name);
     ml_free(r->checkpoint);
     json_decref(r->samples);
+    json_decref(r->evals);
     ml_report_log_free(&r->log);
     *r = (ml_report_run){ 0 };
 }

@@ -29,6 +29,7 @@ typedef struct {
     size_t n_setting;
     ml_report_log log;
     json_t *samples; /* array of the objects of samples.jsonl */
+    json_t *evals;   /* array of the objects of evals.jsonl, which `moonlight eval` writes (scores.h) */
     ml_report_checkpoint *checkpoint;
     size_t n_checkpoint;
     bool has_config;

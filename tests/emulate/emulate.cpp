@@ -98,6 +98,52 @@ void ml_emulated_warp_barrier()
     leave(AT_WARP);
 }
 
+/* ---- copies beside the computation ---- */
+
+typedef struct {
+    void *shared;
+    const void *global;
+    int n_valid;
+    unsigned group;
+} late_copy;
+
+/* Copies are done as late as a thread may wait for them, or (order 1) at once.  Here: what a thread has not waited for,
+ * oldest first, and the number of the group that it is filling. */
+static std::vector<late_copy> late[MAX_THREADS];
+static unsigned late_group[MAX_THREADS];
+
+/* Do the oldest n. */
+static void finish_copies(size_t n)
+{
+    std::vector<late_copy> &all = late[current];
+    for (size_t i = 0; i < n; i++) {
+        memset(all[i].shared, 0, 16);
+        if (all[i].n_valid) memcpy(all[i].shared, all[i].global, (size_t)all[i].n_valid);
+    }
+    all.erase(all.begin(), all.begin() + (long)n);
+}
+
+void ml_emulated_copy_16(void *shared, const void *global, int n_valid)
+{
+    if ((uintptr_t)shared % 16 || (n_valid && (uintptr_t)global % 16)) die("an asynchronous copy that is not aligned");
+    late[current].push_back({ shared, global, n_valid, late_group[current] });
+    if (order_seed == 1) finish_copies(1); /* as early as may be */
+}
+
+void ml_emulated_copy_commit()
+{
+    late_group[current]++;
+}
+
+void ml_emulated_copy_wait(int n_open)
+{
+    std::vector<late_copy> &all = late[current];
+    size_t n = 0;
+    /* A copy in no group yet is not waited for either. */
+    while (n < all.size() && (int)(late_group[current] - all[n].group) > n_open) n++;
+    finish_copies(n);
+}
+
 static void run_thread()
 {
     (*body)();
@@ -110,6 +156,7 @@ static void start(int i, dim3 block, dim3 grid, dim3 at)
     coroutine *t = &threads[i];
     unsigned n = (unsigned)i;
     t->state = READY;
+    late[i].clear();
     t->place.threadIdx = dim3(n % block.x, n / block.x % block.y, n / block.x / block.y);
     t->place.blockIdx = at;
     t->place.blockDim = block;
@@ -122,22 +169,25 @@ static void start(int i, dim3 block, dim3 grid, dim3 at)
     t->sp = top;
 }
 
-/* Let the warp go on when all of it that is left has arrived; -> whether any thread waits at the block's barrier. */
+/* Let the warp that begins with thread `first` go on when all of it that is left has arrived.  Where others of it are
+ * at the block's barrier, it stays: found out by no progress. */
+static bool release_warp(int first)
+{
+    int end = first + 32 < n_thread ? first + 32 : n_thread, n_at = 0, n_live = 0;
+    for (int i = first; i < end; i++) {
+        n_at += threads[i].state == AT_WARP;
+        n_live += threads[i].state != DONE;
+    }
+    if (n_at == 0 || n_at != n_live) return false;
+    for (int i = first; i < end; i++)
+        if (threads[i].state == AT_WARP) threads[i].state = READY;
+    return true;
+}
+
 static bool release_warps()
 {
     bool any = false;
-    for (int w = 0; w < n_thread; w += 32) {
-        int end = w + 32 < n_thread ? w + 32 : n_thread, n_at = 0, n_live = 0;
-        for (int i = w; i < end; i++) {
-            n_at += threads[i].state == AT_WARP;
-            n_live += threads[i].state != DONE;
-        }
-        if (n_at == 0) continue;
-        if (n_at != n_live) continue; /* others of it are at the block's barrier: found out by no progress */
-        for (int i = w; i < end; i++)
-            if (threads[i].state == AT_WARP) threads[i].state = READY;
-        any = true;
-    }
+    for (int w = 0; w < n_thread; w += 32) any = release_warp(w) || any;
     return any;
 }
 
@@ -154,28 +204,58 @@ static bool release_block()
     return true;
 }
 
-/* The order of threads in one round: 0 as numbered, 1 backward, others shuffled. */
+/* The order of threads in one round: 0 as numbered, others shuffled. */
 static int pick(int i)
 {
     if (order_seed == 0) return i;
-    if (order_seed == 1) return n_thread - 1 - i;
     unsigned stride = 2 * (order_seed % 499) + 1; /* odd, and coprime to n where n is a power of two */
     if (n_thread & (n_thread - 1)) stride = 1;
     return (int)(((unsigned)i * stride + order_seed) % (unsigned)n_thread);
 }
 
+static void run_thread_on(int i)
+{
+    current = i;
+    ml_emulated_now = threads[i].place;
+    ml_emulated_switch(&scheduler_sp, threads[i].sp);
+}
+
+/* All threads as far as the next barrier of any kind. */
+static bool run_round()
+{
+    bool ran = false;
+    for (int i = 0; i < n_thread; i++) {
+        int at = pick(i);
+        if (threads[at].state != READY) continue;
+        run_thread_on(at);
+        ran = true;
+    }
+    return ran;
+}
+
+/* Warp after warp as far as the block's next barrier: where that is missing, one warp is far ahead of the others. */
+static bool run_warps()
+{
+    bool ran = false;
+    int n_warp = (n_thread + 31) / 32;
+    for (int i = 0; i < n_warp; i++) {
+        int first = 32 * (order_seed % 2 ? n_warp - 1 - i : i), end = first + 32 < n_thread ? first + 32 : n_thread;
+        do {
+            for (int t = first; t < end; t++) {
+                int at = order_seed % 2 ? first + end - 1 - t : t;
+                if (threads[at].state != READY) continue;
+                run_thread_on(at);
+                ran = true;
+            }
+        } while (release_warp(first));
+    }
+    return ran;
+}
+
 static void run_block()
 {
     for (;;) {
-        bool ran = false, live = false;
-        for (int i = 0; i < n_thread; i++) {
-            current = pick(i);
-            coroutine *t = &threads[current];
-            if (t->state != READY) continue;
-            ml_emulated_now = t->place;
-            ml_emulated_switch(&scheduler_sp, t->sp);
-            ran = true;
-        }
+        bool ran = order_seed == 1 || order_seed == 2 ? run_warps() : run_round(), live = false;
         for (int i = 0; i < n_thread; i++) live = live || threads[i].state != DONE;
         if (!live) return;
         if (release_warps() || release_block()) continue;
@@ -185,8 +265,18 @@ static void run_block()
 
 static void open_memory(bool open);
 
+struct ml_emulated_graph {
+    std::vector<std::function<void()>> work;
+};
+static ml_emulated_graph *capturing;
+static uint64_t n_graph_launch;
+
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread)
 {
+    if (capturing) {
+        capturing->work.push_back([=]() { ml_emulate_launch(grid, block, shared_bytes, thread); });
+        return;
+    }
     static char dynamic[MAX_SHARED] __attribute__((aligned(128)));
     n_thread = (int)(block.x * block.y * block.z);
     if (n_thread < 1 || n_thread > MAX_THREADS || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
@@ -345,6 +435,11 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
 {
     if (copies_left == 0) return cudaErrorUnknown;
     if (copies_left > 0) copies_left--;
+    if (capturing && kind != cudaMemcpyDeviceToDevice) die("a copy to or from this machine's memory in a graph");
+    if (capturing) {
+        capturing->work.push_back([=]() { (void)cudaMemcpyAsync(dst, src, n_bytes, kind, stream); });
+        return cudaSuccess;
+    }
     bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
     if (is_inside(dst, n_bytes) != to || is_inside(src, n_bytes) != from) die("a copy in another direction than said");
     queue(stream, [=]() {
@@ -355,8 +450,12 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t)
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t stream)
 {
+    if (capturing) {
+        capturing->work.push_back([=]() { (void)cudaMemsetAsync(dst, value, n_bytes, stream); });
+        return cudaSuccess;
+    }
     if (!is_inside(dst, n_bytes)) die("clearing memory that is not the device's");
     open_memory(true);
     memset(dst, value, n_bytes);
@@ -385,6 +484,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
     snprintf(prop->name, sizeof prop->name, "emulated device");
     prop->major = 9;
     prop->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
+{
+    *value = MAX_SHARED;
     return cudaSuccess;
 }
 
@@ -425,8 +530,60 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (capturing) die("a capture within a capture");
+    capturing = new ml_emulated_graph();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph)
+{
+    if (!capturing) die("the end of a capture that did not begin");
+    *graph = capturing;
+    capturing = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    *exec = new ml_emulated_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *n)
+{
+    *n = graph->work.size();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
+{
+    n_graph_launch++;
+    for (auto &work : exec->work) work();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+extern "C" unsigned long long ml_emulate_count_graph_launches(void)
+{
+    return n_graph_launch;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    if (capturing) die("waiting for a stream that is being captured");
     catch_up(stream, stream->n_queued);
     return cudaSuccess;
 }

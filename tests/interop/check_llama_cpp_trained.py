@@ -8,15 +8,17 @@ the likeliest token; so small models are trained here first, a minute or so each
 converted to GGUF in several types.  The program continues every prompt by 120 tokens; llama.cpp then reads prompt and
 continuation token by token, and at each place its likeliest token must be the program's.  Another one is accepted only
 where its two largest logits are closer than the bound of the type, and no log-probability may differ by more than
-that.  Both keep keys and values in fp32.  Prints a line per file and ends with status 1 when anything differs, 77
+that (of block types: one in a hundred may).  Both keep keys and values in fp32, and with fp32 weights in halves as well, as both do unless told otherwise.
+Prints a line per file and ends with status 1 when anything differs, 77
 without llama-cpp-python.
 """
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+
+from llama_cpp_there import LlamaCpp, run_inside
 
 PROMPTS = ["Once upon a time", "One day, Tom and his dog", "The little girl was sad because", "Mom said:",
            "There was a big tree in the garden."]
@@ -26,6 +28,11 @@ N_NEW = 120
 # activations to f16 where weights are f16 (seen: 0.12; 4e-5 when the same numbers are stored as f32).  Blocks: both round
 # activations to 8 bits, in ways of their own (seen: 0.25).  A wrong rotation, scale or expert moves logits by whole numbers.
 BOUND = {"f32": 1e-3, "f16": 0.25, "q8_0": 0.5, "q4_k": 0.5}
+# Share of the tokens whose log-probabilities may be further apart: 8-bit activations bring a token to another expert now
+# and then (seen: 0.64 for one of 600 tokens, where the program is 0.67 from products with fp32 activations).
+FAR = {"q8_0": 0.01, "q4_k": 0.01}
+# Halves as keys and values, on both sides, and llama.cpp's sums of values in halves.
+BOUND_CACHE = 0.25
 # Mean probability of the continuations: flat predictions would compare rounding, 1 / 512 is untrained.
 PEAKED = 0.25
 
@@ -95,67 +102,33 @@ def train(program, work, name, preset, values, steps):
     return work / name
 
 
-def continue_here(program, file, prompt):
+def continue_here(program, file, prompt, cache):
     out = json.loads(run(program, "generate", "--model", file, "--prompt", prompt, "--temperature", 0, "--max-tokens",
-                         N_NEW, "--kv-cache-type", "f32", "--json").splitlines()[-1])
+                         N_NEW, "--kv-cache-type", cache, "--json").splitlines()[-1])
     return out["ids"], out["logprobs"]
 
 
-class LlamaCpp:
-    """llama.cpp with one file: logits after each token, one token at a time."""
-
-    def __init__(self, file):
-        import llama_cpp
-        self.llama = llama_cpp.Llama(str(file), n_ctx=256, n_threads=1, logits_all=True, verbose=False,
-                                     type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
-
-    def tokens_of(self, text):
-        return self.llama.tokenize(text.encode(), add_bos=True)
-
-    def logits_after(self, tokens, n_last):
-        """-> [n_last, vocabulary] float64: after each of the last tokens"""
-        import numpy
-        self.llama.reset()
-        self.llama.eval(tokens[:-n_last])
-        rows = []
-        for token in tokens[-n_last:]:
-            self.llama.eval([token])
-            rows.append(numpy.array(self.llama.scores[self.llama.n_tokens - 1], dtype=numpy.float64))
-        return numpy.array(rows)
-
-
-def compare(program, name, dtype, file):
-    """Every prompt: tokens that differ, those of them where the likeliest two are close, and log-probabilities."""
-    import numpy
-    there, n, n_other, n_wrong, worst, confidence = LlamaCpp(file), 0, 0, 0, 0.0, 0.0
+def compare(program, name, dtype, cache, file):
+    """Every prompt: tokens that differ, those of them where the likeliest two are far apart, and log-probabilities."""
+    there, n, n_other, n_wrong, n_far, worst, confidence = LlamaCpp(file, cache), 0, 0, 0, 0, 0.0, 0.0
+    bound = BOUND[dtype] if cache == "f32" else max(BOUND[dtype], BOUND_CACHE)
     for prompt in PROMPTS:
-        ids, logprobs = continue_here(program, file, prompt)
-        begin = there.tokens_of(prompt)
-        logits = there.logits_after(begin + ids[:-1], len(ids))
-        top = numpy.sort(logits, axis=1)[:, -2:]
-        all_logprobs = logits - top[:, 1:] - numpy.log(numpy.exp(logits - top[:, 1:]).sum(axis=1, keepdims=True))
-        for i, token in enumerate(ids):
-            theirs = all_logprobs[i, token]
-            worst = max(worst, abs(theirs - logprobs[i]))
-            confidence += numpy.exp(theirs)
-            other = int(logits[i].argmax()) != token
-            n_other += other
-            n_wrong += other and top[i, 1] - top[i, 0] >= BOUND[dtype]
+        ids, logprobs = continue_here(program, file, prompt, cache)
+        other, wrong, differences, sum_of_probabilities = there.compare(prompt, ids, logprobs, bound)
+        n_other += other
+        n_wrong += wrong
+        n_far += int((differences >= bound).sum())
+        worst = max(worst, differences[-1])
+        confidence += sum_of_probabilities
         n += len(ids)
-    check(f"{name} {dtype}", n_wrong == 0 and worst < BOUND[dtype] and n >= 100 * len(PROMPTS) and
+    check(f"{name} {dtype}, cache {cache}", n_wrong == 0 and n_far <= FAR.get(dtype, 0) * n and n >= 100 * len(PROMPTS) and
           confidence / n > PEAKED,
           f"{n} tokens of mean probability {confidence / n:.2f}: {n_other} others, {n_wrong} where the likeliest two are "
-          f"{BOUND[dtype]} apart; log-probabilities within {worst:.1e}")
+          f"{bound} apart; log-probabilities within {worst:.1e}, {n_far} beyond {bound}")
 
 
 def main():
-    python = os.environ.get("MOONLIGHT_LLAMA_CPP_PYTHON")
-    if not python:
-        print("skipped: MOONLIGHT_LLAMA_CPP_PYTHON names a Python with llama-cpp-python")
-        sys.exit(77)
-    if "MOONLIGHT_LLAMA_CPP_INSIDE" not in os.environ:  # once more, as that Python
-        os.environ["MOONLIGHT_LLAMA_CPP_INSIDE"] = "1"
-        os.execv(python, [python, *sys.argv])
+    run_inside()
     program = sys.argv[1]
     with tempfile.TemporaryDirectory(prefix="moonlight-llama-cpp-") as folder:
         work = pathlib.Path(folder)
@@ -165,7 +138,9 @@ def main():
                 file = work / f"{name}-{dtype}.gguf"
                 how = ["--dtype", dtype] if dtype in ("f32", "f16") else ["--quant", dtype]
                 run(program, "convert", trained, file, *how)
-                compare(program, name, dtype, file)
+                compare(program, name, dtype, "f32", file)
+                if dtype == "f32":
+                    compare(program, name, dtype, "f16", file)
     print(f"{failures} comparisons differ" if failures else "all the same")
     sys.exit(failures > 0)
 

@@ -55,6 +55,9 @@ typedef struct {
     /* For an operator that seeds its own backward: the loss it differentiates, from the reference outputs.
      * NULL: a random linear form of the outputs. */
     double (*own_loss)(const test_case *c, double *const *out);
+    /* In ML_PRECISION_BF16, where the tolerance depends on the case: that of forward; backward's is twice that, since
+     * gradients come from twice as many rounded operands.  All gradients are then compared with those in fp32. */
+    double (*bf16_tolerance)(const test_case *c);
     /* Optional further checks on the built outputs (i32 outputs, invariants); fails through cmocka. */
     void (*check)(const test_case *c, ml_tensor *const *out);
 } test_op;

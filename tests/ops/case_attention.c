@@ -24,6 +24,13 @@ static const struct {
     { SEPARATE, 1, 1, 64, 0, 64, 1, { 150 }, 3 },
     { SEPARATE, 2, 1, 8, 0, 8, 1, { 0 }, 1 },
     { SEPARATE, 2, 1, 8, 0, 8, 0, { 0 }, 1 },
+    /* Each size of the tiles of ML_PRECISION_BF16 (64 keys, 64 or 128 queries), lengths on both sides of their edges,
+     * long sequences among short ones, several sequences in a tile, a sequence that starts inside one. */
+    { MLA, 1, 1, 192, 64, 128, 5, { 63, 1, 0, 64, 65 }, 1 },
+    { ONE_PROJECTION, 2, 1, 128, 0, 128, 3, { 33, 2, 66 }, 1 },
+    { ONE_PROJECTION, 2, 1, 32, 0, 32, 5, { 2, 0, 137, 3, 1 }, 1 },
+    { SEPARATE, 1, 1, 256, 0, 256, 3, { 0, 70, 1 }, 1 },
+    { MLA, 2, 2, 64, 16, 64, 2, { 127, 2 }, 1 },
 };
 
 /* Input slots: 0 q (or the whole projection), 1 k (or kv), 2 v, 3 k_shared, 4 seq. */
@@ -142,6 +149,16 @@ static void reference(const test_case *c, double *const *out)
     }
 }
 
-const test_op test_op_attention = {
-    .n_variant = sizeof variants / sizeof variants[0], .make = make, .build = build, .reference = reference
-};
+/* Weights and values are rounded by up to 2^-9 of each: 2^-8 together.  q and k too, which moves a score by some 2^-9.5
+ * std^2, the unluckiest of a few hundred by three times that, and a weight by that share of it. */
+static double bf16_tolerance(const test_case *c)
+{
+    double std = variants[c->variant].std;
+    return (1 + std * std) / 256;
+}
+
+const test_op test_op_attention = { .n_variant = sizeof variants / sizeof variants[0],
+                                    .make = make,
+                                    .build = build,
+                                    .reference = reference,
+                                    .bf16_tolerance = bf16_tolerance };

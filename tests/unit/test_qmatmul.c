@@ -250,6 +250,47 @@ static void test_threads(void **state)
     }
 }
 
+/* Several products in one loop: of types and heights of their own, as panels and as rows, for few tokens and many. */
+static void test_list(void **state)
+{
+    (void)state;
+    const struct {
+        ml_dtype dtype;
+        int64_t n;
+    } part[] = { { ML_Q4_K, 416 }, { ML_Q5_0, 401 }, { ML_Q6_K, 1000 }, { ML_IQ4_NL, 450 } };
+    enum { N = 4, K = 512 };
+    const int64_t n_tokens[] = { 1, 2, 3, 9 };
+    for (int i = 0; i < 4; i++) {
+        problem q[N];
+        float *want[N];
+        for (int j = 0; j < N; j++) {
+            q[j] = make_problem(part[j].dtype, n_tokens[i], part[j].n, K, RANDOM);
+            want[j] = run(&q[j], ML_LAYOUT_ROWS, 0, n_tokens[i], ml_qmatmul_run_serial);
+        }
+        for (int n_threads = 1; n_threads <= 3; n_threads++) {
+            ml_qmatmul list[N];
+            ml_thread_set_count(n_threads);
+            for (int j = 0; j < N; j++) {
+                list[j] = q[j].p;
+                list[j].x = &q[j].qx;
+                list[j].w_layout = j == 2 ? ML_LAYOUT_ROWS : ML_LAYOUT_PANELS;
+                list[j].w = j == 2 ? q[j].rows : q[j].panels;
+                list[j].y = calloc((size_t)(n_tokens[i] * list[j].y_stride), sizeof(float));
+            }
+            ml_qmatmul_run_list(list, N);
+            for (int j = 0; j < N; j++) {
+                expect_same(&q[j], want[j], list[j].y, 0, n_tokens[i], "in a list");
+                free(list[j].y);
+            }
+        }
+        ml_thread_set_count(0);
+        for (int j = 0; j < N; j++) {
+            free(want[j]);
+            free_problem(&q[j]);
+        }
+    }
+}
+
 /* The rounding of x has the same bits on every instruction set, and treats its edges as stated. */
 static void test_rounding_of_x(void **state)
 {
@@ -326,8 +367,9 @@ static void test_empty(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_extremes),   cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_rounding_of_x), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_list),    cmocka_unit_test(test_shapes),        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_rounding_of_x), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

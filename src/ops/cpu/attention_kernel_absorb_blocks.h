@@ -5,38 +5,60 @@
  * x[16..31])] so what else is computed beside it changes no bit. */
 enum { Q5_0_BYTES = 22, Q4_K_LENGTH = 256, Q4_K_BYTES = 144 };
 
-VF_INLINE vf codes_as_f32(__m128i code)
+/* 0 .. 15, less `zero`: a permutation looks at the low four bits of an element alone, so it takes a code from the bits
+ * around it and makes it fp32 at once. */
+VF_INLINE vf code_table(float zero)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(code));
+    return _mm512_sub_ps(_mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_ps(zero));
 }
 
-VF_INLINE __m128i load_16(const char *p)
+/* 16 bytes, an element each. */
+VF_INLINE __m512i widen_16(const char *p)
 {
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-/* 32 codes with the tokens' x: p above. */
-VF_INLINE vf dot_32(__m128i first, __m128i second, const float *x)
+/* A half in every element. */
+VF_INLINE vf widen_half(const char *p)
 {
-    return vf_fma(codes_as_f32(second), vf_load(x + VF_LANES), codes_as_f32(first) * vf_load(x));
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half));
+}
+
+VF_INLINE vf low_codes(__m512i bytes, vf table)
+{
+    return _mm512_permutexvar_ps(bytes, table);
+}
+
+VF_INLINE vf high_codes(__m512i bytes, vf table)
+{
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+}
+
+/* 32 codes with a token's x: p above. */
+VF_INLINE vf dot_32(vf first, vf second, const float *x)
+{
+    return vf_fma(second, vf_load(x + VF_LANES), first * vf_load(x));
 }
 
 VF_INLINE void dot_tile_q5_0(int n_token, int n_row, int64_t k, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, vf (*sum)[ROWS])
 {
-    const __m128i nibble = _mm_set1_epi8(15), sixteen = _mm_set1_epi8(16);
+    const vf table = code_table(16), sixteen = vf_set1(16);
     for (int64_t b = 0; b < k / Q8_LENGTH; b++) {
         __builtin_prefetch(w + b * n_row * Q5_0_BYTES + AHEAD);
+        __builtin_prefetch(w + b * n_row * Q5_0_BYTES + AHEAD + 44);
 #pragma GCC unroll 4
         for (int i = 0; i < n_row; i++) {
             const char *block = w + i * row_bytes + b * Q5_0_BYTES;
-            uint32_t fifth;
-            memcpy(&fifth, block + 2, sizeof fifth);
-            __m128i q = load_16(block + 6), low = _mm_and_si128(q, nibble);
-            __m128i high = _mm_and_si128(_mm_srli_epi16(q, 4), nibble);
-            low = _mm_mask_sub_epi8(low, (__mmask16)~fifth, low, sixteen);
-            high = _mm_mask_sub_epi8(high, (__mmask16)(~fifth >> 16), high, sixteen);
-            vf d = vf_set1(half_at(block));
+            uint16_t fifth[2];
+            memcpy(fifth, block + 2, sizeof fifth);
+            __m512i q = widen_16(block + 6);
+            vf low = low_codes(q, table), high = high_codes(q, table);
+            low = _mm512_mask_add_ps(low, (__mmask16)fifth[0], low, sixteen);
+            high = _mm512_mask_add_ps(high, (__mmask16)fifth[1], high, sixteen);
+            vf d = widen_half(block);
 #pragma GCC unroll 4
             for (int t = 0; t < n_token; t++) {
                 sum[t][i] = vf_fma(d, dot_32(low, high, x + t * x_stride + b * Q8_LENGTH), sum[t][i]);
@@ -62,28 +84,34 @@ VF_INLINE void widen_pairs(const char *block, float *scale, float *minimum)
 VF_INLINE void dot_tile_q4_k(int n_token, int n_row, int64_t k, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, vf (*sum)[ROWS])
 {
-    const __m128i nibble = _mm_set1_epi8(15);
+    const vf table = code_table(0);
     for (int64_t b = 0; b < k / Q4_K_LENGTH; b++) {
         float scale[ROWS][8], minimum[ROWS][8];
 #pragma GCC unroll 4
         for (int i = 0; i < n_row; i++) widen_pairs(w + i * row_bytes + b * Q4_K_BYTES, scale[i], minimum[i]);
         for (int g = 0; g < 4; g++) {
             const float *x_at = x + b * Q4_K_LENGTH + g * 64;
+            vf both[2][TOKENS];
+            for (int t = 0; t < n_token; t++) {
+                const float *x_t = x_at + t * x_stride;
+                both[0][t] = vf_load(x_t) + vf_load(x_t + VF_LANES);
+                both[1][t] = vf_load(x_t + 2 * VF_LANES) + vf_load(x_t + 3 * VF_LANES);
+            }
 #pragma GCC unroll 4
             for (int i = 0; i < n_row; i++) {
                 const char *q = w + i * row_bytes + b * Q4_K_BYTES + 16 + 32 * g;
-                __m128i first = load_16(q), second = load_16(q + 16);
+                __m512i first = widen_16(q), second = widen_16(q + 16);
                 if (g % 2 == 0) __builtin_prefetch(q + AHEAD);
 #pragma GCC unroll 2
                 for (int odd = 0; odd < 2; odd++) {
                     vf s = vf_set1(scale[i][2 * g + odd]), m = vf_set1(minimum[i][2 * g + odd]);
-                    __m128i c0 = _mm_and_si128(odd ? _mm_srli_epi16(first, 4) : first, nibble);
-                    __m128i c1 = _mm_and_si128(odd ? _mm_srli_epi16(second, 4) : second, nibble);
+                    vf c0 = odd ? high_codes(first, table) : low_codes(first, table);
+                    vf c1 = odd ? high_codes(second, table) : low_codes(second, table);
 #pragma GCC unroll 4
                     for (int t = 0; t < n_token; t++) {
                         const float *x_t = x_at + t * x_stride + 32 * odd;
                         sum[t][i] = vf_fma(s, dot_32(c0, c1, x_t), sum[t][i]);
-                        sum[t][i] = vf_fma(m, vf_load(x_t) + vf_load(x_t + VF_LANES), sum[t][i]);
+                        sum[t][i] = vf_fma(m, both[odd][t], sum[t][i]);
                     }
                 }
             }

@@ -38,19 +38,38 @@ static bool is_direct(product what, ml_dtype dtype)
     return !ml_dtype_is_block(dtype) || dtype == ML_Q8_0;
 }
 
-VF_INLINE float sum_of(vf v)
+#if defined(__AVX2__) && defined(__FMA__)
+VF_INLINE __m128 fold(vf v)
 {
 #if defined(__AVX512F__)
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-#elif defined(__AVX2__) && defined(__FMA__)
+#else
     __m256 eight = v;
 #endif
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+#endif
+
+VF_INLINE float sum_of(vf v)
+{
 #if defined(__AVX2__) && defined(__FMA__)
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    __m128 four = fold(v), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     return vf_sum(v);
+#endif
+}
+
+/* y[i] = sum_of(v[i]), the same additions side by side. */
+VF_INLINE void store_four_sums(const vf *v, float *y)
+{
+#if defined(__AVX2__) && defined(__FMA__)
+    __m128 a = fold(v[0]), b = fold(v[1]), c = fold(v[2]), d = fold(v[3]);
+    __m128 ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)); /* a0+a2 a1+a3 b0+b2 b1+b3 */
+    __m128 cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+    _mm_storeu_ps(y, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
+#else
+    for (int i = 0; i < ROWS; i++) y[i] = sum_of(v[i]);
 #endif
 }
 
@@ -96,8 +115,12 @@ VF_INLINE void dot_tile(ml_dtype dtype, int n_token, int n_row, int64_t k, const
     }
 #pragma GCC unroll 4
     for (int t = 0; t < n_token; t++) {
-#pragma GCC unroll 4
-        for (int i = 0; i < n_row; i++) o->y[(token + t) * o->y_stride + row + i] = sum_of(sum[t][i]);
+        float *y = o->y + (token + t) * o->y_stride + row;
+        if (n_row == ROWS) {
+            store_four_sums(sum[t], y);
+        } else {
+            for (int i = 0; i < n_row; i++) y[i] = sum_of(sum[t][i]);
+        }
     }
 }
 

@@ -2,7 +2,6 @@
  * next chunk, so unpacking is shared by the tokens; for few tokens the chunk is small and stays in L1. */
 #include "ops/cpu/qmatmul.h"
 
-#include "base/cpu.h"
 #include "base/thread.h"
 #include "ops/cpu/qmatmul_kernel.h"
 
@@ -15,128 +14,11 @@ enum {
     SMALL_CHUNK_BYTES = 11520,   /* for few: 256 elements of 32 rows, part of L1 */
     MIN_PARALLEL = 200000,       /* multiply-adds below which starting the threads costs more than it saves */
     TASK_BYTES = 64 * 1024,      /* of stored weights: the shortest task for few tokens */
-    QUANTIZE_PER_TASK = 32768,   /* elements of x */
     MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
     AHEAD = 4096,
     DIRECT_AHEAD = 8192,
-    CACHE_LINE = 64,
+    GATHER_BYTES = 4096, /* of blocks taken from rows at a time, at least one of each: part of L1 */
 };
-
-static const ml_q_kernel *choose_kernel(void)
-{
-#if defined(__x86_64__)
-    ml_isa isa = ml_cpu_isa();
-    if (isa >= ML_ISA_AVX512VNNI) return &ml_q_kernel_avx512vnni;
-    if (isa == ML_ISA_AVXVNNI) return &ml_q_kernel_avxvnni;
-    if (isa >= ML_ISA_AVX2) return &ml_q_kernel_avx2;
-#elif defined(__aarch64__)
-    if (ml_cpu_isa() == ML_ISA_NEONDOT) return &ml_q_kernel_neondot;
-#endif
-    return &ml_q_kernel_scalar;
-}
-
-static const uint8_t place_as_stored[ML_Q_MAX_WORD] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
-    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
-};
-/* Stored: 2 x 16 words of low bits, 2 x 8 of high bits, 4 of scales (tensor/blocks.h). */
-static const uint8_t place_q6_k[ML_Q_MAX_WORD] = {
-    4,  7,  10, 13, 16, 19, 22, 25, 5,  8,  11, 14, 17, 20, 23, 26, 28, 31, 34, 37, 40, 43, 46, 49, 29, 32,
-    35, 38, 41, 44, 47, 50, 6,  9,  12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 51, 0,  1,  2,  3,
-};
-
-static ml_q_format format_of(ml_dtype dtype)
-{
-    static const struct {
-        int sub_words, code_bits, zero;
-        bool has_min;
-    } type[ML_N_DTYPE] = {
-        [ML_Q8_0] = { 8, 8, 128, false }, [ML_Q4_0] = { 8, 4, 8, false }, [ML_Q4_1] = { 8, 4, 0, true },
-        [ML_Q5_0] = { 8, 5, 16, false },  [ML_Q5_1] = { 8, 5, 0, true },  [ML_IQ4_NL] = { 8, 8, 128, false },
-        [ML_Q2_K] = { 4, 2, 0, true },    [ML_Q3_K] = { 4, 3, 0, false }, [ML_Q4_K] = { 8, 4, 0, true },
-        [ML_Q5_K] = { 8, 5, 0, true },    [ML_Q6_K] = { 4, 6, 0, false }, [ML_IQ4_XS] = { 8, 8, 0, false },
-    };
-    assert(ml_dtype_is_block(dtype));
-    size_t n_bytes = ml_dtype_block_bytes(dtype);
-    bool super = ml_dtype_block_length(dtype) == 256, has_half = n_bytes % 4 != 0;
-    /* Blocks of 32 begin with the half, super-blocks end with it. */
-    return (ml_q_format){ .super = super,
-                          .has_min = type[dtype].has_min,
-                          .sub_words = type[dtype].sub_words,
-                          .code_bits = type[dtype].code_bits,
-                          .zero = type[dtype].zero,
-                          .n_word = (int)(n_bytes / 4),
-                          .place = dtype == ML_Q6_K ? place_q6_k : place_as_stored,
-                          .word_at = has_half && !super ? 2 : 0,
-                          .fifth_at = dtype == ML_Q5_0   ? 0
-                                      : dtype == ML_Q5_1 ? 1
-                                                         : -1,
-                          .half_at = !has_half ? -1
-                                     : super   ? (int)n_bytes - 2
-                                               : 0,
-                          .unit_size = super ? sizeof(ml_q_super) : sizeof(ml_q_block) };
-}
-
-static size_t align_up(size_t n)
-{
-    return (n + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-}
-
-size_t ml_qx_bytes(ml_dtype w_dtype, int64_t n_row, int64_t k)
-{
-    size_t n = (size_t)(n_row * k), unit = (size_t)ml_dtype_block_length(w_dtype);
-    return align_up(n) + align_up(n / 16 * sizeof(int16_t)) + align_up(n / 64 * sizeof(int32_t)) +
-           align_up(n / unit * sizeof(float));
-}
-
-typedef struct {
-    ml_qx qx;
-    const float *x;
-    int64_t x_stride;
-} quantize_work;
-
-/* See ml_qx: sum [k / 16] -> pair [k / 64]. */
-static void pair_sums(int64_t k, const int16_t *sum, int32_t *pair)
-{
-    for (int64_t i = 0; i < k / 64; i += 2, sum += 8) {
-        for (int odd = 0; odd < 2; odd++) {
-            int first = sum[2 * odd] + sum[2 * odd + 1], third = sum[2 * odd + 4] + sum[2 * odd + 5];
-            pair[i + odd] = (int32_t)(((uint32_t)first & 0xffffu) | (uint32_t)third << 16);
-        }
-    }
-}
-
-static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const quantize_work *w = arg;
-    const ml_qx *qx = &w->qx;
-    for (int64_t i = begin; i < end; i++) {
-        choose_kernel()->quantize(qx->unit, qx->k, w->x + i * w->x_stride, (int8_t *)qx->q + i * qx->k,
-                                  (int16_t *)qx->sum + i * (qx->k / 16), (float *)qx->d + i * (qx->k / qx->unit));
-        if (qx->unit == 256) pair_sums(qx->k, qx->sum + i * (qx->k / 16), (int32_t *)qx->pair + i * (qx->k / 64));
-    }
-}
-
-ml_qx ml_qx_make(ml_dtype w_dtype, const float *x, int64_t x_stride, int64_t n_row, int64_t k, void *memory)
-{
-    assert(k % ml_dtype_block_length(w_dtype) == 0);
-    size_t n = (size_t)(n_row * k);
-    char *at = memory;
-    quantize_work work = { { .n_row = n_row, .k = k, .unit = (int)ml_dtype_block_length(w_dtype) }, x, x_stride };
-    work.qx.q = (const int8_t *)at;
-    work.qx.sum = (const int16_t *)(void *)(at + align_up(n));
-    work.qx.pair = (const int32_t *)(void *)(at + align_up(n) + align_up(n / 16 * sizeof(int16_t)));
-    work.qx.d = (const float *)(const void *)((const char *)work.qx.pair + align_up(n / 64 * sizeof(int32_t)));
-    if (k > 0) ml_parallel_for(n_row, QUANTIZE_PER_TASK / k + 1, quantize_rows, &work);
-    return work.qx;
-}
-
-/* Words and halves of unit `unit` of the panel's 16 rows, where they are or gathered into `scratch`. */
-typedef struct {
-    _Alignas(64) uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
-    uint16_t half[ML_Q_ROWS];
-} gathered;
 
 typedef struct {
     const ml_qmatmul *p;
@@ -150,7 +32,7 @@ typedef struct {
 
 static product prepare(const ml_qmatmul *p)
 {
-    product q = { .p = p, .kernel = choose_kernel(), .format = format_of(p->w_dtype) };
+    product q = { .p = p, .kernel = ml_q_kernel_get(), .format = ml_q_format_of(p->w_dtype) };
     assert(p->x->unit == ml_dtype_block_length(p->w_dtype) && p->x->k == p->k);
     q.n_unit = p->k / p->x->unit;
     q.block_bytes = ml_dtype_block_bytes(p->w_dtype);
@@ -159,34 +41,29 @@ static product prepare(const ml_qmatmul *p)
     return q;
 }
 
-/* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
- * last row that one is read again and dropped at the end.  Of panels, memory is asked for a tile of rows ahead: the
- * panels of a tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for
- * what is near.)  Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
-static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
-                             int64_t *ahead)
+static size_t row_bytes_of(const product *q)
 {
-    const ml_qmatmul *p = q->p;
-    size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
-    size_t tile_bytes = (size_t)q->kernel->n_panel * panel_bytes;
-    const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
-    size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
-    if (p->w_layout == ML_LAYOUT_PANELS) {
-        ml_q_words word = (const void *)(panel + share);
-        *half = (const uint16_t *)(const void *)word[q->format.n_word];
-        bool last = first_row + (int64_t)q->kernel->n_panel * ML_Q_ROWS >= q->end;
-        *ahead = tile_bytes > MAX_TILE_AHEAD ? AHEAD : last ? 0 : (int64_t)tile_bytes;
-        return word;
-    }
-    const uint8_t *row[ML_Q_ROWS];
+    return (size_t)q->n_unit * q->block_bytes;
+}
+
+/* The rows of the panel that begins at first_row; beyond the last row that one again, to be dropped at the end. */
+static void find_rows(const product *q, int64_t first_row, const uint8_t **row)
+{
     for (int r = 0; r < ML_Q_ROWS; r++) {
-        int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
-        row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
+        int64_t i = first_row + r < q->p->n ? first_row + r : q->p->n - 1;
+        row[r] = (const uint8_t *)q->p->w + (size_t)i * row_bytes_of(q);
     }
-    q->kernel->gather(&q->format, row, panel + tile_bytes + share, g->word, g->half);
-    *half = g->half;
-    *ahead = 0;
-    return (ml_q_words)g->word;
+}
+
+/* Where the panel that begins at first_row lies, as rows or as a panel. */
+static const char *find_panel(const product *q, int64_t first_row)
+{
+    return (const char *)q->p->w + (size_t)first_row * row_bytes_of(q);
+}
+
+static const uint16_t *halves_of(const product *q, ml_q_words word)
+{
+    return (const uint16_t *)(const void *)word[q->format.n_word];
 }
 
 /* A tile of tokens: where it reads x, and its sums so far. */
@@ -249,17 +126,42 @@ static int64_t panel_row(const product *q, int64_t row, int panel)
     return row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
 }
 
+/* Of panels, memory is asked for a tile of rows ahead: the panels of a tile are read side by side, each a stream that
+ * ends with the tile.  (A tile too large for L2 asks for what is near.) */
+static int64_t tile_ahead(const product *q, int64_t first_row)
+{
+    int64_t width = (int64_t)q->kernel->n_panel * ML_Q_ROWS, tile_bytes = width * (int64_t)row_bytes_of(q);
+    return tile_bytes > MAX_TILE_AHEAD ? AHEAD : first_row + width >= q->end ? 0 : tile_bytes;
+}
+
+/* Units first .. first + n_unit - 1 of the panel at first_row.  Of rows, each unit asks for its share of the next
+ * tile; beyond the end of w that is harmless. */
+static void unpack_panel(const product *q, int64_t first_row, int64_t first, int64_t n_unit, char *out)
+{
+    _Alignas(64) char blocks[GATHER_BYTES];
+    const uint8_t *row[ML_Q_ROWS];
+    size_t unit_bytes = ML_Q_ROWS * q->block_bytes;
+    const char *panel = find_panel(q, first_row);
+    bool stored = q->p->w_layout == ML_LAYOUT_PANELS;
+    int64_t ahead = stored ? tile_ahead(q, first_row) : 0;
+    if (!stored) find_rows(q, first_row, row);
+    for (int64_t u = first; u < first + n_unit; u++, out += q->format.unit_size) {
+        const char *at = panel + (size_t)u * unit_bytes;
+        if (!stored) {
+            const char *next = at + (size_t)q->kernel->n_panel * ML_Q_ROWS * row_bytes_of(q);
+            q->kernel->gather(&q->format, row, (size_t)u * q->block_bytes, 1, next, blocks);
+            at = blocks;
+        }
+        ml_q_words word = (const void *)at;
+        q->kernel->unpack(q->p->w_dtype, word, halves_of(q, word), ahead, out);
+    }
+}
+
 static void unpack_chunk(const product *q, int64_t row, int64_t first, int64_t n_unit, char *units)
 {
-    gathered g;
-    for (int64_t u = 0; u < n_unit; u++) {
-        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-            const uint16_t *half;
-            int64_t ahead;
-            ml_q_words word = find_words(q, panel_row(q, row, panel), first + u, &g, &half, &ahead);
-            char *out = units + (size_t)(panel * n_unit + u) * q->format.unit_size;
-            q->kernel->unpack(q->p->w_dtype, word, half, ahead, out);
-        }
+    for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+        unpack_panel(q, panel_row(q, row, panel), first, n_unit,
+                     units + (size_t)(panel * n_unit) * q->format.unit_size);
     }
 }
 
@@ -310,42 +212,76 @@ static void run_few(const product *q, int64_t row)
     }
 }
 
-/* One or two tokens and one panel, straight from the stored words: of panels all units at once, of rows one after the
- * other.  A task's panels are one stream, and what lies DIRECT_AHEAD in it is asked for. */
-static void run_direct(const product *q, ml_q_direct_fn direct, int64_t row)
+/* ---- one or two tokens, straight from the stored words ---- */
+
+static void store_direct(const product *q, int64_t row, const float *acc)
 {
-    gathered g;
-    tile t;
-    place_tile(q, 0, 0, &t);
-    memset(t.acc, 0, sizeof t.acc);
-    int64_t step = q->p->w_layout == ML_LAYOUT_PANELS ? q->n_unit : 1;
-    for (int64_t u = 0; u < q->n_unit; u += step) {
-        const uint16_t *half;
-        int64_t ahead;
-        ml_q_words word = find_words(q, row, u, &g, &half, &ahead);
-        direct(word, half, step, ML_Q_ROWS * q->block_bytes, q->p->w_layout == ML_LAYOUT_PANELS ? DIRECT_AHEAD : 0,
-               &t.x, t.acc);
-        advance_tile(q, step, &t);
-    }
-    int64_t n = q->p->n - row < ML_Q_ROWS ? q->p->n - row : ML_Q_ROWS;
-    for (int64_t i = 0; i < q->p->n_token; i++) {
-        memcpy(q->p->y + i * q->p->y_stride + row, t.acc + i * ML_Q_ROWS, (size_t)n * sizeof *t.acc);
+    const ml_qmatmul *p = q->p;
+    int64_t n = p->n - row < ML_Q_ROWS ? p->n - row : ML_Q_ROWS;
+    for (int64_t i = 0; i < p->n_token; i++) {
+        memcpy(p->y + i * p->y_stride + row, acc + i * ML_Q_ROWS, (size_t)n * sizeof *acc);
     }
 }
+
+/* Panels from row `begin` on: one stream, and what lies DIRECT_AHEAD in it is asked for. */
+static void run_panels(const product *q, ml_q_direct_fn direct, int64_t begin, int64_t end)
+{
+    size_t unit_bytes = ML_Q_ROWS * q->block_bytes, panel_bytes = (size_t)q->n_unit * unit_bytes;
+    const char *panel = find_panel(q, begin);
+    tile t;
+    place_tile(q, 0, 0, &t);
+    for (int64_t row = begin; row < end; row += ML_Q_ROWS, panel += panel_bytes) {
+        _Alignas(64) float acc[ML_Q_MAX_DIRECT * ML_Q_ROWS] = { 0 };
+        ml_q_words word = (const void *)panel;
+        direct(word, halves_of(q, word), q->n_unit, unit_bytes, DIRECT_AHEAD, &t.x, acc);
+        store_direct(q, row, acc);
+    }
+}
+
+/* Sixteen rows as they lie in a file: some blocks of each become a panel, which is multiplied. */
+static void run_gathered(const product *q, ml_q_direct_fn direct, int64_t first_row)
+{
+    _Alignas(64) char blocks[GATHER_BYTES];
+    _Alignas(64) float acc[ML_Q_MAX_DIRECT * ML_Q_ROWS] = { 0 };
+    const uint8_t *row[ML_Q_ROWS];
+    ml_q_words word = (const void *)blocks;
+    size_t unit_bytes = ML_Q_ROWS * q->block_bytes;
+    int64_t most = GATHER_BYTES / (int64_t)unit_bytes;
+    const char *next = find_panel(q, first_row) + ML_Q_ROWS * row_bytes_of(q);
+    tile t;
+    place_tile(q, 0, 0, &t);
+    find_rows(q, first_row, row);
+    for (int64_t u = 0, n; u < q->n_unit; u += n) {
+        n = q->n_unit - u < most ? q->n_unit - u : most;
+        q->kernel->gather(&q->format, row, (size_t)u * q->block_bytes, n, next + (size_t)u * unit_bytes, blocks);
+        direct(word, halves_of(q, word), n, unit_bytes, 0, &t.x, acc);
+        advance_tile(q, n, &t);
+    }
+    store_direct(q, first_row, acc);
+}
+
+static ml_q_direct_fn direct_of(const product *q)
+{
+    int64_t n_token = q->p->n_token;
+    return n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
+}
+
+/* ---- tasks ---- */
 
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     product task = *(const product *)arg, *q = &task;
     q->end = end;
-    int64_t n_token = q->p->n_token;
-    ml_q_direct_fn direct = n_token <= ML_Q_MAX_DIRECT ? q->kernel->direct[q->p->w_dtype][n_token - 1] : NULL;
-    if (direct) {
-        for (int64_t row = begin; row < end; row += ML_Q_ROWS) run_direct(q, direct, row);
-        return;
-    }
-    for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
-        (n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+    ml_q_direct_fn direct = direct_of(q);
+    if (direct && q->p->w_layout == ML_LAYOUT_PANELS) {
+        run_panels(q, direct, begin, end);
+    } else if (direct) {
+        for (int64_t row = begin; row < end; row += ML_Q_ROWS) run_gathered(q, direct, row);
+    } else {
+        for (int64_t row = begin; row < end; row += q->kernel->n_panel * ML_Q_ROWS) {
+            (q->p->n_token <= FEW_TOKENS ? run_few : run_many)(q, row);
+        }
     }
 }
 
@@ -354,9 +290,14 @@ static void clear(const ml_qmatmul *p)
     for (int64_t t = 0; t < p->n_token; t++) memset(p->y + t * p->y_stride, 0, (size_t)p->n * sizeof *p->y);
 }
 
+static bool is_small(const ml_qmatmul *p)
+{
+    return (double)p->n_token * (double)p->n * (double)p->k < MIN_PARALLEL;
+}
+
 void ml_qmatmul_run(const ml_qmatmul *p)
 {
-    if ((double)p->n_token * (double)p->n * (double)p->k < MIN_PARALLEL) {
+    if (is_small(p)) {
         ml_qmatmul_run_serial(p);
         return;
     }
@@ -370,6 +311,42 @@ void ml_qmatmul_run(const ml_qmatmul *p)
     ml_parallel_for(p->n, width, run_tasks, &q);
 }
 
+/* Several products one behind the other, in tiles of rows. */
+typedef struct {
+    product q[ML_Q_MAX_LIST];
+    int64_t first[ML_Q_MAX_LIST + 1]; /* tile of each product, and their number */
+    int64_t width;                    /* rows of a tile */
+    int n;
+} product_list;
+
+static void run_list(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const product_list *l = arg;
+    for (int i = 0; i < l->n; i++) {
+        int64_t from = begin > l->first[i] ? begin : l->first[i], to = end < l->first[i + 1] ? end : l->first[i + 1];
+        if (from >= to) continue;
+        int64_t row = (from - l->first[i]) * l->width, row_end = (to - l->first[i]) * l->width, n = l->q[i].p->n;
+        run_tasks((void *)(uintptr_t)&l->q[i], row, row_end < n ? row_end : n, thread);
+    }
+}
+
+void ml_qmatmul_run_list(const ml_qmatmul *p, int n)
+{
+    product_list l = { .n = n, .width = ml_q_kernel_get()->n_panel * ML_Q_ROWS };
+    int64_t n_bytes = 0;
+    bool apart = n > ML_Q_MAX_LIST;
+    for (int i = 0; i < n; i++) apart = apart || is_small(&p[i]) || p[i].n_token > FEW_TOKENS;
+    for (int i = 0; i < n && apart; i++) ml_qmatmul_run(&p[i]);
+    if (apart) return;
+    for (int i = 0; i < n; i++) {
+        l.q[i] = prepare(&p[i]);
+        l.first[i + 1] = l.first[i] + (p[i].n + l.width - 1) / l.width;
+        n_bytes += (l.first[i + 1] - l.first[i]) * l.width * l.q[i].n_unit * (int64_t)l.q[i].block_bytes;
+    }
+    int64_t grain = TASK_BYTES * l.first[n] / n_bytes;
+    ml_parallel_for_guided(l.first[n], grain > 1 ? grain : 1, run_list, &l);
+}
+
 void ml_qmatmul_run_serial(const ml_qmatmul *p)
 {
     if (p->n_token <= 0 || p->n <= 0) return;
@@ -379,43 +356,4 @@ void ml_qmatmul_run_serial(const ml_qmatmul *p)
     }
     product q = prepare(p);
     run_tasks(&q, 0, p->n, 0);
-}
-
-size_t ml_qpack_bytes(ml_dtype dtype, int64_t n, int64_t k)
-{
-    return (size_t)((n + ML_Q_ROWS - 1) / ML_Q_ROWS * ML_Q_ROWS) * ml_dtype_row_bytes(dtype, k);
-}
-
-typedef struct {
-    const uint8_t *w;
-    int64_t n, n_unit;
-    size_t block_bytes;
-    ml_q_format format;
-    uint8_t *dst;
-} pack_work;
-
-static void pack_panels(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    static const uint8_t zero_block[ML_Q_MAX_WORD * 4 + 2];
-    const pack_work *p = arg;
-    size_t row_bytes = (size_t)p->n_unit * p->block_bytes;
-    for (int64_t i = begin * p->n_unit; i < end * p->n_unit; i++) {
-        const uint8_t *row[ML_Q_ROWS];
-        uint8_t *at = p->dst + (size_t)i * ML_Q_ROWS * p->block_bytes;
-        for (int r = 0; r < ML_Q_ROWS; r++) {
-            int64_t source = i / p->n_unit * ML_Q_ROWS + r;
-            row[r] = p->w + (size_t)source * row_bytes + (size_t)(i % p->n_unit) * p->block_bytes;
-            if (source >= p->n) row[r] = zero_block;
-        }
-        uint32_t(*word)[ML_Q_ROWS] = (void *)at;
-        choose_kernel()->gather(&p->format, row, (const char *)row[0], word,
-                                (uint16_t *)(void *)word[p->format.n_word]);
-    }
-}
-
-void ml_qpack(ml_dtype dtype, const void *w, int64_t n, int64_t k, void *dst)
-{
-    pack_work work = { w, n, k / ml_dtype_block_length(dtype), ml_dtype_block_bytes(dtype), format_of(dtype), dst };
-    ml_parallel_for((n + ML_Q_ROWS - 1) / ML_Q_ROWS, 4, pack_panels, &work);
 }

@@ -25,7 +25,10 @@
 
 #include "tensor/dtype.h"
 
-enum { ML_Q_ROWS = 16 }; /* of a panel */
+enum {
+    ML_Q_ROWS = 16,   /* of a panel */
+    ML_Q_MAX_LIST = 4 /* products of a loop */
+};
 
 /* Rows of activations rounded to 8 bits for one kind of weight. */
 typedef struct {
@@ -57,6 +60,9 @@ typedef struct {
 
 /* All threads on one product; they share out the rows of w. */
 void ml_qmatmul_run(const ml_qmatmul *p);
+/* The same for n products one behind the other in one loop when they have few tokens (as ml_qmatmul_run otherwise):
+ * short loops cost more than their bytes. */
+void ml_qmatmul_run_list(const ml_qmatmul *p, int n);
 /* On the calling thread only: for products that are themselves tasks of an ml_parallel_for. */
 void ml_qmatmul_run_serial(const ml_qmatmul *p);
 

@@ -180,14 +180,30 @@ static void run_matrix(const ml_weight_input *in, const ml_tensor *w, float *y, 
     }
 }
 
+/* Are all parts multiplied by ops/cpu/qmatmul.h? */
+static bool has_block_parts(const ml_weight_input *in, const ml_tensor *w)
+{
+    bool all = !in->exact && w->n_part <= ML_Q_MAX_LIST;
+    for (int64_t i = 0; i < w->n_part; i++) all = all && ml_dtype_is_block(w->part[i].dtype);
+    return all;
+}
+
 void ml_weight_product(const ml_weight_input *in, const ml_tensor *w, float *y, int64_t y_stride)
 {
     if (!w->part) {
         run_matrix(in, w, y, y_stride);
         return;
     }
+    ml_qmatmul list[ML_Q_MAX_LIST];
+    bool blocks = has_block_parts(in, w);
     for (int64_t i = 0; i < w->n_part; i++) {
-        run_matrix(in, &w->part[i], y, y_stride);
-        y += w->part[i].dim[0];
+        const ml_tensor *part = &w->part[i];
+        if (blocks) {
+            list[i] = block_product(in, NULL, in->n_row, part, 0, part->dim[0], y, y_stride);
+        } else {
+            run_matrix(in, part, y, y_stride);
+        }
+        y += part->dim[0];
     }
+    if (blocks) ml_qmatmul_run_list(list, (int)w->n_part);
 }

@@ -1,26 +1,18 @@
-/* Causal attention over ragged sequences, in fp32: one warp for each query and head, or for each key and key head.
+/* Causal attention over ragged sequences; here in fp32: one warp for each query and head, or for each key and key head.
  * A lane holds columns lane, lane + 32, ... of a head, so a score is a sum over the warp; keys (going backward for
  * keys: queries and heads) are walked one by one in their order, which fixes every sum.  No shared memory, no matrix
- * units: this is what faster kernels are measured against.
+ * units: this is what the tiles of ML_PRECISION_BF16 (ops/cuda/flash.cuh) are measured against.
  *
  *   forward     running maximum m, sum l and weighted values, rescaled when m grows;  lse = m + log l
  *   delta[h,i]  <dy, y>
  *   query       p = exp(s - lse);  ds = p (<dy, v> - delta) scale;  dq += ds k
  *   key         dv += p dy;  dk += ds q;  the shared part of k gets a row for each key head, summed afterwards */
-#include "ops/cuda/rows.cuh"
+#include "ops/cuda/attention.cuh"
 #include "ops/cuda/sequences.cuh"
 
 enum { WARPS = 4, MAX_D = 256, PER_LANE = MAX_D / WARP };
 
-typedef struct {
-    ml_rows q, k, v, k_shared, y, lse;
-    const int32_t *seq;
-    int64_t n_seq, n_token;
-    ml_attention_param p;
-    const float *dy, *delta; /* delta [n_head, n_token] */
-    float *dq, *dk, *dv;
-    float *dk_shared; /* [n_kv_head, n_token, d_shared] */
-} attention;
+typedef ml_cuda_attention attention;
 
 /* Columns lane, lane + 32, ... of n, zeros beyond. */
 static __device__ __forceinline__ void load_columns(float *to, const float *from, int64_t n)
@@ -197,13 +189,33 @@ static dim3 grid_of(const attention *w, int64_t n_head)
     return dim3((unsigned)ml_n_blocks(w->n_token, WARPS), (unsigned)n_head);
 }
 
+/* A device whose blocks have too little shared memory for these heads computes in fp32. */
+static bool in_tiles(ml_ctx *ctx, const attention *w)
+{
+    return ctx->precision == ML_PRECISION_BF16 && ml_cuda_flash_fits(ctx, w);
+}
+
 extern "C" ml_status ml_cuda_attention_forward(ml_ctx *ctx, const ml_op_args *args)
 {
     attention w;
     ML_TRY(prepare(ctx, args, &w));
     if (w.n_token == 0) return ML_OK;
     ml_cuda_check_sequences(ctx, w.seq, w.n_seq, w.n_token);
+    if (in_tiles(ctx, &w)) return ml_cuda_flash_forward(ctx, &w);
     ML_LAUNCH(ctx->device, forward, grid_of(&w, w.p.n_head), WARPS * WARP, 0, w);
+    return ml_queued(ctx);
+}
+
+static ml_status backward_rows(ml_ctx *ctx, attention *w)
+{
+    float *delta = (float *)ml_ctx_scratch_data(ctx, (size_t)(w->p.n_head * w->n_token) * sizeof *delta);
+    if (!delta) return ML_ENOMEM;
+    ML_LAUNCH(ctx->device, make_delta, grid_of(w, w->p.n_head), WARPS * WARP, 0, *w, delta);
+    w->delta = delta;
+    if (w->dq) ML_LAUNCH(ctx->device, backward_query, grid_of(w, w->p.n_head), WARPS * WARP, 0, *w);
+    if (w->dk || w->dv || w->dk_shared) {
+        ML_LAUNCH(ctx->device, backward_key, grid_of(w, w->p.n_kv_head), WARPS * WARP, 0, *w);
+    }
     return ml_queued(ctx);
 }
 
@@ -216,18 +228,13 @@ extern "C" ml_status ml_cuda_attention_backward(ml_ctx *ctx, const ml_op_args *a
     w.dq = grads->in[0];
     w.dk = grads->in[1];
     w.dv = grads->in[2];
-    bool shared = w.p.d_shared && grads->in[3];
-    float *delta = (float *)ml_ctx_scratch_data(ctx, (size_t)(w.p.n_head * w.n_token) * sizeof *delta);
-    if (shared) {
+    if (w.p.d_shared && grads->in[3]) {
         w.dk_shared =
             (float *)ml_ctx_scratch_data(ctx, (size_t)(w.p.n_kv_head * w.n_token * w.p.d_shared) * sizeof *w.dk_shared);
+        if (!w.dk_shared) return ML_ENOMEM;
     }
-    if (!delta || (shared && !w.dk_shared)) return ML_ENOMEM;
-    ML_LAUNCH(ctx->device, make_delta, grid_of(&w, w.p.n_head), WARPS * WARP, 0, w, delta);
-    w.delta = delta;
-    if (w.dq) ML_LAUNCH(ctx->device, backward_query, grid_of(&w, w.p.n_head), WARPS * WARP, 0, w);
-    if (w.dk || w.dv || shared) ML_LAUNCH(ctx->device, backward_key, grid_of(&w, w.p.n_kv_head), WARPS * WARP, 0, w);
-    if (shared) {
+    ML_TRY(in_tiles(ctx, &w) ? ml_cuda_flash_backward(ctx, &w) : backward_rows(ctx, &w));
+    if (w.dk_shared) {
         int64_t n = w.n_token * w.p.d_shared;
         ML_LAUNCH(ctx->device, sum_shared, (unsigned)ml_n_blocks(n, ML_ROWS_THREADS), ML_ROWS_THREADS, 0, w,
                   ml_rows_like(args->in[3], grads->in[3]), n);

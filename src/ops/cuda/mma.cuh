@@ -79,8 +79,7 @@ static __device__ __forceinline__ void ml_load_matrix_transposed(uint32_t to[4],
 static __device__ __forceinline__ void ml_copy_16(void *shared, const void *global, int n_valid)
 {
 #ifdef ML_EMULATED
-    memset(shared, 0, 16);
-    memcpy(shared, global, (size_t)n_valid);
+    ml_emulated_copy_16(shared, global, n_valid);
 #else
     uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(n_valid) : "memory");
@@ -90,7 +89,9 @@ static __device__ __forceinline__ void ml_copy_16(void *shared, const void *glob
 /* The copies since the last commit become one group. */
 static __device__ __forceinline__ void ml_copy_commit(void)
 {
-#ifndef ML_EMULATED
+#ifdef ML_EMULATED
+    ml_emulated_copy_commit();
+#else
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
@@ -98,7 +99,9 @@ static __device__ __forceinline__ void ml_copy_commit(void)
 /* Until at most N of the newest groups are under way. */
 template <int N> static __device__ __forceinline__ void ml_copy_wait(void)
 {
-#ifndef ML_EMULATED
+#ifdef ML_EMULATED
+    ml_emulated_copy_wait(N);
+#else
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
 }
