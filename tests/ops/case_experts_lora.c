@@ -96,10 +96,7 @@ static void make(test_case *c, ml_rng *rng)
 
 static ml_tensor *as_dtype(ml_ctx *ctx, ml_tensor *w, ml_dtype dtype)
 {
-    if (!w || dtype == ML_F32) return w;
-    ml_tensor *converted = ml_tensor_new(ctx, dtype, w->n_dim, w->dim);
-    ml_convert_from_f32(dtype, ml_f32(w), converted->data, ml_tensor_count(w));
-    return converted;
+    return !w || dtype == ML_F32 ? w : test_convert(ctx, w, dtype);
 }
 
 static void build(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out)

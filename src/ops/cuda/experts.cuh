@@ -43,6 +43,27 @@ static __device__ __forceinline__ float ml_prob_at(const ml_cuda_experts *l, int
     return l->prob.data[l->flat[r] / l->top_k * l->prob.stride + l->flat[r] % l->top_k];
 }
 
+/* Whose row r is. */
+static __device__ __forceinline__ int64_t ml_expert_of(const ml_cuda_experts *l, int64_t r)
+{
+    int64_t low = 0, high = l->n_expert; /* offset[low] <= r < offset[high] */
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (l->offset[middle] <= r) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* The product [rows, n] of a [rows, k] with each expert's matrix in b; what becomes of it is to be filled in. */
+ml_cuda_gemm ml_cuda_experts_rows(const ml_cuda_experts *l, ml_cuda_operand a, ml_cuda_operand b, int64_t n, int64_t k);
+/* dw_e [m, n] += a[rows of e]^T b[rows of e] */
+void ml_cuda_experts_add_gradient(ml_ctx *ctx, const ml_cuda_experts *l, ml_cuda_operand a, ml_cuda_operand b,
+                                  int64_t m, int64_t n, float *dw, int64_t dw_product);
+
 /* experts without low-rank terms, in bf16 (experts_bf16.cu): args->save[2] is bf16 then. */
 ml_status ml_cuda_experts_forward_bf16(ml_ctx *ctx, const ml_op_args *args);
 ml_status ml_cuda_experts_backward_bf16(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads);

@@ -82,18 +82,41 @@ void ml_cuda_experts_list(ml_ctx *ctx, const ml_cuda_experts *l)
     ML_LAUNCH(ctx->device, order_rows, blocks_for(l->n_token), THREADS, 0, *l);
 }
 
-static bool is_plain_f32(const ml_tensor *w)
-{
-    return !w || (w->dtype == ML_F32 && !w->part);
-}
-
 ml_status ml_cuda_experts_check(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *gate = args->in[3], *down = args->in[5];
-    if ((!grads->in[3] || is_plain_f32(gate)) && (!grads->in[4] || is_plain_f32(args->in[4])) &&
-        (!grads->in[5] || is_plain_f32(down))) {
+    if ((!grads->in[3] || ml_is_trainable(gate)) && (!grads->in[4] || ml_is_trainable(args->in[4])) &&
+        (!grads->in[5] || ml_is_trainable(down))) {
         return ML_OK;
     }
     return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",
                        ml_dtype_name(gate->dtype != ML_F32 ? gate->dtype : down->dtype));
+}
+
+ml_cuda_gemm ml_cuda_experts_rows(const ml_cuda_experts *l, ml_cuda_operand a, ml_cuda_operand b, int64_t n, int64_t k)
+{
+    ml_cuda_gemm g = ml_cuda_gemm_make(l->n_row, n, k);
+    g.n_product = l->n_expert;
+    g.a = a;
+    g.b = b;
+    g.grouping = ML_GROUP_ROWS;
+    g.offset = l->offset;
+    return g;
+}
+
+void ml_cuda_experts_add_gradient(ml_ctx *ctx, const ml_cuda_experts *l, ml_cuda_operand a, ml_cuda_operand b,
+                                  int64_t m, int64_t n, float *dw, int64_t dw_product)
+{
+    ml_cuda_gemm g = ml_cuda_gemm_make(m, n, l->n_row);
+    g.n_product = l->n_expert;
+    g.a = a;
+    g.a.transpose = true;
+    g.b = b;
+    g.c = dw;
+    g.c_stride = n;
+    g.c_product = dw_product;
+    g.accumulate = true;
+    g.grouping = ML_GROUP_INNER;
+    g.offset = l->offset;
+    ml_cuda_gemm_run(ctx, &g);
 }

@@ -46,7 +46,7 @@ extern "C" ml_status ml_cuda_linear_backward(ml_ctx *ctx, const ml_op_args *args
 {
     const ml_tensor *x = args->in[0], *w = args->in[1], *y = args->out[0];
     ml_cuda_operand dy = ml_cuda_operand_make(grads->out[0], y->stride, false);
-    if (grads->in[1] && (w->dtype != ML_F32 || w->part)) {
+    if (grads->in[1] && !ml_is_trainable(w)) {
         return ml_ctx_fail(ctx, ML_EINVAL, "linear: a weight of type %s%s cannot be trained: expected f32",
                            ml_dtype_name(w->dtype), w->part ? " in parts" : "");
     }

@@ -1,6 +1,6 @@
 /* The low-rank term of an adapter, in place: y += h b^T, h = scale dropout(x) a^T; going back, with dh = scale dy b
- *   db += dy^T h;   da += dh^T dropout(x);   dx += dropout(dh a)
- * Which elements drop is the choice of ops/cpu/dropout.h, so a run may move between processor and GPU. */
+ *   db += dy^T h;   da += dh^T dropout(x);   dx += dropout(dh a) */
+#include "ops/cuda/dropout.cuh"
 #include "ops/cuda/gemm.cuh"
 #include "ops/cuda/rows.cuh"
 
@@ -13,22 +13,13 @@ typedef struct {
     float *dropped; /* NULL without dropout; [n, k] */
 } term;
 
-/* As ml_rng_mix. */
-static __device__ __forceinline__ uint64_t mix(uint64_t z)
-{
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* dropped = dropout(x); or, going back, dx += dropout(dropped) */
 static __global__ void drop(term t, float *dx)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, k = t.x.n_col, j = i % k;
     if (i >= t.n * k) return;
     int64_t row = t.row ? t.row[i / k] : i / k;
-    uint64_t key = mix(t.p.seed + 0x9e3779b97f4a7c15u * (uint64_t)(row + 1));
-    bool stays = mix(key + (uint64_t)j) >> 32 >= (uint64_t)((double)t.p.dropout * 4294967296.0);
+    bool stays = ml_stays(t.p.dropout, t.p.seed, row, j);
     float scale = stays ? 1.0f / (1.0f - t.p.dropout) : 0.0f;
     if (dx) {
         if (stays) dx[row * t.x.stride + j] += t.dropped[i] * scale;
