@@ -1,11 +1,11 @@
-"""PyTorch and transformers on the shapes of bench_gpu_training and of decoding, on one GPU: what ours is compared with.
+"""PyTorch and transformers on the shapes of bench_gpu_train and of decoding, on one GPU: what ours is compared with.
 
     python bench/gpu_peers.py [--only layers,nano,130m,decode] [--repeats 10] [--small] [--device cpu]
 
-layers   one dense and four expert layers of moonlight-16b (MLA, 64 experts, 6 of them and 2 shared), 2 x 4096 in bf16:
+layers   one dense and four expert layers of moonlight-16b (MLA, 64 experts, 6 of them and 2 shared), 8192 tokens in bf16:
          forward and backward, eager (a loop over experts) and compiled with torch._grouped_mm
-nano     training steps of nano-moe, 8 x 512, bf16 autocast, fused AdamW, compiled; experts as a loop, dense, or grouped
-130m     the same of moonlight-moe-130m, 8 x 512 (dropless here)
+nano     training steps of nano-moe, 64 x 512, bf16 autocast, fused AdamW, compiled; experts as a loop, dense, or grouped
+130m     the same of moonlight-moe-130m, 16 x 1024 (dropless here)
 decode   transformers, random moonlight-16b in bf16: decode at batch 1 and 64 with a cache, prefill of 8192 tokens
 Medians of CUDA events after warm-up, random inputs; JSON on the last line.  --small: shapes that only show that it runs."""
 
@@ -137,7 +137,7 @@ def run_layers(args):
                                experts=64, top_k=6, layers=5)
     with torch.device(args.device):
         layers = nn.ModuleList(LatentLayer(s, i == 0) for i in range(s.layers)).to(torch.bfloat16)
-    for batch, n in [(1, 32)] if args.small else [(2, 4096), (1, 8192)]:
+    for batch, n in [(1, 32)] if args.small else [(1, 8192), (4, 2048)]:
         cos, sin = angles(n, s.rope, 50000.0, args.device, torch.bfloat16)
         x = torch.randn(batch, n, s.d, device=args.device, dtype=torch.bfloat16)
         dy = torch.randn_like(x)
@@ -294,8 +294,8 @@ def main():
                               gated=True, vocab=10000, half=True)
     chat = argparse.Namespace(d=512, layers=8, heads=8, kv_heads=8, head_dim=64, f=2048, experts=6, top_k=2, shared=0,
                               gated=False, vocab=50304, half=True)
-    parts = {"layers": lambda: run_layers(args), "nano": lambda: run_small(args, "nano-moe", nano, 8, 512),
-             "130m": lambda: run_small(args, "moonlight-moe-130m", chat, 8, 512), "decode": lambda: run_decode(args)}
+    parts = {"layers": lambda: run_layers(args), "nano": lambda: run_small(args, "nano-moe", nano, 64, 512),
+             "130m": lambda: run_small(args, "moonlight-moe-130m", chat, 16, 1024), "decode": lambda: run_decode(args)}
     for part in args.only.split(","):
         parts[part]()
         if args.device == "cuda":
