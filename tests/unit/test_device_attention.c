@@ -13,10 +13,10 @@
 static ml_error err;
 static ml_device *device;
 
-/* Sequence 3, tokens FIRST .. END - 1, is looked at: 128 keys begin inside a tile of queries, and its last token lies
- * behind the edge of the next. */
-enum { N_SEQ = 5, FIRST = 2, END = 139, N_TOKEN = 150 };
-static const int32_t offsets[N_SEQ + 1] = { 0, 1, 2, 2, END, N_TOKEN };
+/* The last sequence, from token FIRST on, is looked at: its tiles of keys begin two behind those of queries, and it has
+ * the second tile of queries to itself, which then masks only where it must. */
+enum { N_SEQ = 4, FIRST = 2, N_TOKEN = 139 };
+static const int32_t offsets[N_SEQ + 1] = { 0, 1, 2, 2, N_TOKEN };
 
 typedef struct {
     int64_t n_head, n_kv_head, d_qk, d_shared, d_v;
@@ -151,7 +151,7 @@ static void check_heads(const heads *h, const int64_t *cuts, size_t n_cut)
 static void test_grouped_queries(void **state)
 {
     (void)state;
-    const int64_t cuts[] = { FIRST + 1, 64, 65, 66, 127, 128, 129, 130, END };
+    const int64_t cuts[] = { FIRST + 1, 64, 65, 66, 127, 128, 129, 130, N_TOKEN };
     check_heads(&(heads){ 2, 1, 24, 0, 24 }, cuts, sizeof cuts / sizeof *cuts);
 }
 
