@@ -1,13 +1,17 @@
 /* A pool of threads that take ranges from one job at a time.
  *
- * A job is announced by a word: its number, and how many workers it wants.  Worker i joins when i is below that.  The
- * caller takes ranges as well, and returns when every worker it wanted has left; until then the job's fields stay.
+ * A job is announced by a word: its number, how many workers it wants, whether it is closed, and how many workers are
+ * inside.  Worker i enters, by adding itself to the word, when i is below the number wanted and the job is open.  The
+ * caller takes ranges as well; when there are none left it closes the job and returns when nobody is inside: it waits
+ * for who has begun, not for a worker that the system has not run yet.  The job's fields stay while anybody is inside.
  * Those who wait spin for a while, since the next loop of a forward pass comes within microseconds, and then sleep, so
- * that a core somebody else needs is not held. */
+ * that a core somebody else needs is not held.  Each sleeps on a semaphore of its own: waking a worker does not wait
+ * for one that was woken before and has not run (as pthread_cond_broadcast may). */
 #include "base/thread.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,22 +24,25 @@ typedef struct {
     ml_task_fn fn;
     void *arg;
     atomic_llong next; /* range that nobody has taken */
-    atomic_int n_left; /* workers that have not left */
 } job;
 
+/* The parts of the word, from the low bits up. */
+enum { COUNT_BITS = 11, WANTED_AT = COUNT_BITS, CLOSED_AT = 2 * COUNT_BITS, NUMBER_AT = CLOSED_AT + 1 };
+static const unsigned long long INSIDE = (1ull << COUNT_BITS) - 1, CLOSED = 1ull << CLOSED_AT;
+_Static_assert(MAX_THREAD < 1 << COUNT_BITS, "as many workers can be counted");
+
+typedef struct {
+    atomic_bool asleep; /* whoever makes it false again wakes the sleeper, or is the sleeper and stays awake */
+    sem_t wake;
+} sleeper;
+
 static struct {
-    pthread_mutex_t busy;  /* held while a job runs: another caller's loop is serial meanwhile */
-    pthread_mutex_t sleep; /* guards what follows */
-    pthread_cond_t wake, done;
-    int n_sleeping;
-    atomic_bool caller_sleeps;
-    atomic_ullong word; /* number << 16 | workers wanted */
+    pthread_mutex_t busy; /* held while a job runs: another caller's loop is serial meanwhile */
+    sleeper worker[MAX_THREAD], caller;
+    atomic_ullong word; /* see INSIDE .. NUMBER; 0: no job */
     int n_worker;
     job current;
-} pool = { .busy = PTHREAD_MUTEX_INITIALIZER,
-           .sleep = PTHREAD_MUTEX_INITIALIZER,
-           .wake = PTHREAD_COND_INITIALIZER,
-           .done = PTHREAD_COND_INITIALIZER };
+} pool = { .busy = PTHREAD_MUTEX_INITIALIZER };
 
 static int chosen_count; /* 0: default */
 static _Thread_local bool in_loop;
@@ -124,20 +131,49 @@ static void take_ranges(job *j, int thread)
     in_loop = false;
 }
 
-/* The next word after `seen`. */
-static unsigned long long wait_for_word(unsigned long long seen)
+static void wait_for_wake(sleeper *s)
 {
+    while (sem_wait(&s->wake) != 0) {
+    } /* a signal came */
+}
+
+static void wake(sleeper *s)
+{
+    if (atomic_load(&s->asleep) && atomic_exchange(&s->asleep, false)) sem_post(&s->wake);
+}
+
+/* The next word whose number is not that of `seen`. */
+static unsigned long long wait_for_word(unsigned long long seen, sleeper *me)
+{
+    unsigned long long number = seen >> NUMBER_AT;
     for (int i = 0; i < SPINS; i++) {
         unsigned long long word = atomic_load_explicit(&pool.word, memory_order_acquire);
-        if (word != seen) return word;
+        if (word >> NUMBER_AT != number) return word;
         spin_pause();
     }
-    pthread_mutex_lock(&pool.sleep);
-    pool.n_sleeping++;
-    while (atomic_load(&pool.word) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
-    pool.n_sleeping--;
-    pthread_mutex_unlock(&pool.sleep);
-    return atomic_load_explicit(&pool.word, memory_order_acquire);
+    for (;;) {
+        atomic_store(&me->asleep, true);
+        unsigned long long word = atomic_load(&pool.word);
+        if (word >> NUMBER_AT == number || !atomic_exchange(&me->asleep, false)) wait_for_wake(me);
+        if (word >> NUMBER_AT != number) return word;
+    }
+}
+
+/* Whether the worker has a place in the job of this word and came before it was closed. */
+static bool enter(int worker, unsigned long long word)
+{
+    unsigned long long now = word;
+    while (now >> NUMBER_AT == word >> NUMBER_AT) {
+        if (now & CLOSED || worker >= (int)(now >> WANTED_AT & INSIDE)) return false;
+        if (atomic_compare_exchange_weak(&pool.word, &now, now + 1)) return true;
+    }
+    return false;
+}
+
+static void leave(void)
+{
+    unsigned long long before = atomic_fetch_sub(&pool.word, 1);
+    if ((before & INSIDE) == 1 && before & CLOSED) wake(&pool.caller);
 }
 
 static void *work(void *arg)
@@ -146,28 +182,26 @@ static void *work(void *arg)
     /* A worker is born before the job that wants it is announced. */
     unsigned long long seen = 0;
     for (;;) {
-        seen = wait_for_word(seen);
-        if (worker >= (int)(seen & 0xffff)) continue;
+        seen = wait_for_word(seen, &pool.worker[worker]);
+        if (!enter(worker, seen)) continue;
         take_ranges(&pool.current, worker + 1);
-        if (atomic_fetch_sub(&pool.current.n_left, 1) > 1) continue;
-        if (!atomic_load(&pool.caller_sleeps)) continue;
-        pthread_mutex_lock(&pool.sleep);
-        pthread_cond_signal(&pool.done);
-        pthread_mutex_unlock(&pool.sleep);
+        leave();
     }
     return NULL;
+}
+
+static void start_awake(sleeper *s)
+{
+    atomic_store(&s->asleep, false);
+    sem_init(&s->wake, 0, 0);
 }
 
 /* The child of a fork has the caller's thread alone. */
 static void forget_workers(void)
 {
     pool.n_worker = 0;
-    pool.n_sleeping = 0;
     atomic_store(&pool.word, 0);
     pthread_mutex_init(&pool.busy, NULL);
-    pthread_mutex_init(&pool.sleep, NULL);
-    pthread_cond_init(&pool.wake, NULL);
-    pthread_cond_init(&pool.done, NULL);
 }
 
 /* Up to n workers; how many there are.  Called with `busy` held. */
@@ -175,6 +209,7 @@ static int need_workers(int n)
 {
     static bool registered;
     if (!registered) registered = pthread_atfork(NULL, NULL, forget_workers) == 0;
+    if (pool.n_worker == 0) start_awake(&pool.caller);
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
@@ -183,6 +218,7 @@ static int need_workers(int n)
         pthread_t id;
         /* A new worker must not take part in a job that was announced before it came. */
         atomic_store(&pool.word, 0);
+        start_awake(&pool.worker[pool.n_worker]);
         if (pthread_create(&id, &attr, work, (void *)(intptr_t)pool.n_worker) != 0) break;
         pool.n_worker++;
     }
@@ -193,24 +229,24 @@ static int need_workers(int n)
 static void announce(int n_worker)
 {
     static unsigned long long number;
-    atomic_store(&pool.word, ++number << 16 | (unsigned long long)n_worker);
-    pthread_mutex_lock(&pool.sleep);
-    if (pool.n_sleeping) pthread_cond_broadcast(&pool.wake);
-    pthread_mutex_unlock(&pool.sleep);
+    atomic_store(&pool.word, ++number << NUMBER_AT | (unsigned long long)n_worker << WANTED_AT);
+    for (int i = 0; i < n_worker; i++) wake(&pool.worker[i]);
 }
 
-static void wait_for_workers(void)
+/* Nobody enters any more; returns when the last worker has left. */
+static void close_job(void)
 {
-    atomic_int *left = &pool.current.n_left;
+    if ((atomic_fetch_or(&pool.word, CLOSED) & INSIDE) == 0) return;
     for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(left, memory_order_acquire) == 0) return;
+        if ((atomic_load_explicit(&pool.word, memory_order_acquire) & INSIDE) == 0) return;
         spin_pause();
     }
-    pthread_mutex_lock(&pool.sleep);
-    atomic_store(&pool.caller_sleeps, true);
-    while (atomic_load(left) > 0) pthread_cond_wait(&pool.done, &pool.sleep);
-    atomic_store(&pool.caller_sleeps, false);
-    pthread_mutex_unlock(&pool.sleep);
+    /* A worker that left an earlier job may wake its caller only now. */
+    for (bool empty = false; !empty;) {
+        atomic_store(&pool.caller.asleep, true);
+        empty = (atomic_load(&pool.word) & INSIDE) == 0;
+        if (!empty || !atomic_exchange(&pool.caller.asleep, false)) wait_for_wake(&pool.caller);
+    }
 }
 
 static void run_serially(int64_t n, int64_t grain, ml_task_fn fn, void *arg)
@@ -240,10 +276,9 @@ static void run(int64_t n, int64_t grain, bool guided, ml_task_fn fn, void *arg)
     j->fn = fn;
     j->arg = arg;
     atomic_store_explicit(&j->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&j->n_left, n_worker, memory_order_relaxed);
     announce(n_worker);
     take_ranges(j, 0);
-    wait_for_workers();
+    close_job();
     pthread_mutex_unlock(&pool.busy);
 }
 

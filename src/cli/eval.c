@@ -308,6 +308,7 @@ static ml_status eval(job *j, ml_error *err)
     if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
+    ml_cli_say_device(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (is_math) return ml_cli_eval_math(j->o, &j->m, data, &j->scores, err);
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));

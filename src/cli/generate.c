@@ -106,8 +106,10 @@ static ml_status set_up(job *j, ml_error *err)
     ML_TRY(ml_fit_check_cache(j->m.model, n < most ? n : most, &budget, "fewer --max-tokens", err));
     ml_sampling sampling = ml_cli_sampling(j->o);
     ML_TRY(ml_sampler_make(&sampling, c->vocab_size, ml_tokenizer_vocab_size(j->m.tokenizer), &j->sampler, err));
-    return ml_session_make_as(j->m.model, c->max_position_embeddings, ml_options_flag(j->o, "kv-cache"),
-                              ml_cli_kv_dtype(j->o), &j->session, err);
+    /* A device's cache takes its memory at once. */
+    int64_t capacity = j->m.model->device && n < most ? n : most;
+    return ml_session_make_as(j->m.model, capacity, ml_options_flag(j->o, "kv-cache"), ml_cli_kv_dtype(j->o),
+                              &j->session, err);
 }
 
 /* ---- what it gives ---- */
@@ -238,6 +240,7 @@ static ml_status generate(job *j, ml_error *err)
     ML_TRY(check_input(j, err));
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
+    ml_cli_say_device(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
     const ml_ids *ends = &j->m.ends;

@@ -138,6 +138,7 @@ typedef struct {
     int64_t batch, seq;
     bool muon, recompute;
     ml_train_plan plan;
+    ml_train_plan gpu[ML_N_PLACE_WAY][2]; /* by way, with fp32 moments and with bf16 ones; products in bf16 */
 } training;
 
 static ml_status plan_training(const ml_options *o, const ml_config *c, training *out, ml_error *err)
@@ -153,7 +154,29 @@ static ml_status plan_training(const ml_options *o, const ml_config *c, training
                        (long long)out->batch, (long long)out->seq);
     }
     out->plan = ml_train_make_plan(c, out->batch * out->seq, out->muon, out->recompute);
+    ml_optim_config optim = ml_optim_default_config(out->muon ? ML_OPTIM_MUON : ML_OPTIM_ADAMW);
+    for (int way = 0; way < ML_N_PLACE_WAY; way++) {
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            ml_device_plan_choice choice = ml_train_place_way(way, ML_PRECISION_BF16, bf16);
+            out->gpu[way][bf16] = ml_train_make_device_plan(c, out->batch * out->seq, &optim, out->recompute, &choice);
+        }
+    }
     return ML_OK;
+}
+
+static void print_gpu_memory(const training *t)
+{
+    printf(
+        "memory to train it on a GPU, at most, the same micro-step (train.memory: GPU, and beside it this machine)\n");
+    for (int way = 0; way < ML_N_PLACE_WAY; way++) {
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const ml_train_plan *p = &t->gpu[way][bf16];
+            printf("  %-*s %12s", NAME_W, bf16 ? "" : ml_train_place_way_name(way), ml_cli_bytes(p->total).text);
+            if (p->pinned) printf(" %12s", ml_cli_bytes(p->pinned).text);
+            printf("%s\n", bf16 ? "  moments in bf16" : "");
+        }
+    }
+    printf("\n");
 }
 
 static void print_memory(const ml_config *c, const training *t)
@@ -178,6 +201,7 @@ static void print_memory(const ml_config *c, const training *t)
     printf("  %-*s %12s at most\n", NAME_W, "activations", ml_cli_bytes(p->activations).text);
     printf("  %-*s %12s at most\n", NAME_W, "their gradients", ml_cli_bytes(p->activation_gradients).text);
     printf("  %-*s %12s at most\n\n", NAME_W, "in all", ml_cli_bytes(p->total).text);
+    print_gpu_memory(t);
 }
 
 /* ---- files ---- */
@@ -276,6 +300,20 @@ static json_t *layers_json(const ml_config *c)
     return out;
 }
 
+static json_t *gpu_json(const training *t)
+{
+    json_t *list = json_array();
+    for (int way = 0; way < ML_N_PLACE_WAY; way++) {
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const ml_train_plan *p = &t->gpu[way][bf16];
+            json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I}", "memory", ml_train_place_way_name(way),
+                                                  "moments", bf16 ? "bf16" : "f32", "gpu", (json_int_t)p->total, "host",
+                                                  (json_int_t)p->pinned));
+        }
+    }
+    return list;
+}
+
 static json_t *memory_json(const ml_config *c, const training *t)
 {
     const ml_train_plan *p = &t->plan;
@@ -291,7 +329,7 @@ static json_t *memory_json(const ml_config *c, const training *t)
                   "weights", (json_int_t)p->weights, "gradients", (json_int_t)p->gradients, "optimizer",
                   (json_int_t)p->optimizer, "activations", (json_int_t)p->activations, "activation_gradients",
                   (json_int_t)p->activation_gradients, "total", (json_int_t)p->total);
-    return json_pack("{s:o, s:o}", "inference", run, "training", train);
+    return json_pack("{s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t));
 }
 
 static json_t *files_json(const weight_files *f)

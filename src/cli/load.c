@@ -1,6 +1,7 @@
 #include "cli/load.h"
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "infer/session.h"
 
 #include <string.h>
@@ -9,7 +10,13 @@ ml_memory_budget ml_cli_budget(const ml_options *o)
 {
     return (ml_memory_budget){ .available = (int64_t)(ml_options_real(o, "memory") * 1e9),
                                .kv_dtype = ml_cli_kv_dtype(o),
-                               .stream = ml_options_flag(o, "stream") };
+                               .stream = ml_options_flag(o, "stream"),
+                               .device = ml_options_text(o, "device") };
+}
+
+void ml_cli_say_device(const ml_options *o, const ml_model *m)
+{
+    if (m->device || ml_options_given(o, "device")) ml_log_info("computes on %s", m->device_choice);
 }
 
 ml_dtype ml_cli_kv_dtype(const ml_options *o)

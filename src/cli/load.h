@@ -5,8 +5,10 @@
 #include "base/options.h"
 #include "infer/loaded.h"
 
-/* --memory, --stream and --kv-cache-type */
+/* --memory, --stream, --device and --kv-cache-type */
 ml_memory_budget ml_cli_budget(const ml_options *o);
+/* Say where the model computes, when that was asked or is a GPU. */
+void ml_cli_say_device(const ml_options *o, const ml_model *m);
 
 /* --kv-cache-type */
 ml_dtype ml_cli_kv_dtype(const ml_options *o);

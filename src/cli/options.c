@@ -38,6 +38,8 @@ const ml_option_row ml_cli_rows[] = {
     TEXT("generate chat eval", "", "use", NULL, "NAME", "which of them answers; none: the model alone; else the first"),
     CHOICE("generate chat bench eval serve", "", "repack", "auto|on|off", "auto",
            "rearrange quantised weights in memory for speed; auto: when there is room for them"),
+    TEXT("generate chat bench eval serve", "", "device", "auto", "D",
+         "where to compute: auto, cpu, cuda or cuda:N; auto: on a GPU when there is one and the model fits"),
     REAL("generate chat bench eval serve", "", "memory", 0, 1e9, "0",
          "gigabytes that the model and its cache may take; 0: what is free"),
     FLAG("generate chat bench serve", "", "stream", "off",

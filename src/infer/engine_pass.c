@@ -165,7 +165,10 @@ static ml_status tell_prompts(ml_engine *e, int64_t n_decode, ml_error *err)
 {
     for (int64_t i = n_decode; i < e->n; i++) {
         const ml_request *q = &e->slot[e->seq[i]]->request;
-        if (q->on_prompt_hidden) q->on_prompt_hidden(q->arg, e->pos[i], ml_runner_hidden(e->runner, i));
+        if (!q->on_prompt_hidden) continue;
+        const float *hidden;
+        ML_TRY(ml_runner_hidden(e->runner, i, &hidden, err));
+        q->on_prompt_hidden(q->arg, e->pos[i], hidden);
     }
     for (int64_t i = n_decode; i < e->n;) ML_TRY(tell_logits(e, i, &i, err));
     return ML_OK;

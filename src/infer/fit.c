@@ -28,6 +28,16 @@ ml_fit_plan ml_fit_make_plan(const ml_config *c, int64_t stored, int64_t copied,
     return p;
 }
 
+/* What a device's products want beside: the largest weights of one operator as fp32. */
+static int64_t device_work_bytes(const ml_config *c)
+{
+    int64_t experts = 3 * c->n_routed_experts * c->moe_intermediate_size, mlp = 3 * c->intermediate_size;
+    int64_t most = experts > mlp ? experts : mlp;
+    if (c->vocab_size > most) most = c->vocab_size;
+    int64_t rows = (c->num_experts_per_tok + 2 * c->num_hidden_layers) * c->hidden_size * PASS;
+    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + ((int64_t)512 << 20);
+}
+
 /* ---- what would fit ---- */
 
 static ml_status measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err)
@@ -83,15 +93,35 @@ static void advise(const char *path, const ml_config *config, const ml_memory_bu
     }
 }
 
+/* What may be taken: of the device's memory, where there is one. */
+static int64_t memory_of(const ml_memory_budget *b)
+{
+    int64_t there = b->on ? ml_device_get_info(b->on).free_bytes : 0;
+    if (b->on) return b->available && b->available < there ? b->available : there;
+    return b->available ? b->available : ml_memory_available();
+}
+
 ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source, const ml_memory_budget *b,
                        ml_error *err)
 {
     size_t stored, copied;
     char advice[512];
-    int64_t available = b->available ? b->available : ml_memory_available();
+    int64_t available = memory_of(b);
     ML_TRY(ml_kv_cache_check(config, b->kv_dtype, err));
     ML_TRY(ml_model_measure_bind(config, source, &stored, &copied, err));
     ml_fit_plan p = ml_fit_make_plan(config, (int64_t)stored, (int64_t)copied, b->cache_token, b->kv_dtype);
+    if (b->on) {
+        int64_t more = device_work_bytes(config);
+        p.work += more;
+        p.total += more;
+        if (p.total <= available) return ML_OK;
+        advise(path, config, b, available - more, &p, advice, sizeof advice);
+        return ml_fail(err, ML_ENOMEM,
+                       "%.300s does not fit on the GPU: %.4g GB of weights, %.4g GB of keys and values and %.4g GB for "
+                       "computing are %.4g GB, but %.4g GB of its memory are available; %s, or give --device cpu",
+                       path, gigabytes(p.stored + p.copied), gigabytes(p.cache), gigabytes(p.work), gigabytes(p.total),
+                       gigabytes(available), advice);
+    }
     if (p.total - (b->stream ? p.stored : 0) <= available) return ML_OK;
     advise(path, config, b, available, &p, advice, sizeof advice);
     return ml_fail(err, ML_ENOMEM,
@@ -118,7 +148,12 @@ ml_status ml_fit_check_cache(const ml_model *m, int64_t n_token, const ml_memory
     int64_t held, left = b->available ? b->available : ml_memory_available();
     ML_TRY(ml_kv_cache_check(&m->config, b->kv_dtype, err));
     int64_t need = ml_kv_cache_token_bytes(&m->config, b->kv_dtype) * n_token;
-    ML_TRY(held_bytes(m, b, &held, err));
+    if (m->device) { /* the weights have their memory */
+        left = ml_device_get_info(m->device).free_bytes;
+        held = work_bytes(&m->config) + device_work_bytes(&m->config);
+    } else {
+        ML_TRY(held_bytes(m, b, &held, err));
+    }
     left = left > held ? left - held : 0;
     if (need <= left) return ML_OK;
     return ml_fail(err, ML_ENOMEM,

@@ -5,6 +5,7 @@
 #include "format/source.h"
 #include "format/ends.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* What the cache, the activations and other programs may want beside the weights. */
@@ -18,8 +19,8 @@ static bool has_room_to_repack(const ml_model *m, const ml_memory_budget *b)
     return need < available;
 }
 
-ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
-                                 ml_error *err)
+static ml_status open_here(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
+                           ml_error *err)
 {
     ML_TRY(ml_model_open_within(path, budget, model, err));
     if (!strcmp(repack, "off")) return ML_OK;
@@ -29,6 +30,47 @@ ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_
     ml_model_free(*model);
     *model = NULL;
     return status;
+}
+
+/* On success the model owns the device. */
+static ml_status open_there(const char *path, const ml_memory_budget *budget, ml_device *device, ml_model **model,
+                            ml_error *err)
+{
+    ml_memory_budget there = *budget;
+    there.on = device;
+    ML_TRY(ml_model_open_within(path, &there, model, err));
+    ml_status status = ml_model_upload(*model, device, err);
+    if (status == ML_OK) {
+        (*model)->owns_device = true;
+        return ML_OK;
+    }
+    ml_model_free(*model);
+    *model = NULL;
+    return status;
+}
+
+ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
+                                 ml_error *err)
+{
+    ml_device *device;
+    ml_error why;
+    char choice[256];
+    *model = NULL;
+    if (!budget->device) return open_here(path, repack, budget, model, err);
+    bool must = strcmp(budget->device, "auto") != 0;
+    ML_TRY(ml_device_choose(budget->device, &device, choice, err));
+    if (device) {
+        ml_status status = open_there(path, budget, device, model, must ? err : &why);
+        if (status != ML_OK) ml_device_close(device);
+        if (status != ML_OK && (must || status != ML_ENOMEM)) {
+            if (!must) *err = why;
+            return status;
+        }
+        if (status != ML_OK) snprintf(choice, sizeof choice, "cpu (%.240s)", why.message);
+    }
+    if (!*model) ML_TRY(open_here(path, repack, budget, model, err));
+    memcpy((*model)->device_choice, choice, sizeof choice);
+    return ML_OK;
 }
 
 static ml_status check_sizes(const char *found, const ml_loaded *m, ml_error *err)

@@ -18,7 +18,9 @@ typedef struct {
 } ml_loaded;
 
 /* Open the weights of a model folder, a file, or a run folder (its best checkpoint) within a budget of memory.
- * repack: "on", "off", or "auto": when there is room for the weights a second time. */
+ * repack: "on", "off", or "auto": when there is room for the weights a second time; for the processor only.
+ * With budget->device the weights go there: `auto` takes the processor when there is no GPU or the model does not fit
+ * on it; model->device_choice says which and why. */
 ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
                                  ml_error *err);
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */

@@ -55,6 +55,13 @@ ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out,
 {
     char config[ML_PATH_MAX], latest[ML_PATH_MAX], found[ML_PATH_MAX];
     *out = NULL;
+    if (m->device) {
+        return ml_fail(
+            err, ML_EINVAL,
+            "adapter %.300s: adapters are applied on the processor only: give --device cpu, or merge it into "
+            "the model (moonlight merge)",
+            path);
+    }
     ML_TRY(ml_path_join(config, path, "adapter_config.json", err));
     ML_TRY(ml_path_join(latest, path, "latest", err));
     bool is_run = !ml_path_exists(config) && ml_path_exists(latest);

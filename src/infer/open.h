@@ -18,10 +18,15 @@ typedef struct {
     /* Run it even when its mapped weights do not fit: the system then drops them and reads them from the disk again,
      * once for each pass over the layers.  What is not mapped must fit all the same. */
     bool stream;
+    /* Where models are to compute, as ml_device_choose takes it; NULL: on the processor.  ml_loaded_open_weights
+     * chooses, ml_model_open_within opens for `on` what is then to be copied there. */
+    const char *device;
+    ml_device *on;
 } ml_memory_budget;
 
 /* ml_model_open, which has a budget of zeros with the usual cache, within another.  ML_ENOMEM, before anything is
- * allocated, for a model that does not fit: what it needs, what there is, and the quantisation that would fit. */
+ * allocated, for a model that does not fit: what it needs, what there is, and the quantisation that would fit.  With a
+ * device the budget is of its memory. */
 ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err);
 
 /* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */

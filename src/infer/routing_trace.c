@@ -93,5 +93,6 @@ void ml_routing_trace_put(ml_routing_trace *t, int64_t pos, int64_t layer, const
     memcpy(t->expert + place * t->top_k, id, n * sizeof *id);
     memcpy(t->weight + place * t->top_k, ml_f32(routing->prob) + row * routing->prob->stride, n * sizeof *t->weight);
     t->entropy[place] = (float)entropy_of(z, t->n_expert);
-    t->margin[place] = (float)margin_of(&t->model->config, z, ml_f32(&t->model->layer[layer].router_bias), id);
+    t->margin[place] =
+        (float)margin_of(&t->model->config, z, ml_f32(&ml_model_layer_here(t->model, layer)->router_bias), id);
 }

@@ -1,5 +1,6 @@
 #include "infer/runner.h"
 
+#include "infer/runner_device.h"
 #include "model/kv_cache.h"
 
 #include <string.h>
@@ -16,6 +17,8 @@ struct ml_runner {
     ml_tensor *hidden; /* [n, d] of the last pass */
     const ml_routing_observer *observer;
     const ml_adapter **adapter; /* [n_seq] */
+    ml_runner_device on;
+    const ml_decode_pass *decoded; /* the last pass, when it was one of these: its logits are there */
 };
 
 /* The results of all layers, every intermediate of one, and the logits, with room to spare; only touched pages cost
@@ -30,19 +33,41 @@ static size_t activation_bytes(const ml_config *c, int64_t n_token)
     return (size_t)(((c->num_hidden_layers + 2) * c->hidden_size + layer) * n_token) * sizeof(float);
 }
 
+/* Beside activations a device's products and attention have results of their own (ops/cuda). */
+static size_t device_bytes(const ml_model *m, int64_t n_token)
+{
+    const ml_config *c = &m->config;
+    int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
+    if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
+    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
+}
+
 static ml_status make(ml_runner *r, ml_error *err)
 {
     const ml_config *c = &r->model->config;
     const ml_runner_config *n = &r->config;
     int64_t page = n->capacity < PAGE_SIZE ? n->capacity : PAGE_SIZE;
     int64_t n_page = (n->cache_token + page - 1) / page + n->n_seq; /* each sequence's last page is partly filled */
-    size_t logits = (size_t)(n->n_seq * c->vocab_size) * sizeof(float), slack = (size_t)256 << 20;
+    int64_t n_logits = n->n_seq;
+    size_t slack = (size_t)256 << 20;
     r->adapter = ml_calloc((size_t)n->n_seq + 1, sizeof *r->adapter);
     if (!r->adapter) return ml_fail_memory(err, (size_t)n->n_seq * sizeof *r->adapter, "a runner");
     for (int64_t s = 0; s < n->n_seq; s++) ml_runner_set_adapter(r, s, NULL);
-    ML_TRY(ml_ctx_init(&r->ctx, activation_bytes(c, n->max_token) + logits + slack, 0, err));
+    ml_device *device = r->model->device;
+    ml_device_enter(device);
+    if (device) {
+        slack = device_bytes(r->model, n->max_token);
+        n_logits = 2 * (n->n_seq + 32); /* of a decode pass, rounded up, and of rows picked from another */
+    }
+    size_t logits = (size_t)(n_logits * c->vocab_size) * sizeof(float);
+    ML_TRY(ml_ctx_init_on(&r->ctx, device, activation_bytes(c, n->max_token) + logits + slack, 0, err));
     ML_TRY(ml_pages_make(&r->pages, n_page, (int32_t)page, n->n_seq, n->capacity, err));
-    return ml_kv_cache_make(c, n_page * page, n->kv_dtype, &r->cache, err);
+    if (device) {
+        int64_t n_token = n->max_token > ML_DECODE_MOST ? n->max_token : ML_DECODE_MOST;
+        ML_TRY(ml_runner_device_make(&r->on, device, &r->pages, n_token, c->hidden_size, (int32_t)n_page, err));
+        n_page++;
+    }
+    return ml_kv_cache_make(c, n_page * page, n->kv_dtype, device, &r->cache, err);
 }
 
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err)
@@ -71,6 +96,7 @@ void ml_runner_free(ml_runner *r)
 {
     if (!r) return;
     ml_ctx_free(&r->ctx);
+    ml_runner_device_free(&r->on);
     ml_pages_free(&r->pages);
     ml_kv_cache_free(r->cache);
     ml_free(r->adapter);
@@ -107,6 +133,7 @@ static ml_tensor *wrap(ml_ctx *ctx, const int32_t *data, int64_t n)
 static ml_tensor *pick_rows(ml_ctx *ctx, ml_tensor *hidden, int64_t n_want, const int32_t *want)
 {
     if (!hidden) return NULL;
+    if (ctx->device) return ml_embedding(ctx, hidden, wrap(ctx, want, n_want));
     int64_t d = hidden->dim[1];
     ml_tensor *rows = ml_tensor_new_2d(ctx, ML_F32, n_want, d);
     if (!rows) return NULL;
@@ -153,48 +180,161 @@ static const ml_adapter_use *make_use(ml_runner *r, int64_t n, const int32_t *se
     return use;
 }
 
+static ml_status put_inputs(ml_runner *r, int64_t n, int64_t n_run, const int32_t *id, const int32_t *pos,
+                            const int32_t *seq, ml_pass_input *out, ml_error *err)
+{
+    ml_ctx *ctx = &r->ctx;
+    if (r->on.device) return ml_runner_device_put(&r->on, ctx, &r->pages, n, n_run, id, pos, seq, out, err);
+    *out = (ml_pass_input){ wrap(ctx, id, n), wrap(ctx, pos, n), wrap(ctx, seq, n), r->pages.table };
+    return ml_ctx_status(ctx, err);
+}
+
+/* ---- decode on a device ---- */
+
+/* Hidden states and logits of a decode pass, queued. */
+static ml_status compute(ml_runner *r, const ml_model_input *in, ml_decode_pass *pass, ml_error *err)
+{
+    ml_ctx *ctx = &r->ctx;
+    ml_tensor *hidden = ml_model_forward(ctx, r->model, in);
+    ml_tensor *logits = hidden ? ml_model_logits(ctx, r->model, hidden) : NULL;
+    ML_TRY(ml_ctx_status(ctx, err));
+    pass->hidden = *hidden;
+    pass->logits = ml_f32(logits);
+    pass->data_used = ml_arena_mark(&ctx->data);
+    return ML_OK;
+}
+
+/* The same kept as a graph; without one when it cannot be captured. */
+static ml_status capture(ml_runner *r, const ml_model_input *in, ml_decode_pass *pass, ml_error *err)
+{
+    ml_error why;
+    ml_ctx_mark mark = ml_ctx_get_mark(&r->ctx);
+    if (ml_device_capture_begin(r->on.device, &why) == ML_OK) {
+        ml_status status = compute(r, in, pass, err);
+        bool captured = ml_device_capture_end(r->on.device, &pass->graph, &why) == ML_OK;
+        if (status != ML_OK) {
+            ml_device_graph_free(pass->graph);
+            pass->graph = NULL;
+            return status;
+        }
+        if (captured) return ML_OK;
+        ml_ctx_release(&r->ctx, mark);
+    }
+    pass->is_eager = true;
+    return compute(r, in, pass, err);
+}
+
+static ml_status decode(ml_runner *r, const ml_model_input *in, ml_decode_pass *pass, ml_error *err)
+{
+    if (pass->graph) {
+        r->ctx.data.used = pass->data_used; /* what the graph fills */
+    } else if (pass->seen && !pass->is_eager) {
+        ML_TRY(capture(r, in, pass, err));
+    } else {
+        ML_TRY(compute(r, in, pass, err)); /* the first time: kernels are loaded, which a capture may not do */
+        pass->seen = true;
+    }
+    if (pass->graph) ml_device_queue_graph(r->on.device, pass->graph);
+    r->hidden = &pass->hidden;
+    r->decoded = pass;
+    return ML_OK;
+}
+
+/* The decode pass that these tokens are; NULL when they are none: prompts, or more of a sequence than one, or somebody
+ * watches the routing. */
+static ml_decode_pass *find_decode_pass(ml_runner *r, int64_t n, int64_t n_decode)
+{
+    int64_t n_run = ml_decode_round_up(n);
+    if (!r->on.device || n != n_decode || n > r->config.n_seq || r->observer || n_run == 0) return NULL;
+    return ml_runner_device_find(&r->on, n_run);
+}
+
+int64_t ml_runner_count_launches(const ml_runner *r)
+{
+    return r->decoded && r->decoded->graph ? ml_device_graph_count(r->decoded->graph) : 0;
+}
+
+/* ---- both ---- */
+
 ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
                             const int32_t *seq, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;
+    ml_pass_input given;
+    ml_device_enter(r->model->device);
     ml_ctx_reset(ctx);
+    r->decoded = NULL;
+    ml_decode_pass *pass = find_decode_pass(r, n, n_decode);
+    int64_t n_run = pass ? pass->n : n;
     ctx->mode = ML_MODE_FAST;
-    ml_kv_cache_set_pages(r->cache, r->pages.table, r->pages.page_size, r->pages.pages_per_seq);
-    ml_model_input in = { .id = wrap(ctx, id, n),
-                          .pos = wrap(ctx, pos, n),
-                          .seq = wrap(ctx, seq, n),
+    ctx->n_decode = pass ? n_run : n_decode;
+    ML_TRY(put_inputs(r, n, n_run, id, pos, seq, &given, err));
+    ml_kv_cache_set_pages(r->cache, given.page_table, r->pages.page_size, r->pages.pages_per_seq);
+    ml_model_input in = { .id = given.id,
+                          .pos = given.pos,
+                          .seq = given.seq,
                           .cache = r->cache,
-                          .n_decode = n_decode,
+                          .n_decode = ctx->n_decode,
                           .observer = r->observer,
                           .adapters = make_use(r, n, seq) };
+    if (in.adapters && r->model->device) {
+        ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
+    }
     ML_TRY(ml_ctx_status(ctx, err));
+    if (pass) return decode(r, &in, pass, err);
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);
 }
 
-const float *ml_runner_hidden(const ml_runner *r, int64_t row)
+ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err)
 {
-    return ml_f32(r->hidden) + row * r->hidden->stride;
+    const float *at = ml_f32(r->hidden) + row * r->hidden->stride;
+    *out = at;
+    if (!r->on.device) return ML_OK;
+    *out = r->on.hidden_here;
+    return ml_device_download(r->on.device, r->on.hidden_here, at, (size_t)r->hidden->dim[1] * sizeof *at, err);
+}
+
+/* Wanted rows of the logits that a decode pass has, neighbours together. */
+static ml_status take_decoded(const ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
+{
+    int64_t n_vocab = r->model->config.vocab_size;
+    for (int64_t i = 0, n; i < n_want; i += n) {
+        for (n = 1; i + n < n_want && want[i + n] == want[i] + n;) n++;
+        const float *from = r->decoded->logits + want[i] * n_vocab;
+        ML_TRY(ml_device_download(r->on.device, logits + i * n_vocab, from, (size_t)(n * n_vocab) * sizeof *from, err));
+    }
+    return ML_OK;
+}
+
+/* The elements of a result into memory here. */
+static void take(ml_ctx *ctx, const ml_tensor *y, float *out)
+{
+    const float *from = y ? ml_tensor_read(ctx, y) : NULL;
+    if (from) memcpy(out, from, (size_t)ml_tensor_count(y) * sizeof *out);
 }
 
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
 {
     if (n_want == 0) return ML_OK;
     ml_ctx *ctx = &r->ctx;
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_tensor *y = ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)); // [n_want, vocab]
-    if (y) memcpy(logits, y->data, (size_t)(n_want * r->model->config.vocab_size) * sizeof *logits);
-    ml_arena_release(&ctx->act, mark);
+    ml_device_enter(r->model->device);
+    if (r->decoded) return take_decoded(r, n_want, want, logits, err);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ctx->n_decode = n_want;
+    take(ctx, ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)), logits); // [n_want, vocab]
+    ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
 }
 
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;
-    size_t mark = ml_arena_mark(&ctx->act);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ctx->n_decode = 0;
+    ml_device_enter(r->model->device);
     int64_t n = r->hidden->dim[0];
-    ml_tensor *y = ml_model_logprob(ctx, r->model, r->hidden, wrap(ctx, target, n)); // [n]
-    if (y) memcpy(logprob, y->data, (size_t)n * sizeof *logprob);
-    ml_arena_release(&ctx->act, mark);
+    take(ctx, ml_model_logprob(ctx, r->model, r->hidden, wrap(ctx, target, n)), logprob); // [n]
+    ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
 }

@@ -18,7 +18,8 @@ typedef struct {
     ml_dtype kv_dtype;   /* of the cache */
 } ml_runner_config;
 
-/* The model must outlive the runner.  ML_EINVAL when capacity is not in 1 .. the model's positions. */
+/* Where the model's weights are, there are the cache and the work.  The model must outlive the runner.  ML_EINVAL when
+ * capacity is not in 1 .. the model's positions. */
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err);
 void ml_runner_free(ml_runner *r);
 /* Bytes of the cache when full. */
@@ -38,11 +39,13 @@ void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter)
  * ML_EINVAL for an id outside the vocabulary. */
 ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int32_t *id, const int32_t *pos,
                             const int32_t *seq, ml_error *err);
-/* The final hidden state of a token of the last pass, [hidden_size]. */
-const float *ml_runner_hidden(const ml_runner *r, int64_t row);
+/* The final hidden state of a token of the last pass, [hidden_size]; the memory is the runner's until its next call. */
+ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
-/* The log-probability of a target behind each token (-1: none, 0 then): target, logprob [n]. */
+/* Launches of the last pass, when a device did it as a graph; else 0. */
+int64_t ml_runner_count_launches(const ml_runner *r);
+/* The log-probability of a target behind each token of a pass of prompts (-1: none, 0 then): target, logprob [n]. */
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err);
 
 #endif

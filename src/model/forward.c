@@ -74,6 +74,25 @@ static void count_routing(ml_ctx *ctx, ml_router_stats *stats, int64_t layer, co
     ml_arena_release(&ctx->act, mark);
 }
 
+/* What the router chose, for somebody who reads it here. */
+static void tell_routing(ml_ctx *ctx, const ml_routing_observer *observer, int64_t layer_id, const ml_routing *routing)
+{
+    if (!ctx->device) {
+        observer->routing(observer->arg, layer_id, routing);
+        return;
+    }
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ml_tensor *const there[4] = { routing->prob, routing->logit, routing->id, routing->count };
+    ml_tensor here[4];
+    for (int i = 0; i < 4; i++) {
+        void *data = (void *)(uintptr_t)ml_tensor_read(ctx, there[i]);
+        if (data) here[i] = ml_tensor_describe(there[i]->dtype, there[i]->n_dim, there[i]->dim, data);
+    }
+    ml_routing copy = { &here[0], &here[1], &here[2], &here[3] };
+    if (ctx->error.code == ML_OK) observer->routing(observer->arg, layer_id, &copy);
+    ml_ctx_release(ctx, mark);
+}
+
 /* ---- one layer ---- */
 
 static ml_tensor *router_loss(ml_ctx *ctx, const ml_model *m, const ml_routing *routing, const ml_model_input *in)
@@ -107,7 +126,7 @@ static ml_tensor *moe(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
     if (!ml_router(ctx, x, maybe(&y->router), maybe(&y->router_bias), &router, &routing)) return NULL;
     ml_tensor *loss = router_loss(ctx, m, &routing, in);
     if (in->stats && !ctx->recomputing) count_routing(ctx, in->stats, layer_id, &routing, loss);
-    if (in->observer && !ctx->recomputing) in->observer->routing(in->observer->arg, layer_id, &routing);
+    if (in->observer && !ctx->recomputing) tell_routing(ctx, in->observer, layer_id, &routing);
 
     ml_experts_param experts = { c->expert_relu ? ML_ACT_RELU : ML_ACT_SILU };
     ml_tensor *routed = ml_adapter_experts(ctx, m, layer_id, x, routing.id, routing.prob, &experts,

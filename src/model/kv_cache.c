@@ -6,6 +6,7 @@ struct ml_kv_cache {
     int64_t capacity;
     int64_t k_row_bytes, v_row_bytes;
     ml_arena memory; /* [layer][k rows, v rows] */
+    ml_device *device;
     const int32_t *page_table;
     int32_t page_size;
     int64_t pages_per_seq;
@@ -46,7 +47,18 @@ int64_t ml_kv_cache_token_bytes(const ml_config *config, ml_dtype dtype)
     return config->num_hidden_layers * (k + v);
 }
 
-ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_kv_cache **out, ml_error *err)
+/* Here it is address space: rows cost memory when they are first written. */
+static ml_status allocate(ml_kv_cache *cache, size_t n_bytes, ml_error *err)
+{
+    if (!cache->device) return ml_arena_init(&cache->memory, n_bytes, err);
+    void *base;
+    ML_TRY(ml_device_alloc(cache->device, n_bytes, "keys and values", &base, err));
+    cache->memory = (ml_arena){ .base = base, .capacity = n_bytes };
+    return ML_OK;
+}
+
+ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype dtype, ml_device *device,
+                           ml_kv_cache **out, ml_error *err)
 {
     *out = NULL;
     ML_TRY(ml_kv_cache_check(config, dtype, err));
@@ -56,8 +68,8 @@ ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype d
     cache->dtype = dtype;
     cache->capacity = capacity;
     row_bytes(config, dtype, &cache->k_row_bytes, &cache->v_row_bytes);
-    /* Address space: rows cost memory when they are first written. */
-    ml_status status = ml_arena_init(&cache->memory, (size_t)(ml_kv_cache_token_bytes(config, dtype) * capacity), err);
+    cache->device = device;
+    ml_status status = allocate(cache, (size_t)(ml_kv_cache_token_bytes(config, dtype) * capacity), err);
     if (status != ML_OK) {
         ml_kv_cache_free(cache);
         return status;
@@ -69,7 +81,11 @@ ml_status ml_kv_cache_make(const ml_config *config, int64_t capacity, ml_dtype d
 void ml_kv_cache_free(ml_kv_cache *cache)
 {
     if (!cache) return;
-    ml_arena_free(&cache->memory);
+    if (cache->device) {
+        ml_device_release(cache->device, cache->memory.base);
+    } else {
+        ml_arena_free(&cache->memory);
+    }
     ml_free(cache);
 }
 

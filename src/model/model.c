@@ -99,6 +99,8 @@ void ml_model_free(ml_model *m)
 {
     if (!m) return;
     ml_model_leave_place(m);
+    if (m->uploaded) ml_device_release(m->device, m->uploaded);
+    ml_free(m->layer_here);
     ml_arena_free(&m->values);
     ml_arena_free(&m->grads);
     ml_arena_free(&m->panels);
@@ -108,6 +110,7 @@ void ml_model_free(ml_model *m)
     ml_free(m->param);
     ml_free(m->inv_freq);
     if (m->source) m->source->free(m->source);
+    if (m->owns_device) ml_device_close(m->device);
     ml_free(m);
 }
 

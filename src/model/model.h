@@ -60,11 +60,15 @@ struct ml_model {
     float *inv_freq; /* [rotary_dim / 2] */
     float rope_magnitude, softmax_scale;
     ml_arena values, grads;
-    ml_tensor *part;           /* of the tensors above that a source has in parts */
-    ml_weight_source *source;  /* NULL, or where the weights lie; owned */
-    ml_arena panels;           /* repacked weights */
-    struct ml_place *place;    /* NULL, or where a device holds the weights too (model/place.h) ... */
-    ml_device *device;         /* ... and what the tensors and parameters above stand for now; NULL: memory here */
+    ml_tensor *part;          /* of the tensors above that a source has in parts */
+    ml_weight_source *source; /* NULL, or where the weights lie; owned */
+    ml_arena panels;          /* repacked weights */
+    struct ml_place *place;   /* NULL, or where a device holds the weights too (model/place.h) ... */
+    ml_device *device;        /* ... and what the tensors and parameters above stand for now; NULL: memory here */
+    void *uploaded;           /* NULL, or the memory there of weights that are only read (ml_model_upload) */
+    bool owns_device;
+    char device_choice[256];   /* what ml_device_choose said of it, when it was asked */
+    ml_layer *layer_here;      /* the table `layer` as it was before uploading */
     const ml_adapter *adapter; /* of the caller: what sequences have in inference that choose no other; NULL: none */
 };
 
@@ -79,6 +83,20 @@ ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *sourc
                                 ml_error *err);
 /* Bytes that ml_model_repack (moonlight.h) will take. */
 size_t ml_model_repack_bytes(const ml_model *m);
+/* Bytes that ml_model_upload will take. */
+size_t ml_model_upload_bytes(const ml_model *m);
+/* Copy the weights of a model for inference to a device, in the types they have, and compute there from now on: a
+ * context on that device is then wanted for every pass.  Parts of one type become one tensor.  The device must outlive
+ * the model; a source is told that it may drop what was copied.  ML_EINVAL for weights repacked for the processor or
+ * being trained, ML_ENOMEM as ml_device_alloc. */
+ml_status ml_model_upload(ml_model *m, ml_device *device, ml_error *err);
+/* Bytes of the largest weights, as fp32, that one operator reads together. */
+size_t ml_model_widest_bytes(const ml_model *m);
+/* A layer's tensors as this machine can read them; not those in parts. */
+static inline const ml_layer *ml_model_layer_here(const ml_model *m, int64_t layer_id)
+{
+    return m->layer_here ? &m->layer_here[layer_id] : &m->layer[layer_id];
+}
 /* Read every weight of an fp32 model of its own memory from `source`. */
 ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err);
 /* Fresh weights as config.init says (fp32 model): the same for a given seed whatever the thread count. */

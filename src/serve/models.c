@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "format/run.h"
 #include "format/ends.h"
@@ -105,11 +106,13 @@ ml_status ml_models_add(ml_models *m, const char *path, ml_error *err)
 /* ---- loading ---- */
 
 /* Tokens that the cache has room for: all slots, as far as a quarter of what is available goes, one at least. */
-static int64_t cache_tokens(const ml_models_config *c, const ml_config *model, int64_t context)
+static int64_t cache_tokens(const ml_models_config *c, const ml_model *loaded, int64_t context)
 {
+    const ml_config *model = &loaded->config;
     if (c->cache_token > 0) return c->cache_token > context ? c->cache_token : context;
     int64_t all = c->n_slot * context, bytes = ml_kv_cache_token_bytes(model, c->budget.kv_dtype);
-    int64_t room = ml_memory_available() / 4 / (bytes > 0 ? bytes : 1);
+    int64_t available = loaded->device ? ml_device_get_info(loaded->device).free_bytes : ml_memory_available();
+    int64_t room = available / 4 / (bytes > 0 ? bytes : 1);
     if (room < context) room = context;
     return all < room ? all : room;
 }
@@ -119,6 +122,7 @@ static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
     const ml_models_config *c = &m->config;
     if (s->parent) return ml_adapter_open(s->path, s->parent->m.model, &s->adapter, err);
     ML_TRY(ml_loaded_open(s->path, c->repack, &c->budget, &s->m, err));
+    if (s->m.model->device) ml_log_info("%s computes on %s", s->id, s->m.model->device_choice);
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
     ml_status status = ml_chat_choose(s->m.tokenizer, given, ml_chat_words[model->chat_format], &s->format, err);
@@ -129,7 +133,7 @@ static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
     if (c->context > 0 && c->context < context) context = c->context;
     s->config = (ml_engine_config){ .n_slot = c->n_slot,
                                     .capacity = context,
-                                    .cache_token = cache_tokens(c, model, context),
+                                    .cache_token = cache_tokens(c, s->m.model, context),
                                     .chunk = c->chunk,
                                     .pass_seconds = PASS_SECONDS,
                                     .n_valid = ml_tokenizer_vocab_size(s->m.tokenizer),

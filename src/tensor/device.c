@@ -94,6 +94,11 @@ ml_status ml_device_download(ml_device *device, void *dst, const void *src, size
     return ML_OK;
 }
 
+void ml_device_enter(ml_device *device)
+{
+    (void)device;
+}
+
 ml_status ml_device_wait(ml_device *device, ml_error *err)
 {
     (void)device;
@@ -150,6 +155,36 @@ void ml_device_queue_copy(ml_device *device, void *dst, const void *src, size_t 
 {
     (void)device;
     memcpy(dst, src, n_bytes);
+}
+
+ml_status ml_device_capture_begin(ml_device *device, ml_error *err)
+{
+    (void)device;
+    return ml_fail(err, ML_EINVAL, "device graph: this program was built without CUDA");
+}
+
+ml_status ml_device_capture_end(ml_device *device, ml_device_graph **out, ml_error *err)
+{
+    (void)device;
+    *out = NULL;
+    return ml_fail(err, ML_EINVAL, "device graph: this program was built without CUDA");
+}
+
+void ml_device_queue_graph(ml_device *device, ml_device_graph *graph)
+{
+    (void)device;
+    (void)graph;
+}
+
+int64_t ml_device_graph_count(const ml_device_graph *graph)
+{
+    (void)graph;
+    return 0;
+}
+
+void ml_device_graph_free(ml_device_graph *graph)
+{
+    (void)graph;
 }
 
 ml_status ml_device_timer_start(ml_device *device, ml_device_timer **out, ml_error *err)

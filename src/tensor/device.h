@@ -45,6 +45,8 @@ void ml_device_release(ml_device *device, void *p);
 ml_status ml_device_upload(ml_device *device, void *dst, const void *src, size_t n_bytes, ml_error *err);
 /* To this machine's memory, when all that was queued before is done. */
 ml_status ml_device_download(ml_device *device, void *dst, const void *src, size_t n_bytes, ml_error *err);
+/* The calling thread is going to queue work of this device: once before it does, in every thread.  NULL: nothing. */
+void ml_device_enter(ml_device *device);
 /* Until everything queued is done. */
 ml_status ml_device_wait(ml_device *device, ml_error *err);
 
@@ -85,6 +87,16 @@ static inline void ml_device_copy(ml_device *device, void *dst, const void *src,
         memcpy(dst, src, n_bytes);
     }
 }
+
+/* Queued work that is kept and can be queued again as one: what is queued between begin and end is not done then, and
+ * nothing may be read, written or waited for from here meanwhile.  Addresses and arguments stay as they were. */
+typedef struct ml_device_graph ml_device_graph;
+ml_status ml_device_capture_begin(ml_device *device, ml_error *err);
+ml_status ml_device_capture_end(ml_device *device, ml_device_graph **out, ml_error *err);
+void ml_device_queue_graph(ml_device *device, ml_device_graph *graph);
+/* Launches and copies in it. */
+int64_t ml_device_graph_count(const ml_device_graph *graph);
+void ml_device_graph_free(ml_device_graph *graph);
 
 /* A clock of the device: seconds between two marks in its queue, by its own events. */
 typedef struct ml_device_timer ml_device_timer;

@@ -73,7 +73,10 @@ typedef struct {
     bool recording;
     bool recomputing; /* inside the second run of a segment: forward statistics must not be counted again */
     ml_mode mode;
-    ml_precision precision;      /* on a device; the processor's are as `mode` and the weights' types say */
+    ml_precision precision; /* on a device; the processor's are as `mode` and the weights' types say */
+    int64_t n_decode;       /* on a device, in inference: the first n_decode rows of all activations are tokens that
+                               are being generated.  They have products of their own, so that the phase decides how
+                               a row is computed, and never how many rows there are. */
     const ml_observer *observer; /* NULL: nobody */
     ml_error error;              /* first failure since ml_ctx_reset; code ML_OK when none */
 } ml_ctx;

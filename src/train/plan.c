@@ -213,23 +213,22 @@ ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t availabl
                                      bool recompute, const ml_device_plan_choice *choice, ml_error *err)
 {
     int64_t fixed = plan->weights + plan->gradients + plan->optimizer;
-    const char *lower = choice->moments.bf16 ? "use --device cpu" : "set optim.moments bf16, or use --device cpu";
     if (plan->pinned > pinned) {
         return ml_fail(err, ML_ENOMEM,
                        "training needs %.1f GB of this machine's memory for the optimizer's state, but %.1f GB are "
-                       "available: %s",
-                       (double)plan->pinned / 1e9, (double)pinned / 1e9, lower);
+                       "available: %suse --device cpu",
+                       (double)plan->pinned / 1e9, (double)pinned / 1e9,
+                       choice->moments.bf16 ? "" : "set optim.moments bf16, or ");
     }
     if (plan->total <= available) return ML_OK;
-    const char *remedy = fixed > available && !choice->moments.here
-                             ? "set train.memory auto or host, or use --device cpu"
-                         : fixed > available ? "this model needs a GPU with more memory, or --device cpu"
-                         : batch > 1         ? "use a smaller train.batch with a larger train.accumulate"
-                         : recompute         ? "use a smaller train.seq"
-                                             : "set train.recompute on, or use a smaller train.seq";
+    const char *remedy = fixed > available && !choice->moments.here ? "set train.memory auto or host"
+                         : fixed > available                        ? "use a GPU with more memory"
+                         : batch > 1 ? "use a smaller train.batch with a larger train.accumulate"
+                         : recompute ? "use a smaller train.seq"
+                                     : "set train.recompute on, or use a smaller train.seq";
     return ml_fail(err, ML_ENOMEM,
                    "training needs %.1f GB of the GPU's memory (%.1f GB of it weights, gradients and optimizer state) "
-                   "but %.1f GB are available: %s",
+                   "but %.1f GB are available: %s, or use --device cpu",
                    (double)plan->total / 1e9, (double)fixed / 1e9, (double)available / 1e9, remedy);
 }
 

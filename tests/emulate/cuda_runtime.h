@@ -52,6 +52,16 @@ extern void *ml_emulated_dynamic; /* the block's dynamic shared memory */
 #define gridDim ml_emulated_now.gridDim
 
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread);
+template <typename T> struct ml_emulated_same {
+    typedef T type;
+};
+/* A launch: arguments are what they are now, also in a graph. */
+template <typename... P>
+static inline void ml_emulate_kernel(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...),
+                                     typename ml_emulated_same<P>::type... argument)
+{
+    ml_emulate_launch(grid, block, shared_bytes, [=]() { kernel(argument...); });
+}
 void ml_emulated_block_barrier();
 void ml_emulated_warp_barrier();
 /* Let other threads go on: of a thread that waits for what they do. */
@@ -241,6 +251,20 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+/* Graphs: what is queued between begin and end is kept, arguments as they were, and done whenever the graph is
+ * launched. While capturing, waiting and copies between this machine and the device end the program: CUDA refuses or
+ * spoils them. */
+typedef struct ml_emulated_graph *cudaGraph_t;
+typedef struct ml_emulated_graph *cudaGraphExec_t;
+typedef struct ml_emulated_graph_node *cudaGraphNode_t;
+typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);

@@ -280,8 +280,18 @@ static void run_block()
 
 static void open_memory(bool open);
 
+struct ml_emulated_graph {
+    std::vector<std::function<void()>> work;
+};
+static ml_emulated_graph *capturing;
+static uint64_t n_graph_launch;
+
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread)
 {
+    if (capturing) {
+        capturing->work.push_back([=]() { ml_emulate_launch(grid, block, shared_bytes, thread); });
+        return;
+    }
     static char dynamic[MAX_SHARED] __attribute__((aligned(1024)));
     n_thread = (int)(block.x * block.y * block.z);
     if (n_thread < 1 || n_thread > MAX_THREADS || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
@@ -440,6 +450,11 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
 {
     if (copies_left == 0) return cudaErrorUnknown;
     if (copies_left > 0) copies_left--;
+    if (capturing && kind != cudaMemcpyDeviceToDevice) die("a copy to or from this machine's memory in a graph");
+    if (capturing) {
+        capturing->work.push_back([=]() { (void)cudaMemcpyAsync(dst, src, n_bytes, kind, stream); });
+        return cudaSuccess;
+    }
     bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
     if (is_inside(dst, n_bytes) != to || is_inside(src, n_bytes) != from) die("a copy in another direction than said");
     queue(stream, [=]() {
@@ -450,8 +465,12 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t)
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t stream)
 {
+    if (capturing) {
+        capturing->work.push_back([=]() { (void)cudaMemsetAsync(dst, value, n_bytes, stream); });
+        return cudaSuccess;
+    }
     if (!is_inside(dst, n_bytes)) die("clearing memory that is not the device's");
     open_memory(true);
     memset(dst, value, n_bytes);
@@ -526,8 +545,60 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (capturing) die("a capture within a capture");
+    capturing = new ml_emulated_graph();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph)
+{
+    if (!capturing) die("the end of a capture that did not begin");
+    *graph = capturing;
+    capturing = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    *exec = new ml_emulated_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *n)
+{
+    *n = graph->work.size();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
+{
+    n_graph_launch++;
+    for (auto &work : exec->work) work();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+extern "C" unsigned long long ml_emulate_count_graph_launches(void)
+{
+    return n_graph_launch;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    if (capturing) die("waiting for a stream that is being captured");
     catch_up(stream, stream->n_queued);
     return cudaSuccess;
 }

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static ml_error err;
@@ -86,15 +87,33 @@ static ml_status add_batch(const test_stage *s, uint64_t stream, int64_t first, 
     return ML_OK;
 }
 
+/* The first weight, wherever it lies. */
+static float read_first(const ml_model *m)
+{
+    float value;
+    if (m->device)
+        assert_ok(ml_device_download(m->device, &value, m->param[0].value, sizeof value, &err));
+    else
+        value = *m->param[0].value;
+    return value;
+}
+
+static void write_first(const ml_model *m, float value)
+{
+    if (m->device)
+        assert_ok(ml_device_upload(m->device, m->param[0].value, &value, sizeof value, &err));
+    else
+        *m->param[0].value = value;
+}
+
 static ml_status next(void *self, ml_batch *out, ml_error *error)
 {
     test_stage *s = self;
     s->n_call++;
-    float *weight = s->model->param[0].value;
-    if (s->spoilt) *weight = s->saved;
+    if (s->spoilt) write_first(s->model, s->saved);
     s->spoilt = s->n_call >= s->bad_from && s->n_call < s->bad_to;
-    s->saved = *weight;
-    if (s->spoilt) *weight = NAN;
+    if (s->spoilt) s->saved = read_first(s->model);
+    if (s->spoilt) write_first(s->model, NAN);
     ML_TRY(add_batch(s, 0, s->index, out, error));
     s->index += s->batch;
     return ML_OK;
@@ -194,20 +213,33 @@ ml_train_step test_run_step(test_run *r)
     return step;
 }
 
+static void assert_same_moments(const test_run *a, const test_run *b)
+{
+    ml_optimizer *p = a->loop->optimizer, *q = b->loop->optimizer;
+    assert_int_equal(ml_optimizer_n_state(p), ml_optimizer_n_state(q));
+    assert_int_equal(ml_optimizer_get_step(p), ml_optimizer_get_step(q));
+    for (int64_t i = 0; i < ml_optimizer_n_state(p); i++) {
+        ml_optim_state s = ml_optimizer_get_state(p, i);
+        size_t n_bytes = (size_t)s.count * sizeof(float);
+        float *x = malloc(n_bytes), *y = malloc(n_bytes);
+        assert_ok(ml_optimizer_read_state(p, i, 0, s.count, x, &err));
+        assert_ok(ml_optimizer_read_state(q, i, 0, s.count, y, &err));
+        if (memcmp(x, y, n_bytes)) fail_msg("%s differs", s.name);
+        free(x);
+        free(y);
+    }
+}
+
 void test_assert_same_run(const test_run *a, const test_run *b)
 {
+    assert_ok(ml_model_pull(a->model, &err));
+    assert_ok(ml_model_pull(b->model, &err));
     for (size_t i = 0; i < a->model->n_weight; i++) {
         const ml_weight *x = &a->model->weight[i], *y = &b->model->weight[i];
         assert_string_equal(x->name, y->name);
         if (memcmp(x->data, y->data, (size_t)ml_weight_count(x) * sizeof(float))) fail_msg("%s differs", x->name);
     }
-    const ml_optimizer *p = a->loop->optimizer, *q = b->loop->optimizer;
-    assert_int_equal(ml_optimizer_n_state(p), ml_optimizer_n_state(q));
-    assert_int_equal(ml_optimizer_get_step(p), ml_optimizer_get_step(q));
-    for (int64_t i = 0; i < ml_optimizer_n_state(p); i++) {
-        ml_optim_state x = ml_optimizer_get_state(p, i), y = ml_optimizer_get_state(q, i);
-        if (memcmp(x.data, y.data, (size_t)x.count * sizeof(float))) fail_msg("%s differs", x.name);
-    }
+    assert_same_moments(a, b);
     const ml_guard *g = &a->loop->guard, *h = &b->loop->guard;
     assert_true(g->mean == h->mean && g->variance == h->variance);
     assert_int_equal(g->n_seen, h->n_seen);

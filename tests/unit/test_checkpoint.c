@@ -78,8 +78,8 @@ static ml_status save_step(const ml_run *run, int64_t step, uint64_t expect_byte
     int64_t counters[2] = { step, 2 * step };
     for (int i = 0; i < N_STATE; i++) momentum[i] = (float)(step * 100 + i % 100);
     for (int i = 0; i < N_WEIGHT; i++) weight[i] = (float)(step % 100 + i % 100);
-    const ml_state_buffer buffers[] = { { "counters", ML_ST_I64, 2, counters },
-                                        { "momentum", ML_ST_F32, N_STATE, momentum } };
+    const ml_state_buffer buffers[] = { { .name = "counters", .dtype = ML_ST_I64, .n = 2, .data = counters },
+                                        { .name = "momentum", .dtype = ML_ST_F32, .n = N_STATE, .data = momentum } };
     const int64_t shape[2] = { 100, N_WEIGHT / 100 };
     ml_checkpoint *c = NULL;
     ml_st_writer *w = NULL;
@@ -112,8 +112,8 @@ static ml_status load_step(const char *path, int64_t step, bool *as_saved, ml_er
 {
     static float momentum[N_STATE], weight[N_WEIGHT];
     int64_t counters[2];
-    const ml_state_buffer buffers[] = { { "momentum", ML_ST_F32, N_STATE, momentum },
-                                        { "counters", ML_ST_I64, 2, counters } };
+    const ml_state_buffer buffers[] = { { .name = "momentum", .dtype = ML_ST_F32, .n = N_STATE, .data = momentum },
+                                        { .name = "counters", .dtype = ML_ST_I64, .n = 2, .data = counters } };
     const int64_t shape[2] = { 100, N_WEIGHT / 100 };
     ml_safetensors *s = NULL;
     const ml_st_tensor *t;
@@ -165,8 +165,8 @@ static void test_save_and_load(void **state)
 
     float momentum[N_STATE];
     int64_t counters[3];
-    ml_state_buffer buffers[] = { { "momentum", ML_ST_F32, N_STATE, momentum },
-                                  { "counters", ML_ST_I64, 3, counters } };
+    ml_state_buffer buffers[] = { { .name = "momentum", .dtype = ML_ST_F32, .n = N_STATE, .data = momentum },
+                                  { .name = "counters", .dtype = ML_ST_I64, .n = 3, .data = counters } };
     const char *file = "state/optimizer.safetensors";
     assert_fails(ml_checkpoint_get_state(path, file, buffers, 2, &err), ML_EFORMAT,
                  "tensor counters: expected shape [3], found [2]");

@@ -24,7 +24,13 @@ typedef struct {
 static void add_param(model *m, int i, const char *name, ml_param_kind kind, int64_t n_matrix, int64_t rows,
                       int64_t cols)
 {
-    m->param[i] = (ml_param){ name, kind, m->value + m->n, m->grad + m->n, n_matrix, rows, cols };
+    m->param[i] = (ml_param){ .name = name,
+                              .kind = kind,
+                              .value = m->value + m->n,
+                              .grad = m->grad + m->n,
+                              .n_matrix = n_matrix,
+                              .rows = rows,
+                              .cols = cols };
     m->n += ml_param_count(&m->param[i]);
 }
 

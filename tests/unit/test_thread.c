@@ -5,6 +5,7 @@
 #include "support/support.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -152,11 +153,67 @@ static void test_after_a_fork(void **state)
     ml_thread_set_count(1);
 }
 
+/* ---- a worker that does not get to run ---- */
+
+static pthread_t worker_id;
+static atomic_bool worker_known, held, release_it;
+
+static void hold(int number)
+{
+    (void)number;
+    atomic_store(&held, true);
+    while (!atomic_load(&release_it)) {
+    }
+}
+
+/* Every thread waits for the other, so that the worker certainly takes part. */
+static void meet(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)begin;
+    (void)end;
+    atomic_int *n_here = arg;
+    if (thread == 1) {
+        worker_id = pthread_self();
+        atomic_store(&worker_known, true);
+    }
+    atomic_fetch_add(n_here, 1);
+    while (atomic_load(n_here) < 2) {
+    }
+}
+
+/* A loop ends without a worker that was invited and has not begun: here it is in a signal's handler. */
+static void test_starved_worker(void **state)
+{
+    (void)state;
+    static visits v;
+    static atomic_int n_here;
+    struct sigaction action = { .sa_handler = hold }, before;
+    ml_thread_set_count(2);
+    ml_parallel_for(2, 1, meet, &n_here);
+    assert_true(atomic_load(&worker_known));
+    usleep(20000); /* it sleeps by now, or will in the handler: either way it has not begun */
+    assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
+    assert_int_equal(pthread_kill(worker_id, SIGUSR1), 0);
+    while (!atomic_load(&held)) {
+    }
+    alarm(60); /* ends the test where a loop waits for the worker */
+    for (int i = 0; i < 100; i++) check_loop(&v, N, 7);
+    alarm(0);
+    atomic_store(&release_it, true);
+    for (int i = 0; i < 100; i++) check_loop(&v, N, 7);
+    atomic_store(&n_here, 0);
+    ml_parallel_for(2, 1, meet, &n_here); /* it takes part again */
+    assert_int_equal(v.n_bad, 0);
+    sigaction(SIGUSR1, &before, NULL);
+    ml_thread_set_count(1);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_range_once),
-                                        cmocka_unit_test(test_long_ranges_first),
-                                        cmocka_unit_test(test_loops_inside_loops),
-                                        cmocka_unit_test(test_several_callers), cmocka_unit_test(test_after_a_fork) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_range_once),   cmocka_unit_test(test_long_ranges_first),
+        cmocka_unit_test(test_loops_inside_loops), cmocka_unit_test(test_starved_worker),
+        cmocka_unit_test(test_several_callers),    cmocka_unit_test(test_after_a_fork)
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

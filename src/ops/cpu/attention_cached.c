@@ -1,37 +1,16 @@
-/* Attention over a cache on the CPU: what may be asked, and grouped-query attention in its two phases. */
+/* Attention over a cache on the CPU: grouped-query attention in its two phases. */
 #include "ops/cpu/attention_cached.h"
 
 #include "base/thread.h"
 #include "ops/cpu/attention_kernel_rows.h"
 
-bool ml_kv_dtype_is_valid(ml_dtype dtype)
+ml_status ml_cached_check(ml_ctx *ctx, const ml_kv_view *kv, const int32_t *seq, const int32_t *pos, int64_t n)
 {
-    return dtype == ML_F32 || dtype == ML_F16 || dtype == ML_BF16 || dtype == ML_Q8_0;
-}
-
-/* A cached row's part of n columns from a multiple of `step` on: whole blocks? */
-static bool is_whole_blocks(ml_dtype dtype, int64_t n)
-{
-    return n % ml_dtype_block_length(dtype) == 0;
-}
-
-ml_status ml_cached_check(ml_ctx *ctx, const ml_kv_view *kv, const ml_tensor *seq_of_token, const ml_tensor *pos,
-                          int64_t n_decode)
-{
-    const int32_t *s = ml_i32(seq_of_token), *p = ml_i32(pos);
-    if (!ml_kv_dtype_is_valid(kv->dtype)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "a key/value cache of %s: expected f32, f16, bf16 or q8_0",
-                           ml_dtype_name(kv->dtype));
-    }
-    if (n_decode < 0 || n_decode > pos->dim[0]) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "cached attention: %lld of %lld tokens are said to be generated",
-                           (long long)n_decode, (long long)pos->dim[0]);
-    }
-    for (int64_t t = 0; t < pos->dim[0]; t++) {
-        if (s[t] >= 0 && p[t] >= 0 && p[t] / kv->page_size < kv->pages_per_seq) continue;
+    for (int64_t t = 0; t < n; t++) {
+        if (seq[t] >= 0 && pos[t] >= 0 && pos[t] / kv->page_size < kv->pages_per_seq) continue;
         return ml_ctx_fail(ctx, ML_EINVAL,
                            "position %d of sequence %d has no page in a cache of %lld pages of %d tokens per sequence",
-                           p[t], s[t], (long long)kv->pages_per_seq, kv->page_size);
+                           pos[t], seq[t], (long long)kv->pages_per_seq, kv->page_size);
     }
     return ML_OK;
 }
@@ -139,46 +118,9 @@ static ml_status prefill(ml_ctx *ctx, const ml_cached_heads *a, int64_t token0, 
 
 /* ---- both ---- */
 
-static ml_status check_shapes(ml_ctx *ctx, const ml_tensor *q, const ml_kv_view *kv, const ml_attention_param *param)
+ml_status ml_cpu_attention_cached(ml_ctx *ctx, const ml_cached_heads *a, int64_t n_decode)
 {
-    if (q->dim[1] != param->n_head * param->d_qk || param->n_head % param->n_kv_head || param->d_shared) {
-        return ml_ctx_fail(
-            ctx, ML_EINVAL, "cached attention: %lld columns of q are not %lld heads of %lld shared by %lld key heads",
-            (long long)q->dim[1], (long long)param->n_head, (long long)param->d_qk, (long long)param->n_kv_head);
-    }
-    bool whole = is_whole_blocks(kv->dtype, param->d_qk) && is_whole_blocks(kv->dtype, param->d_v) &&
-                 is_whole_blocks(kv->dtype, param->k_step) && is_whole_blocks(kv->dtype, param->v_step);
-    if (!whole) {
-        return ml_ctx_fail(ctx, ML_EINVAL,
-                           "cached attention: heads of %lld and %lld columns are not whole blocks of %s",
-                           (long long)param->d_qk, (long long)param->d_v, ml_dtype_name(kv->dtype));
-    }
-    return ML_OK;
-}
-
-ml_tensor *ml_attention_cached(ml_ctx *ctx, ml_tensor *q, const ml_kv_view *kv, ml_tensor *seq_of_token, ml_tensor *pos,
-                               int64_t n_decode, const ml_attention_param *param)
-{
-    if (!q || !seq_of_token || !pos) return NULL;
-    if (ml_cached_check(ctx, kv, seq_of_token, pos, n_decode) != ML_OK) return NULL;
-    if (check_shapes(ctx, q, kv, param) != ML_OK) return NULL;
-    ml_tensor *y = ml_tensor_new_2d(ctx, ML_F32, q->dim[0], param->n_head * param->d_v);
-    if (!y) return NULL;
-    ml_cached_heads heads = { .kv = kv,
-                              .q = q,
-                              .y = y,
-                              .seq_of_token = ml_i32(seq_of_token),
-                              .pos = ml_i32(pos),
-                              .n_head = param->n_head,
-                              .n_group = param->n_head / param->n_kv_head,
-                              .d_qk = param->d_qk,
-                              .d_v = param->d_v,
-                              .k_step = param->k_step,
-                              .v_step = param->v_step,
-                              .scale = param->scale };
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_status status = decode(ctx, &heads, n_decode);
-    if (status == ML_OK) status = prefill(ctx, &heads, n_decode, q->dim[0] - n_decode);
-    ml_arena_release(&ctx->act, mark);
-    return status == ML_OK ? y : NULL;
+    ML_TRY(ml_cached_check(ctx, a->kv, a->seq_of_token, a->pos, a->q->dim[0]));
+    ML_TRY(decode(ctx, a, n_decode));
+    return prefill(ctx, a, n_decode, a->q->dim[0] - n_decode);
 }

@@ -2,18 +2,7 @@
 #ifndef ML_OPS_CPU_ATTENTION_CACHED_H
 #define ML_OPS_CPU_ATTENTION_CACHED_H
 
-#include "ops/cached.h"
-
-/* Attention of some tokens to one layer's cache, both phases. */
-typedef struct {
-    const ml_kv_view *kv;
-    const int32_t *seq_of_token, *pos;
-    const ml_tensor *q, *y;  /* [tokens, n_head * d_qk], [tokens, n_head * d_v] */
-    int64_t n_head, n_group; /* query heads, and how many read one key head */
-    int64_t d_qk, d_v;
-    int64_t k_step, v_step; /* columns of a cached row from one key head to the next */
-    float scale;
-} ml_cached_heads;
+#include "ops/cached_heads.h"
 
 static inline int64_t ml_kv_row(const ml_kv_view *kv, int64_t seq, int64_t pos)
 {
@@ -32,9 +21,8 @@ static inline const char *ml_kv_v_at(const ml_kv_view *kv, int64_t seq, int64_t 
     return kv->v + ml_kv_row(kv, seq, pos) * kv->v_row_bytes + ml_dtype_row_bytes(kv->dtype, column);
 }
 
-/* A valid type, n_decode within the tokens, and a page for every position. */
-ml_status ml_cached_check(ml_ctx *ctx, const ml_kv_view *kv, const ml_tensor *seq_of_token, const ml_tensor *pos,
-                          int64_t n_decode);
+/* A page for every position. */
+ml_status ml_cached_check(ml_ctx *ctx, const ml_kv_view *kv, const int32_t *seq, const int32_t *pos, int64_t n);
 
 /* ---- decode ---- */
 

@@ -47,29 +47,6 @@ static const ml_mla_term *term_of(const ml_mla_weights *w, int64_t seq)
     return w->term ? w->term[seq] : NULL;
 }
 
-/* Does w have n_row rows of n_column, one after the other, of a type that can be multiplied? */
-static bool has_shape(const ml_tensor *w, int64_t n_row, int64_t n_column)
-{
-    return w->dtype != ML_I32 && ml_tensor_is_contiguous(w) && w->dim[w->n_dim - 1] == n_column &&
-           ml_tensor_count(w) == n_row * n_column && n_column % ml_dtype_block_length(w->dtype) == 0;
-}
-
-static ml_status check_weights(ml_ctx *ctx, const ml_mla_weights *w, const ml_mla_param *p)
-{
-    int64_t rank = p->kv_lora_rank;
-    if (w->kv_b && has_shape(w->kv_b, p->n_head * (p->d_nope + p->d_v), rank)) return ML_OK;
-    if (!w->kv_b && w->k_b && w->v_b && has_shape(w->k_b, p->n_head * rank, p->d_nope) &&
-        has_shape(w->v_b, p->n_head * p->d_v, rank)) {
-        return ML_OK;
-    }
-    return ml_ctx_fail(ctx, ML_EINVAL,
-                       "latent attention of %lld heads: expected kv_b [%lld, %lld], or k_b [%lld, %lld, %lld] and v_b "
-                       "[%lld, %lld, %lld], of a float or block type whose rows are whole blocks",
-                       (long long)p->n_head, (long long)(p->n_head * (p->d_nope + p->d_v)), (long long)rank,
-                       (long long)p->n_head, (long long)rank, (long long)p->d_nope, (long long)p->n_head,
-                       (long long)p->d_v, (long long)rank);
-}
-
 /* ---- decode ---- */
 
 typedef struct {
@@ -389,33 +366,10 @@ static ml_status prefill(ml_ctx *ctx, const ml_cached_heads *a, const ml_mla_wei
 
 /* ---- both ---- */
 
-ml_tensor *ml_attention_cached_mla(ml_ctx *ctx, ml_tensor *q, const ml_mla_weights *weights, const ml_kv_view *kv,
-                                   ml_tensor *seq_of_token, ml_tensor *pos, int64_t n_decode, const ml_mla_param *param)
+ml_status ml_cpu_attention_cached_mla(ml_ctx *ctx, const ml_cached_heads *a, const ml_mla_weights *weights,
+                                      int64_t n_decode, const ml_mla_param *param)
 {
-    if (!q || !seq_of_token || !pos) return NULL;
-    int64_t d_qk = param->d_nope + param->n_rot;
-    if (ml_cached_check(ctx, kv, seq_of_token, pos, n_decode) != ML_OK) return NULL;
-    if (check_weights(ctx, weights, param) != ML_OK) return NULL;
-    if (q->dim[1] != param->n_head * d_qk) {
-        ml_ctx_fail(ctx, ML_EINVAL, "latent attention: %lld columns of q are not %lld heads of %lld",
-                    (long long)q->dim[1], (long long)param->n_head, (long long)d_qk);
-        return NULL;
-    }
-    ml_tensor *y = ml_tensor_new_2d(ctx, ML_F32, q->dim[0], param->n_head * param->d_v);
-    if (!y) return NULL;
-    ml_cached_heads heads = { .kv = kv,
-                              .q = q,
-                              .y = y,
-                              .seq_of_token = ml_i32(seq_of_token),
-                              .pos = ml_i32(pos),
-                              .n_head = param->n_head,
-                              .n_group = 1,
-                              .d_qk = d_qk,
-                              .d_v = param->d_v,
-                              .scale = param->scale };
-    size_t mark = ml_arena_mark(&ctx->act);
-    ml_status status = decode(ctx, &heads, weights, param, n_decode);
-    if (status == ML_OK) status = prefill(ctx, &heads, weights, param, n_decode, q->dim[0] - n_decode);
-    ml_arena_release(&ctx->act, mark);
-    return status == ML_OK ? y : NULL;
+    ML_TRY(ml_cached_check(ctx, a->kv, a->seq_of_token, a->pos, a->q->dim[0]));
+    ML_TRY(decode(ctx, a, weights, param, n_decode));
+    return prefill(ctx, a, weights, param, n_decode, a->q->dim[0] - n_decode);
 }

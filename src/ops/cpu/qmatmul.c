@@ -17,13 +17,8 @@ enum {
     MAX_TILE_AHEAD = 320 * 1024, /* of stored weights between asking and using */
     AHEAD = 4096,
     DIRECT_AHEAD = 8192,
+    GATHER_BYTES = 4096, /* of blocks taken from rows at a time, at least one of each: part of L1 */
 };
-
-/* Words and halves of unit `unit` of the panel's 16 rows, where they are or gathered into `scratch`. */
-typedef struct {
-    _Alignas(64) uint32_t word[ML_Q_MAX_WORD][ML_Q_ROWS];
-    uint16_t half[ML_Q_ROWS];
-} gathered;
 
 typedef struct {
     const ml_qmatmul *p;
@@ -46,34 +41,29 @@ static product prepare(const ml_qmatmul *p)
     return q;
 }
 
-/* The words of one unit of the panel that begins at first_row, and its halves: in w, or gathered into g.  Beyond the
- * last row that one is read again and dropped at the end.  Of panels, memory is asked for a tile of rows ahead: the
- * panels of a tile are read side by side, each a stream that ends with the tile.  (A tile too large for L2 asks for
- * what is near.)  Of rows, each unit asks for its share of the next tile.  Beyond the end of w that is harmless. */
-static ml_q_words find_words(const product *q, int64_t first_row, int64_t unit, gathered *g, const uint16_t **half,
-                             int64_t *ahead)
+static size_t row_bytes_of(const product *q)
 {
-    const ml_qmatmul *p = q->p;
-    size_t row_bytes = (size_t)q->n_unit * q->block_bytes, panel_bytes = ML_Q_ROWS * row_bytes;
-    size_t tile_bytes = (size_t)q->kernel->n_panel * panel_bytes;
-    const char *panel = (const char *)p->w + (size_t)(first_row / ML_Q_ROWS) * panel_bytes;
-    size_t share = (size_t)unit * ML_Q_ROWS * q->block_bytes;
-    if (p->w_layout == ML_LAYOUT_PANELS) {
-        ml_q_words word = (const void *)(panel + share);
-        *half = (const uint16_t *)(const void *)word[q->format.n_word];
-        bool last = first_row + (int64_t)q->kernel->n_panel * ML_Q_ROWS >= q->end;
-        *ahead = tile_bytes > MAX_TILE_AHEAD ? AHEAD : last ? 0 : (int64_t)tile_bytes;
-        return word;
-    }
-    const uint8_t *row[ML_Q_ROWS];
+    return (size_t)q->n_unit * q->block_bytes;
+}
+
+/* The rows of the panel that begins at first_row; beyond the last row that one again, to be dropped at the end. */
+static void find_rows(const product *q, int64_t first_row, const uint8_t **row)
+{
     for (int r = 0; r < ML_Q_ROWS; r++) {
-        int64_t i = first_row + r < p->n ? first_row + r : p->n - 1;
-        row[r] = (const uint8_t *)p->w + (size_t)i * row_bytes + (size_t)unit * q->block_bytes;
+        int64_t i = first_row + r < q->p->n ? first_row + r : q->p->n - 1;
+        row[r] = (const uint8_t *)q->p->w + (size_t)i * row_bytes_of(q);
     }
-    q->kernel->gather(&q->format, row, panel + tile_bytes + share, g->word, g->half);
-    *half = g->half;
-    *ahead = 0;
-    return (ml_q_words)g->word;
+}
+
+/* Where the panel that begins at first_row lies, as rows or as a panel. */
+static const char *find_panel(const product *q, int64_t first_row)
+{
+    return (const char *)q->p->w + (size_t)first_row * row_bytes_of(q);
+}
+
+static const uint16_t *halves_of(const product *q, ml_q_words word)
+{
+    return (const uint16_t *)(const void *)word[q->format.n_word];
 }
 
 /* A tile of tokens: where it reads x, and its sums so far. */
@@ -136,17 +126,42 @@ static int64_t panel_row(const product *q, int64_t row, int panel)
     return row + panel * ML_Q_ROWS < q->p->n ? row + panel * ML_Q_ROWS : row;
 }
 
+/* Of panels, memory is asked for a tile of rows ahead: the panels of a tile are read side by side, each a stream that
+ * ends with the tile.  (A tile too large for L2 asks for what is near.) */
+static int64_t tile_ahead(const product *q, int64_t first_row)
+{
+    int64_t width = (int64_t)q->kernel->n_panel * ML_Q_ROWS, tile_bytes = width * (int64_t)row_bytes_of(q);
+    return tile_bytes > MAX_TILE_AHEAD ? AHEAD : first_row + width >= q->end ? 0 : tile_bytes;
+}
+
+/* Units first .. first + n_unit - 1 of the panel at first_row.  Of rows, each unit asks for its share of the next
+ * tile; beyond the end of w that is harmless. */
+static void unpack_panel(const product *q, int64_t first_row, int64_t first, int64_t n_unit, char *out)
+{
+    _Alignas(64) char blocks[GATHER_BYTES];
+    const uint8_t *row[ML_Q_ROWS];
+    size_t unit_bytes = ML_Q_ROWS * q->block_bytes;
+    const char *panel = find_panel(q, first_row);
+    bool stored = q->p->w_layout == ML_LAYOUT_PANELS;
+    int64_t ahead = stored ? tile_ahead(q, first_row) : 0;
+    if (!stored) find_rows(q, first_row, row);
+    for (int64_t u = first; u < first + n_unit; u++, out += q->format.unit_size) {
+        const char *at = panel + (size_t)u * unit_bytes;
+        if (!stored) {
+            const char *next = at + (size_t)q->kernel->n_panel * ML_Q_ROWS * row_bytes_of(q);
+            q->kernel->gather(&q->format, row, (size_t)u * q->block_bytes, 1, next, blocks);
+            at = blocks;
+        }
+        ml_q_words word = (const void *)at;
+        q->kernel->unpack(q->p->w_dtype, word, halves_of(q, word), ahead, out);
+    }
+}
+
 static void unpack_chunk(const product *q, int64_t row, int64_t first, int64_t n_unit, char *units)
 {
-    gathered g;
-    for (int64_t u = 0; u < n_unit; u++) {
-        for (int panel = 0; panel < q->kernel->n_panel; panel++) {
-            const uint16_t *half;
-            int64_t ahead;
-            ml_q_words word = find_words(q, panel_row(q, row, panel), first + u, &g, &half, &ahead);
-            char *out = units + (size_t)(panel * n_unit + u) * q->format.unit_size;
-            q->kernel->unpack(q->p->w_dtype, word, half, ahead, out);
-        }
+    for (int panel = 0; panel < q->kernel->n_panel; panel++) {
+        unpack_panel(q, panel_row(q, row, panel), first, n_unit,
+                     units + (size_t)(panel * n_unit) * q->format.unit_size);
     }
 }
 
@@ -212,33 +227,37 @@ static void store_direct(const product *q, int64_t row, const float *acc)
 static void run_panels(const product *q, ml_q_direct_fn direct, int64_t begin, int64_t end)
 {
     size_t unit_bytes = ML_Q_ROWS * q->block_bytes, panel_bytes = (size_t)q->n_unit * unit_bytes;
-    const char *panel = (const char *)q->p->w + (size_t)(begin / ML_Q_ROWS) * panel_bytes;
+    const char *panel = find_panel(q, begin);
     tile t;
     place_tile(q, 0, 0, &t);
     for (int64_t row = begin; row < end; row += ML_Q_ROWS, panel += panel_bytes) {
         _Alignas(64) float acc[ML_Q_MAX_DIRECT * ML_Q_ROWS] = { 0 };
         ml_q_words word = (const void *)panel;
-        direct(word, (const uint16_t *)(const void *)word[q->format.n_word], q->n_unit, unit_bytes, DIRECT_AHEAD, &t.x,
-               acc);
+        direct(word, halves_of(q, word), q->n_unit, unit_bytes, DIRECT_AHEAD, &t.x, acc);
         store_direct(q, row, acc);
     }
 }
 
-/* Sixteen rows as they lie in a file, unit by unit. */
-static void run_gathered(const product *q, ml_q_direct_fn direct, int64_t row)
+/* Sixteen rows as they lie in a file: some blocks of each become a panel, which is multiplied. */
+static void run_gathered(const product *q, ml_q_direct_fn direct, int64_t first_row)
 {
-    gathered g;
+    _Alignas(64) char blocks[GATHER_BYTES];
+    _Alignas(64) float acc[ML_Q_MAX_DIRECT * ML_Q_ROWS] = { 0 };
+    const uint8_t *row[ML_Q_ROWS];
+    ml_q_words word = (const void *)blocks;
+    size_t unit_bytes = ML_Q_ROWS * q->block_bytes;
+    int64_t most = GATHER_BYTES / (int64_t)unit_bytes;
+    const char *next = find_panel(q, first_row) + ML_Q_ROWS * row_bytes_of(q);
     tile t;
     place_tile(q, 0, 0, &t);
-    memset(t.acc, 0, sizeof t.acc);
-    for (int64_t u = 0; u < q->n_unit; u++) {
-        const uint16_t *half;
-        int64_t ahead;
-        ml_q_words word = find_words(q, row, u, &g, &half, &ahead);
-        direct(word, half, 1, 0, 0, &t.x, t.acc);
-        advance_tile(q, 1, &t);
+    find_rows(q, first_row, row);
+    for (int64_t u = 0, n; u < q->n_unit; u += n) {
+        n = q->n_unit - u < most ? q->n_unit - u : most;
+        q->kernel->gather(&q->format, row, (size_t)u * q->block_bytes, n, next + (size_t)u * unit_bytes, blocks);
+        direct(word, halves_of(q, word), n, unit_bytes, 0, &t.x, acc);
+        advance_tile(q, n, &t);
     }
-    store_direct(q, row, t.acc);
+    store_direct(q, first_row, acc);
 }
 
 static ml_q_direct_fn direct_of(const product *q)

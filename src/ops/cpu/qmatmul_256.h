@@ -1,4 +1,6 @@
 /* What the two 256-bit instruction sets share: vectors of 8 rows, and the transposition. */
+#include "ops/cpu/qmatmul_kernel.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -53,7 +55,8 @@ V_INLINE vf vf_fma(vf a, vf b, vf c)
 }
 
 /* Four words of eight rows, transposed: rows 4 b + i stand in 128-bit block b of register i. */
-V_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *place, uint32_t (*word)[16], int first_row)
+V_INLINE void transpose_4(const uint8_t *const *row, size_t at, const uint8_t *place, uint32_t (*word)[16],
+                          int first_row)
 {
     __m256i a[4];
     for (int i = 0; i < 4; i++) {
@@ -69,16 +72,22 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *plac
     _mm256_storeu_si256((void *)(word[place[3]] + first_row), _mm256_unpackhi_epi64(high01, high23));
 }
 
+V_INLINE void gather_words(const ml_q_format *f, const uint8_t *const *row, size_t at, const char *ahead,
+                           uint32_t (*word)[16])
+{
+    for (int i = 0; i < f->n_word; i += 4) {
+        int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */
+        for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
+        transpose_4(row, at + (size_t)(f->word_at + 4 * first), f->place + first, word, 0);
+        transpose_4(row, at + (size_t)(f->word_at + 4 * first), f->place + first, word, 8);
+    }
+}
+
 #define GATHER_256                                                                                                     \
-    static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t(*word)[ML_Q_ROWS], \
-                       uint16_t *half)                                                                                 \
+    V_INLINE void gather_unit(const ml_q_format *f, const uint8_t *const *row, size_t at, const char *ahead,           \
+                              uint32_t(*word)[ML_Q_ROWS], uint16_t *half)                                              \
     {                                                                                                                  \
-        for (int i = 0; i < f->n_word; i += 4) {                                                                       \
-            int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */                    \
-            for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));                          \
-            transpose_4(row, f->word_at + 4 * first, f->place + first, word, 0);                                       \
-            transpose_4(row, f->word_at + 4 * first, f->place + first, word, 8);                                       \
-        }                                                                                                              \
-        if (f->half_at >= 0) gather_halves(row, f->half_at, half);                                                     \
+        gather_words(f, row, at, ahead, word);                                                                         \
+        if (f->half_at >= 0) gather_halves(row, at + (size_t)f->half_at, half);                                        \
         if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);                                                     \
     }

@@ -103,6 +103,7 @@ DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
 GATHER_256
+#include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_avx2 = { .n_panel = N_PANEL,
                                        .n_token = { 4, 2, 1 },

@@ -115,36 +115,65 @@ DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
 
-/* Four words of sixteen rows, transposed: rows 4 b + i stand in 128-bit block b of register i, so that transposing
- * four by four within the blocks brings the rows into order. */
-Q_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *place, uint32_t (*word)[ML_Q_ROWS])
+/* Sixteen bytes of sixteen rows: rows 4 b + i stand in 128-bit block b of register i, so that transposing four by four
+ * within the blocks brings the rows into order. */
+V_INLINE void load_16_rows(const uint8_t *const *row, size_t at, __m512i *a)
 {
-    __m512i a[4];
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         a[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(row[i] + at)));
         a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128((const void *)(row[4 + i] + at)), 1);
         a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128((const void *)(row[8 + i] + at)), 2);
         a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128((const void *)(row[12 + i] + at)), 3);
     }
-    __m512i low01 = _mm512_unpacklo_epi32(a[0], a[1]), low23 = _mm512_unpacklo_epi32(a[2], a[3]);
-    __m512i high01 = _mm512_unpackhi_epi32(a[0], a[1]), high23 = _mm512_unpackhi_epi32(a[2], a[3]);
-    _mm512_storeu_si512(word[place[0]], _mm512_unpacklo_epi64(low01, low23));
-    _mm512_storeu_si512(word[place[1]], _mm512_unpackhi_epi64(low01, low23));
-    _mm512_storeu_si512(word[place[2]], _mm512_unpacklo_epi64(high01, high23));
-    _mm512_storeu_si512(word[place[3]], _mm512_unpackhi_epi64(high01, high23));
 }
 
-static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
-                   uint16_t *half)
+/* Their four words, a row in each lane. */
+V_INLINE void transpose_4(const uint8_t *const *row, size_t at, __m512i *word)
 {
+    __m512i a[4];
+    load_16_rows(row, at, a);
+    __m512i low01 = _mm512_unpacklo_epi32(a[0], a[1]), low23 = _mm512_unpacklo_epi32(a[2], a[3]);
+    __m512i high01 = _mm512_unpackhi_epi32(a[0], a[1]), high23 = _mm512_unpackhi_epi32(a[2], a[3]);
+    word[0] = _mm512_unpacklo_epi64(low01, low23);
+    word[1] = _mm512_unpackhi_epi64(low01, low23);
+    word[2] = _mm512_unpacklo_epi64(high01, high23);
+    word[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
+/* q5_0: a half, fifth bits, codes.  The first two come out of the first eight bytes. */
+V_INLINE void gather_q5_0(const uint8_t *const *row, size_t at, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
+                          uint16_t *half)
+{
+    __m512i first[4], code[4];
+    for (int line = 0; line < 6; line++) __builtin_prefetch(ahead + 64 * line);
+    transpose_4(row, at, first);
+    transpose_4(row, at + 6, code);
+    _mm256_storeu_si256((void *)half, _mm512_cvtepi32_epi16(first[0]));
+    q_vu fifth = (q_vu)_mm512_or_si512(_mm512_srli_epi32(first[0], 16), _mm512_slli_epi32(first[1], 16));
+    put(word[0], order_fifth(fifth));
+    for (int i = 0; i < 4; i++) _mm512_storeu_si512(word[1 + i], code[i]);
+}
+
+V_INLINE void gather_unit(const ml_q_format *f, const uint8_t *const *row, size_t at, const char *ahead,
+                          uint32_t (*word)[ML_Q_ROWS], uint16_t *half)
+{
+    if (f->fifth_at == 0) {
+        gather_q5_0(row, at, ahead, word, half);
+        return;
+    }
     for (int i = 0; i < f->n_word; i += 4) {
         int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */
+        __m512i four[4];
         for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
-        transpose_4(row, f->word_at + 4 * first, f->place + first, word);
+        transpose_4(row, at + (size_t)(f->word_at + 4 * first), four);
+        for (int j = 0; j < 4; j++) _mm512_storeu_si512(word[f->place[first + j]], four[j]);
     }
-    if (f->half_at >= 0) gather_halves(row, f->half_at, half);
+    if (f->half_at >= 0) gather_halves(row, at + (size_t)f->half_at, half);
     if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);
 }
+
+#include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,
                                              .n_token = { 4, 2, 1 },

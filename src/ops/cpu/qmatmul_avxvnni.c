@@ -66,6 +66,7 @@ DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
 GATHER_256
+#include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_avxvnni = { .n_panel = N_PANEL,
                                           .n_token = { 4, 2, 1 },

@@ -145,20 +145,16 @@ typedef struct {
 static void pack_panels(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    static const uint8_t zero_block[ML_Q_MAX_WORD * 4 + 2];
     const pack_work *p = arg;
     size_t row_bytes = (size_t)p->n_unit * p->block_bytes;
-    for (int64_t i = begin * p->n_unit; i < end * p->n_unit; i++) {
+    for (int64_t panel = begin; panel < end; panel++) {
         const uint8_t *row[ML_Q_ROWS];
-        uint8_t *at = p->dst + (size_t)i * ML_Q_ROWS * p->block_bytes;
+        uint8_t *to = p->dst + (size_t)panel * ML_Q_ROWS * row_bytes;
         for (int r = 0; r < ML_Q_ROWS; r++) {
-            int64_t source = i / p->n_unit * ML_Q_ROWS + r;
-            row[r] = p->w + (size_t)source * row_bytes + (size_t)(i % p->n_unit) * p->block_bytes;
-            if (source >= p->n) row[r] = zero_block;
+            int64_t source = panel * ML_Q_ROWS + r;
+            row[r] = p->w + (size_t)(source < p->n ? source : p->n - 1) * row_bytes;
         }
-        uint32_t(*word)[ML_Q_ROWS] = (void *)at;
-        ml_q_kernel_get()->gather(&p->format, row, (const char *)row[0], word,
-                                  (uint16_t *)(void *)word[p->format.n_word]);
+        ml_q_kernel_get()->gather(&p->format, row, 0, p->n_unit, (const char *)row[0] + ML_Q_ROWS * row_bytes, to);
     }
 }
 

@@ -72,10 +72,10 @@ typedef struct {
     ml_q_dot_fn dot[2][3];
     /* Without unpacking first, for one and two tokens; NULL where there is none. */
     ml_q_direct_fn direct[ML_N_DTYPE][ML_Q_MAX_DIRECT];
-    /* Sixteen rows' blocks at `row` -> words side by side, fifth bits in the order of panels, and halves; asks for 16
+    /* n_unit blocks of each of sixteen rows, from byte `at` of the rows on -> as a panel has them, at dst; asks for 16
      * bytes of the memory at `ahead` for every 16 that it reads. */
-    void (*gather)(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
-                   uint16_t *half);
+    void (*gather)(const ml_q_format *f, const uint8_t *const *row, size_t at, int64_t n_unit, const char *ahead,
+                   void *dst);
     /* Words and halves -> ml_q_super or ml_q_block; asks for the memory `ahead` bytes after the words it reads. */
     void (*unpack)(ml_dtype dtype, ml_q_words word, const uint16_t *half, int64_t ahead, void *unit);
     /* One row of x: k elements in units. */

@@ -122,7 +122,7 @@ DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
 
 /* Four words of four rows, transposed. */
-V_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *place, uint32_t (*word)[ML_Q_ROWS],
+V_INLINE void transpose_4(const uint8_t *const *row, size_t at, const uint8_t *place, uint32_t (*word)[ML_Q_ROWS],
                           int first_row)
 {
     uint32x4_t a[4];
@@ -137,17 +137,20 @@ V_INLINE void transpose_4(const uint8_t *const *row, int at, const uint8_t *plac
     vst1q_u32(word[place[3]] + first_row, vreinterpretq_u32_u64(vtrn2q_u64(high01, high23)));
 }
 
-static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
-                   uint16_t *half)
+V_INLINE void gather_unit(const ml_q_format *f, const uint8_t *const *row, size_t at, const char *ahead,
+                          uint32_t (*word)[ML_Q_ROWS], uint16_t *half)
 {
     for (int i = 0; i < f->n_word; i += 4) {
         int first = i + 4 <= f->n_word ? i : f->n_word - 4; /* the last four may repeat some */
         for (int line = 0; line < 4; line++) __builtin_prefetch(ahead + 64 * (i + line));
-        for (int r = 0; r < ML_Q_ROWS; r += 4) transpose_4(row, f->word_at + 4 * first, f->place + first, word, r);
+        for (int r = 0; r < ML_Q_ROWS; r += 4)
+            transpose_4(row, at + (size_t)(f->word_at + 4 * first), f->place + first, word, r);
     }
-    if (f->half_at >= 0) gather_halves(row, f->half_at, half);
+    if (f->half_at >= 0) gather_halves(row, at + (size_t)f->half_at, half);
     if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);
 }
+
+#include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_neondot = { .n_panel = N_PANEL,
                                           .n_token = { 2, 1 },

@@ -57,20 +57,22 @@ static void dot_block(const ml_q_format *f, const void *w, int64_t n_unit, const
     }
 }
 
-static void gather(const ml_q_format *f, const uint8_t *const *row, const char *ahead, uint32_t (*word)[ML_Q_ROWS],
-                   uint16_t *half)
+Q_INLINE void gather_unit(const ml_q_format *f, const uint8_t *const *row, size_t at, const char *ahead,
+                          uint32_t (*word)[ML_Q_ROWS], uint16_t *half)
 {
     (void)ahead; /* memory is not what limits this one */
     FOR_ROWS(r)
     {
-        const uint8_t *b = row[r] + f->word_at;
-        for (int i = 0; i < f->n_word; i++, b += 4) {
-            word[f->place[i]][r] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        const uint8_t *b = row[r] + at, *w = b + f->word_at;
+        for (int i = 0; i < f->n_word; i++, w += 4) {
+            word[f->place[i]][r] = (uint32_t)w[0] | (uint32_t)w[1] << 8 | (uint32_t)w[2] << 16 | (uint32_t)w[3] << 24;
         }
-        if (f->half_at >= 0) half[r] = (uint16_t)(row[r][f->half_at] | row[r][f->half_at + 1] << 8);
+        if (f->half_at >= 0) half[r] = (uint16_t)(b[f->half_at] | b[f->half_at + 1] << 8);
     }
     if (f->fifth_at >= 0) order_fifth_bits(word[f->fifth_at]);
 }
+
+#include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_scalar = { .n_panel = 1,
                                          .n_token = { 1 },

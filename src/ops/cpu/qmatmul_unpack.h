@@ -61,7 +61,7 @@ Q_INLINE void widen_halves(const uint16_t *half, float *out)
 
 /* The halves at byte `at` of sixteen rows' blocks, made into one vector: it is read as one next, which would have to
  * wait for sixteen small stores. */
-Q_INLINE void gather_halves(const uint8_t *const *row, int at, uint16_t *half)
+Q_INLINE void gather_halves(const uint8_t *const *row, size_t at, uint16_t *half)
 {
     typedef uint16_t vector __attribute__((vector_size(2 * ML_Q_ROWS)));
     uint16_t h[ML_Q_ROWS];
@@ -71,14 +71,26 @@ Q_INLINE void gather_halves(const uint8_t *const *row, int at, uint16_t *half)
 }
 
 /* Fifth bits as stored, that of element 4 i + j at bit 4 i + j, to bit 8 j + i. */
+/* Bits whose numbers have a 0 in one place and a 1 in another change places with those that have 1 and 0: `low` are
+ * the former with the 1 in the lower place, and the others lie `distance` further up. */
+Q_INLINE q_vu swap_bits(q_vu x, int distance, uint32_t low)
+{
+    q_vu t = (x >> distance ^ x) & low;
+    return x ^ t ^ t << distance;
+}
+
+/* Bit 4 i + k becomes bit 8 k + i: of a bit's number i2 i1 i0 k1 k0, the places become k1 k0 i2 i1 i0. */
+Q_INLINE q_vu order_fifth(q_vu x)
+{
+    x = swap_bits(x, 14, 0x0000ccccu);   /* k1 i1 i0 i2 k0 */
+    x = swap_bits(x, 7, 0x00aa00aau);    /* k1 k0 i0 i2 i1 */
+    x = swap_bits(x, 2, 0x0c0c0c0cu);    /* k1 k0 i2 i0 i1 */
+    return swap_bits(x, 1, 0x22222222u); /* k1 k0 i2 i1 i0 */
+}
+
 Q_INLINE void order_fifth_bits(uint32_t *word)
 {
-    FOR_VECTORS(r)
-    {
-        q_vu stored = get(word + r), ordered = stored ^ stored;
-        for (int i = 0; i < 8; i++) ordered |= bytes_of((stored >> 4 * i & 15) * 0x00204081u, 1) << i;
-        put(word + r, ordered);
-    }
+    FOR_VECTORS(r) put(word + r, order_fifth(get(word + r)));
 }
 
 /* d in the low half, m in the high half; m with its sign changed if `negate`. */

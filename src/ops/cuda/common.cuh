@@ -17,6 +17,12 @@ static inline int64_t ml_n_blocks(int64_t n, int64_t each)
     return (n + each - 1) / each;
 }
 
+/* A weight that gets a gradient: fp32, or the upper halves of one that its owner keeps split (tensor/half.h). */
+static inline bool ml_is_trainable(const ml_tensor *w)
+{
+    return !w->part && (w->dtype == ML_F32 || (w->dtype == ML_BF16 && w->half == w->data));
+}
+
 /* Dynamic shared memory of a kernel, as an array of `type`. */
 #ifdef ML_EMULATED
 #define ML_DYNAMIC_SHARED(type, name) type *name = (type *)ml_emulated_dynamic

@@ -10,6 +10,7 @@
  * Low-rank terms (experts_terms.cuh) are added to pre and z, and going back to a (as da) and z; with magnitudes pre and
  * z are multiplied where they are read. No atomic additions: y and dx are gathered by token, so every sum has one
  * order. */
+#include "ops/cuda/experts_decode.cuh"
 #include "ops/cuda/experts_terms.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / WARP };
@@ -238,9 +239,41 @@ static ml_status backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads
     return ml_queued(ctx);
 }
 
-extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args)
+static ml_status forward_all(ml_ctx *ctx, const ml_op_args *args)
 {
     return ctx->precision == ML_PRECISION_BF16 ? ml_cuda_experts_forward_bf16(ctx, args) : forward(ctx, args);
+}
+
+static ml_tensor rows_from(const ml_tensor *t, int64_t first, int64_t n)
+{
+    ml_tensor part = *t;
+    part.data = (char *)t->data + (size_t)(first * t->stride) * 4; /* fp32 and int32 alike */
+    part.dim[0] = n;
+    return part;
+}
+
+/* The phase of a token decides how it is computed. */
+extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args)
+{
+    int64_t n = args->in[0]->dim[0], n_decode = ctx->n_decode < n ? ctx->n_decode : n;
+    if (n_decode == 0) return forward_all(ctx, args);
+    for (int phase = 0; phase < 2; phase++) {
+        ml_op_args some = *args;
+        ml_tensor in[3], out;
+        int64_t first = phase ? n_decode : 0, n_some = phase ? n - n_decode : n_decode;
+        for (int i = 0; i < 3; i++) {
+            in[i] = rows_from(args->in[i], first, n_some);
+            some.in[i] = &in[i];
+        }
+        out = rows_from(args->out[0], first, n_some);
+        some.out[0] = &out;
+        if (n_some == 0) continue;
+        bool direct = phase == 0 && ml_cuda_experts_can_decode(&some);
+        ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+        ML_TRY((direct ? ml_cuda_experts_decode : forward_all)(ctx, &some));
+        ml_ctx_release(ctx, mark);
+    }
+    return ML_OK;
 }
 
 extern "C" ml_status ml_cuda_experts_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)

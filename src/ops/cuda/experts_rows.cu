@@ -82,16 +82,11 @@ void ml_cuda_experts_list(ml_ctx *ctx, const ml_cuda_experts *l)
     ML_LAUNCH(ctx->device, order_rows, blocks_for(l->n_token), THREADS, 0, *l);
 }
 
-static bool is_plain_f32(const ml_tensor *w)
-{
-    return !w || (w->dtype == ML_F32 && !w->part);
-}
-
 ml_status ml_cuda_experts_check(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *gate = args->in[3], *down = args->in[5];
-    if ((!grads->in[3] || is_plain_f32(gate)) && (!grads->in[4] || is_plain_f32(args->in[4])) &&
-        (!grads->in[5] || is_plain_f32(down))) {
+    if ((!grads->in[3] || ml_is_trainable(gate)) && (!grads->in[4] || ml_is_trainable(args->in[4])) &&
+        (!grads->in[5] || ml_is_trainable(down))) {
         return ML_OK;
     }
     return ml_ctx_fail(ctx, ML_EINVAL, "experts: weights of type %s cannot be trained: expected f32",

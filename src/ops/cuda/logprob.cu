@@ -172,7 +172,7 @@ static void add_gradients(ml_ctx *ctx, const head *h, const ml_op_args *args, co
 extern "C" ml_status ml_cuda_logprob_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *w = args->in[1];
-    if (grads->in[1] && (w->dtype != ML_F32 || w->part)) {
+    if (grads->in[1] && !ml_is_trainable(w)) {
         return ml_ctx_fail(ctx, ML_EINVAL, "logprob: a weight of type %s cannot be trained: expected f32",
                            ml_dtype_name(w->dtype));
     }

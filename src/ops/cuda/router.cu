@@ -5,6 +5,7 @@
  * Capacity: the choices of every expert are listed in the order of tokens (ops/cuda/sort.cuh); one block for each
  * expert bisects over the bits of prob for the lowest that stays, and of those equal to it the earlier tokens stay. */
 #include "ops/cuda/gemm.cuh"
+#include "ops/cuda/matvec.cuh"
 #include "ops/cuda/rows.cuh"
 #include "ops/cuda/sort.cuh"
 #include "ops/cuda/weight.cuh"
@@ -263,12 +264,14 @@ extern "C" ml_status ml_cuda_router_forward(ml_ctx *ctx, const ml_op_args *args)
     ML_TRY(check_sizes(ctx, &w.p, w.n_token));
     ml_device_zero(ctx->device, count, (size_t)w.p.n_expert * sizeof *count);
     if (w.n_token == 0) return ml_queued(ctx);
+    int64_t n_decode = ctx->n_decode < w.n_token ? ctx->n_decode : w.n_token;
+    ML_TRY(ml_cuda_matvec_linear(ctx, weight, NULL, ml_f32(x), x->stride, n_decode, w.logit.data, w.logit.stride));
     ml_cuda_weight fp32;
     ML_TRY(ml_cuda_weight_read_exact(ctx, weight, &fp32));
-    ml_cuda_gemm g = ml_cuda_gemm_make(w.n_token, w.p.n_expert, x->dim[1]);
-    g.a = ml_cuda_operand_make(ml_f32(x), x->stride, false);
+    ml_cuda_gemm g = ml_cuda_gemm_make(w.n_token - n_decode, w.p.n_expert, x->dim[1]);
+    g.a = ml_cuda_operand_make(ml_f32(x) + n_decode * x->stride, x->stride, false);
     g.b = ml_cuda_operand_make(fp32.data, fp32.stride, true);
-    g.c = w.logit.data;
+    g.c = w.logit.data + n_decode * w.logit.stride;
     g.c_stride = w.logit.stride;
     g.exact = true;
     ml_cuda_gemm_run(ctx, &g);

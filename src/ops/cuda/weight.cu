@@ -7,17 +7,10 @@
 
 enum { THREADS = 256 };
 
-static bool is_readable(ml_dtype dtype)
+ml_status ml_cuda_weight_check(ml_ctx *ctx, const ml_tensor *w)
 {
-    return dtype == ML_F32 || dtype == ML_BF16 || dtype == ML_F16 || dtype == ML_Q8_0 || dtype == ML_Q4_K ||
-           dtype == ML_Q6_K;
-}
-
-static ml_status check(ml_ctx *ctx, const ml_tensor *w)
-{
-    if (is_readable(w->dtype) && w->layout == ML_LAYOUT_ROWS) return ML_OK;
-    return ml_ctx_fail(ctx, ML_EINVAL,
-                       "a weight on the GPU: expected f32, bf16, f16, q8_0, q6_k or q4_k in rows, found %s%s",
+    if (w->dtype != ML_I32 && w->layout == ML_LAYOUT_ROWS) return ML_OK;
+    return ml_ctx_fail(ctx, ML_EINVAL, "a weight on the GPU: expected a float or block type in rows, found %s%s",
                        ml_dtype_name(w->dtype), w->layout == ML_LAYOUT_ROWS ? "" : ", repacked for the processor");
 }
 
@@ -52,7 +45,7 @@ static __global__ void dequantize_half(ml_dtype dtype, const uint8_t *src, int64
 /* One tensor without parts to `dst`, contiguous, or to `half`, rows of n_col elements padded to whole chunks. */
 static ml_status read_one(ml_ctx *ctx, const ml_tensor *w, int64_t n_col, float *dst, uint16_t *half)
 {
-    ML_TRY(check(ctx, w));
+    ML_TRY(ml_cuda_weight_check(ctx, w));
     int64_t per_row = ml_tensor_row_count(w), n = ml_tensor_count(w);
     int64_t row_bytes = (int64_t)ml_dtype_row_bytes(w->dtype, w->stride);
     if (n == 0) return ML_OK;
@@ -125,7 +118,7 @@ static __global__ void pick(ml_dtype dtype, const uint8_t *table, int64_t row_by
 ml_status ml_cuda_weight_pick(ml_ctx *ctx, const ml_tensor *table, const int32_t *id, int64_t n, float *y,
                               int64_t y_stride)
 {
-    ML_TRY(check(ctx, table));
+    ML_TRY(ml_cuda_weight_check(ctx, table));
     int64_t n_col = table->dim[1];
     if (n * n_col == 0) return ML_OK;
     ML_LAUNCH(ctx->device, pick, (unsigned)ml_n_blocks(n * n_col, THREADS), THREADS, 0, table->dtype,

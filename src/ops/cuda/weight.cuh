@@ -12,8 +12,11 @@ typedef struct {
     int64_t row_stride; /* from one row of a matrix to the next */
 } ml_cuda_weight;
 
+/* ML_EINVAL when kernels cannot read w (or a part of something): not in rows, or whole numbers. */
+ml_status ml_cuda_weight_check(ml_ctx *ctx, const ml_tensor *w);
+
 /* w itself when it is fp32 (or, in bf16, has a bf16 copy or is bf16) without parts; else a copy in scratch, fp32 or
- * bf16.  f32, bf16, f16, q8_0, q6_k and q4_k in rows; ML_EINVAL names another. */
+ * bf16.  Of any type in rows. */
 ml_status ml_cuda_weight_read(ml_ctx *ctx, const ml_tensor *w, ml_cuda_weight *out);
 /* As in ML_PRECISION_F32, whatever the context's. */
 ml_status ml_cuda_weight_read_exact(ml_ctx *ctx, const ml_tensor *w, ml_cuda_weight *out);

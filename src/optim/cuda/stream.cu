@@ -82,9 +82,12 @@ void ml_update_return(ml_device_update *u, int64_t at)
     note(u, cudaEventRecord(u->gone[s], u->down));
 }
 
-/* The next step's batches use the slots from the first on, whichever the last one had: entries name their slot.  What
- * the slots' events say stays true. */
+/* The device's own stream waits for the last copies back, so that whoever waits for the device finds everything in its
+ * place.  The next step's batches use the slots from the first on, whichever the last one had: entries name their slot.
+ */
 void ml_update_end(ml_device_update *u)
 {
     u->n_asked = 0;
+    if (!u->slot) return;
+    for (int s = 0; s < ML_UPDATE_SLOTS; s++) note(u, cudaStreamWaitEvent(u->device->stream, u->gone[s], 0));
 }

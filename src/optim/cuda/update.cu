@@ -316,22 +316,12 @@ extern "C" ml_status ml_device_update_queue(ml_device_update *u, double lr, cons
 
 /* ---- moments as others see them ---- */
 
-/* The next copies to the device must see what is written here, and copies from it must have come. */
-static ml_status settle(ml_device_update *u, ml_error *err)
-{
-    ML_TRY(ml_device_wait(u->device, err));
-    if (!u->slot) return ML_OK;
-    ml_device_note(u->device, cudaStreamSynchronize(u->up), "moving the optimizer's state");
-    ml_device_note(u->device, cudaStreamSynchronize(u->down), "moving the optimizer's state");
-    return ml_device_wait(u->device, err);
-}
-
 extern "C" ml_status ml_device_update_read(ml_device_update *u, int64_t i, int slot, int64_t first, int64_t n,
                                            float *out, ml_error *err)
 {
     size_t size = ml_update_moment_size(u);
     char *at = u->moments[i].slot[slot] + (size_t)first * size;
-    ML_TRY(settle(u, err));
+    ML_TRY(ml_device_wait(u->device, err)); /* for copies back, too */
     /* Numbers of 16 bits come into the latter half of `out` and are widened from its beginning on. */
     char *to = (char *)out + (size_t)n * (sizeof *out - size);
     if (u->storage.here)
@@ -352,7 +342,7 @@ extern "C" ml_status ml_device_update_write(ml_device_update *u, int64_t i, int 
 {
     size_t size = ml_update_moment_size(u);
     char *at = u->moments[i].slot[slot] + (size_t)first * size;
-    ML_TRY(settle(u, err));
+    ML_TRY(ml_device_wait(u->device, err)); /* for copies back, too */
     if (!u->storage.bf16) {
         if (!u->storage.here) return ml_device_upload(u->device, at, from, (size_t)n * size, err);
         memcpy(at, from, (size_t)n * size);

@@ -56,6 +56,10 @@ static const char *find_fault(int code)
     case ML_FAULT_POSITION: return "rope: position %d of row %d is negative";
     case ML_FAULT_TARGET: return "logprob: target %d of row %d is outside the vocabulary";
     case ML_FAULT_EXPERT_ID: return "experts: expert %d of row %d is unknown or chosen twice";
+    case ML_FAULT_PAGE: return "position %d of row %d has no page in the cache";
+    case ML_FAULT_CACHE:
+        return "the keys or values of position %d (row %d) are not finite or beyond 65504, the largest number of the "
+               "cache's type: use --kv-cache-type bf16 or f32";
     default: return "sequence offsets end at %d instead of covering the %d tokens";
     }
 }
@@ -144,6 +148,11 @@ extern "C" ml_status ml_device_alloc(ml_device *device, size_t n_bytes, const ch
 extern "C" void ml_device_release(ml_device *device, void *p)
 {
     if (p) ml_device_note(device, cudaFree(p), "freeing memory");
+}
+
+extern "C" void ml_device_enter(ml_device *device)
+{
+    if (device) ml_device_note(device, cudaSetDevice(device->index), "choosing the GPU");
 }
 
 /* What is remembered of failed calls, and what kernels found: `fault` was read back. */

@@ -16,6 +16,8 @@ enum ml_fault_code {
     ML_FAULT_TARGET,    /* target, row */
     ML_FAULT_EXPERT_ID, /* expert, row */
     ML_FAULT_SEQUENCES, /* last offset, tokens */
+    ML_FAULT_PAGE,      /* position, row */
+    ML_FAULT_CACHE,     /* position, row: its keys or values do not fit the cache's type */
 };
 
 struct ml_fault {
@@ -38,7 +40,7 @@ void ml_device_note(ml_device *device, cudaError_t error, const char *what);
 
 #ifdef ML_EMULATED
 #define ML_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                                      \
-    ((void)(device), ml_emulate_launch((grid), (block), (shared_bytes), [=]() { kernel(__VA_ARGS__); }))
+    ((void)(device), ml_emulate_kernel((grid), (block), (shared_bytes), kernel, __VA_ARGS__))
 #else
 #define ML_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                                      \
     do {                                                                                                               \

@@ -1,0 +1,387 @@
+/* Attention and the operators that move memory, on the first GPU: medians of timings by the device's own events, random
+ * inputs.
+ *   bench_gpu_attention [--small] [REPEATS]      --small: shapes that only show that the program runs
+ * Before them, in the same run, what the machine can do: a large bf16 product (TFLOP/s, ml_linear in ML_PRECISION_BF16
+ * with a bf16 weight) and a large copy (bytes read and written).  Attention's TFLOP/s count the products of the causal
+ * half that the pass must make: 2 forward, 5 backward.  The other operators' bytes are what they must read and write
+ * once.  JSON on the last line.  Exit status 77 where there is no GPU. */
+#include "base/alloc.h"
+#include "ops/ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_REPEAT = 100 };
+
+static ml_ctx ctx;
+static int n_repeat = 20;
+static double matrix_rate, copy_rate; /* flop/s, bytes/s */
+static bool first_row = true;
+
+static void give_up(const ml_error *err)
+{
+    fprintf(stderr, "bench_gpu_attention: %s\n", err->message);
+    exit(1);
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *seconds, int n)
+{
+    qsort(seconds, (size_t)n, sizeof *seconds, compare);
+    return seconds[n / 2];
+}
+
+/* n numbers about zero, of standard deviation 1: sums of four uniform ones. */
+static void fill(float *to, int64_t n)
+{
+    static uint64_t state = 0x9e3779b97f4a7c15u;
+    for (int64_t i = 0; i < n; i++) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        float sum = 0;
+        for (int part = 0; part < 4; part++) sum += (float)(state >> 16 * part & 0xffff);
+        to[i] = (sum / 65536 - 2) * 1.7320508f;
+    }
+}
+
+static void set_random(float *data, int64_t n)
+{
+    float *values = ml_alloc((size_t)n * sizeof *values + 1);
+    if (!values) exit(1);
+    fill(values, n);
+    ml_ctx_write(&ctx, data, values, n);
+    ml_free(values);
+}
+
+/* [n, columns], with a gradient. */
+static ml_tensor *random_rows(int64_t n, int64_t columns)
+{
+    ml_tensor *x = ml_tensor_new_2d(&ctx, ML_F32, n, columns);
+    if (!x) return NULL;
+    set_random(ml_f32(x), n * columns);
+    x->needs_grad = true;
+    ml_tape_grad(&ctx, x);
+    return x;
+}
+
+static ml_tensor *whole_numbers(int64_t n, const int32_t *values)
+{
+    return ml_tensor_wrap(&ctx, ML_I32, 1, &n, (void *)(uintptr_t)values);
+}
+
+static void check(void)
+{
+    ml_error err;
+    if (ml_ctx_status(&ctx, &err) != ML_OK) give_up(&err);
+}
+
+typedef struct {
+    ml_ctx_mark data;
+    size_t grad;
+} level;
+
+static level get_level(void)
+{
+    return (level){ ml_ctx_get_mark(&ctx), ml_arena_mark(&ctx.grad) };
+}
+
+static void drop_to(level l)
+{
+    ml_ctx_release(&ctx, l.data);
+    ml_arena_release(&ctx.grad, l.grad);
+}
+
+/* One output of an operator from `operands`; the medians of its forward and of its backward pass in seconds. */
+typedef ml_tensor *(*operator_fn)(void *operands);
+
+static void time_operator(operator_fn run, void *operands, double *forward, double *backward)
+{
+    double a[MAX_REPEAT], b[MAX_REPEAT];
+    ml_error err;
+    level before = get_level();
+    for (int i = -2; i < n_repeat; i++) { /* two to warm up */
+        ml_device_timer *timer;
+        double seconds[2] = { 0, 0 };
+        ctx.recording = true;
+        if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
+        ml_tensor *y = run(operands);
+        if (ml_device_timer_stop(timer, &seconds[0], &err) != ML_OK) give_up(&err);
+        check();
+        if (backward) {
+            set_random(ml_tape_grad(&ctx, y), ml_tensor_count(y));
+            check();
+            if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
+            ml_status status = ml_tape_backward(&ctx, &err);
+            ml_error ignored;
+            if (ml_device_timer_stop(timer, &seconds[1], status == ML_OK ? &err : &ignored) != ML_OK || status != ML_OK)
+                give_up(&err);
+        }
+        ctx.recording = false;
+        ctx.tape = NULL;
+        drop_to(before);
+        if (i >= 0) {
+            a[i] = seconds[0];
+            b[i] = seconds[1];
+        }
+    }
+    *forward = median(a, n_repeat);
+    if (backward) *backward = median(b, n_repeat);
+}
+
+/* ---- what the machine can do ---- */
+
+static void measure_copy(bool small)
+{
+    size_t n_bytes = small ? 1 << 16 : (size_t)2 << 30;
+    double seconds[MAX_REPEAT];
+    ml_error err;
+    void *from, *to;
+    if (ml_device_alloc(ctx.device, n_bytes, "a copy", &from, &err) != ML_OK) give_up(&err);
+    if (ml_device_alloc(ctx.device, n_bytes, "a copy", &to, &err) != ML_OK) give_up(&err);
+    ml_device_queue_zero(ctx.device, from, n_bytes);
+    ml_device_queue_copy(ctx.device, to, from, n_bytes);
+    for (int i = 0; i < n_repeat; i++) {
+        ml_device_timer *timer;
+        if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
+        ml_device_queue_copy(ctx.device, to, from, n_bytes);
+        if (ml_device_timer_stop(timer, &seconds[i], &err) != ML_OK) give_up(&err);
+    }
+    copy_rate = 2 * (double)n_bytes / median(seconds, n_repeat);
+    ml_device_release(ctx.device, from);
+    ml_device_release(ctx.device, to);
+}
+
+typedef struct {
+    ml_tensor *x, *w;
+} linear_operands;
+
+static ml_tensor *run_linear(void *p)
+{
+    linear_operands *o = p;
+    return ml_linear(&ctx, o->x, o->w, NULL);
+}
+
+static void measure_product(bool small)
+{
+    int64_t k = small ? 32 : 8192, m = small ? 32 : 8192, n = small ? 64 : 32768;
+    level before = get_level();
+    linear_operands o = { random_rows(m, k), ml_tensor_new_2d(&ctx, ML_F32, n, k) };
+    ml_tensor *half = ml_tensor_new_2d(&ctx, ML_BF16, n, k);
+    check();
+    float *values = ml_alloc((size_t)(n * k) * sizeof *values);
+    uint16_t *rounded = ml_alloc((size_t)(n * k) * sizeof *rounded);
+    if (!values || !rounded) exit(1);
+    fill(values, n * k);
+    ml_convert_from_f32(ML_BF16, values, rounded, n * k);
+    ml_tensor_write(&ctx, o.w, values);
+    ml_tensor_write(&ctx, half, rounded);
+    ml_free(values);
+    ml_free(rounded);
+    o.w->half = half->data;
+    double seconds;
+    time_operator(run_linear, &o, &seconds, NULL);
+    matrix_rate = 2 * (double)m * (double)n * (double)k / seconds;
+    drop_to(before);
+}
+
+/* ---- attention ---- */
+
+typedef struct {
+    const char *name;
+    int64_t n_seq, length, n_head, n_kv_head, d_qk, d_shared, d_v;
+} shape;
+
+static const shape shapes[] = {
+    { "MLA 16 x 192/128, 1 x 8192", 1, 8192, 16, 16, 192, 64, 128 },
+    { "MLA 16 x 192/128, 4 x 2048", 4, 2048, 16, 16, 192, 64, 128 },
+    { "MHA 8 x 64, 8 x 1024", 8, 1024, 8, 8, 64, 0, 64 },
+    { "GQA 8:2 x 24, 16 x 512", 16, 512, 8, 2, 24, 0, 24 },
+    { "GQA 32:8 x 128, 1 x 8192", 1, 8192, 32, 8, 128, 0, 128 },
+};
+
+typedef struct {
+    ml_tensor *q, *k, *v, *shared, *seq;
+    ml_attention_param param;
+} attention_operands;
+
+static ml_tensor *run_attention(void *p)
+{
+    attention_operands *o = p;
+    return ml_attention(&ctx, o->q, o->k, o->v, o->shared, o->seq, &o->param);
+}
+
+static void add_json(char *json, size_t room, const char *row)
+{
+    size_t used = strlen(json);
+    snprintf(json + used, room - used, "%s%s", first_row ? "" : ", ", row);
+    first_row = false;
+}
+
+static void measure_attention(const shape *s, bool small, char *json, size_t room)
+{
+    level before = get_level();
+    int64_t length = small ? 40 : s->length, n_seq = small ? 2 : s->n_seq, n = n_seq * length;
+    int64_t d_own = s->d_qk - s->d_shared;
+    attention_operands o = { .q = random_rows(n, s->n_head * s->d_qk) };
+    o.param = (ml_attention_param){ .n_head = s->n_head,
+                                    .n_kv_head = s->n_kv_head,
+                                    .d_qk = s->d_qk,
+                                    .d_shared = s->d_shared,
+                                    .d_v = s->d_v,
+                                    .k_step = d_own,
+                                    .v_step = s->d_v,
+                                    .scale = (float)(1 / sqrt((double)s->d_qk)) };
+    if (s->d_shared) { /* k and v interleaved, as kv_b leaves them */
+        ml_tensor *kv = random_rows(n, s->n_kv_head * (d_own + s->d_v));
+        o.k = kv;
+        o.v = kv ? ml_tensor_cols(&ctx, kv, d_own, kv->dim[1] - d_own) : NULL;
+        o.shared = random_rows(n, s->d_shared);
+        o.param.k_step = o.param.v_step = d_own + s->d_v;
+    } else {
+        o.k = random_rows(n, s->n_kv_head * s->d_qk);
+        o.v = random_rows(n, s->n_kv_head * s->d_v);
+    }
+    int32_t seq[32];
+    for (int i = 0; i <= n_seq; i++) seq[i] = (int32_t)(i * length);
+    o.seq = whole_numbers(n_seq + 1, seq);
+    check();
+    double forward, backward;
+    time_operator(run_attention, &o, &forward, &backward);
+    double pairs = (double)(n_seq * s->n_head * length) * (double)(length + 1) / 2;
+    double f = 2 * pairs * (double)(s->d_qk + s->d_v) / forward;
+    double b = 2 * pairs * (double)(3 * s->d_qk + 2 * s->d_v) / backward;
+    printf("%-28s forward %8.3f ms %7.1f TFLOP/s %5.1f %%   backward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", s->name,
+           forward * 1e3, f * 1e-12, 100 * f / matrix_rate, backward * 1e3, b * 1e-12, 100 * b / matrix_rate);
+    char row[512];
+    snprintf(row, sizeof row,
+             "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_tflops\": %.2f, \"backward_ms\": %.4f, "
+             "\"backward_tflops\": %.2f}",
+             s->name, forward * 1e3, f * 1e-12, backward * 1e3, b * 1e-12);
+    add_json(json, room, row);
+    drop_to(before);
+}
+
+/* ---- operators that move memory ---- */
+
+typedef struct {
+    ml_tensor *a, *b, *id;
+    ml_rope_param rope;
+    ml_router_param router;
+} row_operands;
+
+static ml_tensor *run_rmsnorm(void *p)
+{
+    row_operands *o = p;
+    return ml_rmsnorm(&ctx, o->a, o->b, 1e-5f);
+}
+
+static ml_tensor *run_swiglu(void *p)
+{
+    return ml_swiglu(&ctx, ((row_operands *)p)->a);
+}
+
+static ml_tensor *run_add(void *p)
+{
+    row_operands *o = p;
+    return ml_add(&ctx, o->a, o->b, 1);
+}
+
+static ml_tensor *run_rope(void *p)
+{
+    row_operands *o = p;
+    return ml_rope(&ctx, o->a, o->id, &o->rope);
+}
+
+/* Floats that forward and backward must move for one token: an input read, an output written, a gradient added to. */
+static void report_rows(const char *name, operator_fn run, row_operands *o, int64_t n, double forward_floats,
+                        double backward_floats, char *json, size_t room)
+{
+    double forward, backward;
+    check();
+    time_operator(run, o, &forward, &backward);
+    double f = 4 * forward_floats * (double)n / forward, b = 4 * backward_floats * (double)n / backward;
+    printf("%-28s forward %8.3f ms %7.0f GB/s    %5.1f %%   backward %8.3f ms %7.0f GB/s    %5.1f %%\n", name,
+           forward * 1e3, f * 1e-9, 100 * f / copy_rate, backward * 1e3, b * 1e-9, 100 * b / copy_rate);
+    char row[512];
+    snprintf(row, sizeof row,
+             "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_gbs\": %.1f, \"backward_ms\": %.4f, "
+             "\"backward_gbs\": %.1f}",
+             name, forward * 1e3, f * 1e-9, backward * 1e3, b * 1e-9);
+    add_json(json, room, row);
+}
+
+static void measure_rows(bool small, char *json, size_t room)
+{
+    int64_t n = small ? 24 : 8192, d = 2048, n_head = 16, d_head = 192, n_rot = 64, f = 2816;
+    level before = get_level();
+    row_operands o = { .a = random_rows(n, d), .b = random_rows(1, d) };
+    if (o.b) o.b = ml_tensor_reshape(&ctx, o.b, 1, &d);
+    double c = (double)d;
+    report_rows("rmsnorm 2048", run_rmsnorm, &o, n, 2 * c, 4 * c, json, room);
+    drop_to(before);
+
+    o = (row_operands){ .a = random_rows(n, d), .b = random_rows(n, d) };
+    report_rows("add 2048", run_add, &o, n, 3 * c, 5 * c, json, room); /* dy once, two gradients read and written */
+    drop_to(before);
+
+    o = (row_operands){ .a = random_rows(n, 2 * f) };
+    c = (double)f;
+    report_rows("swiglu 2 x 2816", run_swiglu, &o, n, 3 * c, 7 * c, json, room);
+    drop_to(before);
+
+    float inv_freq[32];
+    int32_t *pos = ml_alloc((size_t)n * sizeof *pos);
+    if (!pos) exit(1);
+    for (int i = 0; i < 32; i++) inv_freq[i] = (float)pow(50000, -(double)i / 32);
+    for (int64_t i = 0; i < n; i++) pos[i] = (int32_t)i;
+    o = (row_operands){ .a = random_rows(n, n_head * d_head), .id = whole_numbers(n, pos) };
+    o.rope = (ml_rope_param){ .n_head = n_head,
+                              .d_head = d_head,
+                              .offset = d_head - n_rot,
+                              .n_rot = n_rot,
+                              .interleaved = true,
+                              .magnitude = 1,
+                              .inv_freq = inv_freq };
+    c = (double)(n_head * n_rot);
+    report_rows("rope 16 x 64 of 192", run_rope, &o, n, 2 * c, 2 * c, json, room);
+    drop_to(before);
+    ml_free(pos);
+}
+
+int main(int argc, char **argv)
+{
+    bool small = argc > 1 && !strcmp(argv[1], "--small");
+    if (argc > 1 + small) n_repeat = atoi(argv[1 + small]);
+    if (n_repeat < 1 || n_repeat > MAX_REPEAT) n_repeat = 20;
+    ml_error err;
+    ml_device *device;
+    if (ml_device_open(0, &device, &err) != ML_OK) {
+        printf("skipped: no GPU (%s)\n", err.message);
+        return 77;
+    }
+    size_t n_bytes = small ? (size_t)64 << 20 : (size_t)10 << 30;
+    if (ml_ctx_init_on(&ctx, device, n_bytes, n_bytes / 2, &err) != ML_OK) give_up(&err);
+    ctx.precision = ML_PRECISION_BF16;
+    ml_device_info info = ml_device_get_info(device);
+    measure_copy(small);
+    measure_product(small);
+    printf("%s: products %.1f TFLOP/s, copies %.0f GB/s; medians of %d\n", info.name, matrix_rate * 1e-12,
+           copy_rate * 1e-9, n_repeat);
+    static char json[8192];
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        measure_attention(&shapes[i], small, json, sizeof json);
+    measure_rows(small, json, sizeof json);
+    printf("{\"gpu\": \"%s\", \"matrix_tflops\": %.1f, \"copy_gbs\": %.1f, \"rows\": [%s]}\n", info.name,
+           matrix_rate * 1e-12, copy_rate * 1e-9, json);
+    ml_ctx_free(&ctx);
+    ml_device_close(device);
+    return 0;
+}
