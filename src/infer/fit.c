@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "format/gguf_config.h"
+#include "model/count.h"
 #include "model/kv_cache.h"
 #include "quant/gguf_export.h"
 
@@ -101,6 +102,23 @@ static int64_t memory_of(const ml_memory_budget *b)
     return b->available ? b->available : ml_memory_available();
 }
 
+int64_t ml_fit_device_weights(const ml_config *config, const ml_memory_budget *b)
+{
+    ml_fit_plan p = ml_fit_make_plan(config, 0, 0, b->cache_token, b->kv_dtype);
+    int64_t left = memory_of(b) - p.total - device_work_bytes(config);
+    return left > 0 ? left : 1;
+}
+
+/* Do they fit when experts may stay in this machine's memory?  Experts take about their share of the parameters. */
+static bool fits_without_experts(const ml_config *c, int64_t weights, const ml_memory_budget *b)
+{
+    int64_t n_moe = c->num_hidden_layers - c->first_k_dense_replace;
+    double n = (double)n_moe * (double)(3 * c->n_routed_experts * c->moe_intermediate_size) * (double)c->hidden_size;
+    double experts = 0.9 * (double)weights * n / (double)ml_model_count(c).total;
+    int64_t missing = weights - ml_fit_device_weights(c, b);
+    return c->n_routed_experts > 0 && (double)missing < experts && missing < ml_memory_available() / 10 * 8;
+}
+
 ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source, const ml_memory_budget *b,
                        ml_error *err)
 {
@@ -114,7 +132,7 @@ ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_sour
         int64_t more = device_work_bytes(config);
         p.work += more;
         p.total += more;
-        if (p.total <= available) return ML_OK;
+        if (p.total <= available || fits_without_experts(config, p.stored + p.copied, b)) return ML_OK;
         advise(path, config, b, available - more, &p, advice, sizeof advice);
         return ml_fail(err, ML_ENOMEM,
                        "%.300s does not fit on the GPU: %.4g GB of weights, %.4g GB of keys and values and %.4g GB for "

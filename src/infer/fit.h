@@ -20,9 +20,12 @@ ml_fit_plan ml_fit_make_plan(const ml_config *config, int64_t stored, int64_t co
  * work, and the bytes of its tensors; NULL when none does, or no GGUF file can hold the model. */
 const char *ml_fit_find_mix(const ml_config *config, int64_t available, int64_t n_token, ml_dtype kv_dtype,
                             int64_t *mix_bytes);
-/* ML_OK when the weights of the source fit into the budget; `path` is for messages. */
+/* ML_OK when the weights of the source fit into the budget, on a device with experts in this machine's memory where
+ * that helps; `path` is for messages. */
 ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source,
                        const ml_memory_budget *budget, ml_error *err);
+/* Bytes of a device's memory (budget->on) that are left for weights beside cache and work. */
+int64_t ml_fit_device_weights(const ml_config *config, const ml_memory_budget *budget);
 /* ML_OK when the keys and values of n_token tokens fit beside an open model; `remedy` says what would make them fewer,
  * e.g. "fewer --max-tokens". */
 ml_status ml_fit_check_cache(const ml_model *m, int64_t n_token, const ml_memory_budget *budget, const char *remedy,

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "format/source.h"
 #include "format/ends.h"
+#include "infer/fit.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -34,12 +35,18 @@ static ml_status open_here(const char *path, const char *repack, const ml_memory
 
 /* On success the model owns the device. */
 static ml_status open_there(const char *path, const ml_memory_budget *budget, ml_device *device, ml_model **model,
-                            ml_error *err)
+                            char choice[256], ml_error *err)
 {
     ml_memory_budget there = *budget;
     there.on = device;
     ML_TRY(ml_model_open_within(path, &there, model, err));
-    ml_status status = ml_model_upload(*model, device, err);
+    int64_t most = ml_fit_device_weights(&(*model)->config, &there);
+    ml_status status = ml_model_upload(*model, device, (size_t)most, err);
+    if (status == ML_OK && (*model)->n_layer_pinned > 0) {
+        size_t n = strlen(choice);
+        snprintf(choice + n, 256 - n, ", experts of the last %lld layers in this machine's memory",
+                 (long long)(*model)->n_layer_pinned);
+    }
     if (status == ML_OK) {
         (*model)->owns_device = true;
         return ML_OK;
@@ -60,7 +67,7 @@ ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_
     bool must = strcmp(budget->device, "auto") != 0;
     ML_TRY(ml_device_choose(budget->device, &device, choice, err));
     if (device) {
-        ml_status status = open_there(path, budget, device, model, must ? err : &why);
+        ml_status status = open_there(path, budget, device, model, choice, must ? err : &why);
         if (status != ML_OK) ml_device_close(device);
         if (status != ML_OK && (must || status != ML_ENOMEM)) {
             if (!must) *err = why;

@@ -63,6 +63,8 @@ static ml_status make(ml_runner *r, ml_error *err)
     ML_TRY(ml_ctx_init_on(&r->ctx, device, activation_bytes(c, n->max_token) + logits + slack, 0, err));
     ML_TRY(ml_pages_make(&r->pages, n_page, (int32_t)page, n->n_seq, n->capacity, err));
     if (device) {
+        /* Prompts on the matrix unit, but where weights have more bits than it takes. */
+        if (r->model->layer[0].attn_out.dtype != ML_F32) r->ctx.precision = ML_PRECISION_BF16;
         int64_t n_token = n->max_token > ML_DECODE_MOST ? n->max_token : ML_DECODE_MOST;
         ML_TRY(ml_runner_device_make(&r->on, device, &r->pages, n_token, c->hidden_size, (int32_t)n_page, err));
         n_page++;

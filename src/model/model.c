@@ -100,6 +100,7 @@ void ml_model_free(ml_model *m)
     if (!m) return;
     ml_model_leave_place(m);
     if (m->uploaded) ml_device_release(m->device, m->uploaded);
+    if (m->pinned) ml_device_release_pinned(m->device, m->pinned);
     ml_free(m->layer_here);
     ml_arena_free(&m->values);
     ml_arena_free(&m->grads);

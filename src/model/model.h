@@ -66,6 +66,8 @@ struct ml_model {
     struct ml_place *place;   /* NULL, or where a device holds the weights too (model/place.h) ... */
     ml_device *device;        /* ... and what the tensors and parameters above stand for now; NULL: memory here */
     void *uploaded;           /* NULL, or the memory there of weights that are only read (ml_model_upload) */
+    void *pinned;             /* NULL, or experts' weights that are there in this machine's memory */
+    int64_t n_layer_pinned;   /* layers whose they are: the last ones */
     bool owns_device;
     char device_choice[256];   /* what ml_device_choose said of it, when it was asked */
     ml_layer *layer_here;      /* the table `layer` as it was before uploading */
@@ -83,13 +85,15 @@ ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *sourc
                                 ml_error *err);
 /* Bytes that ml_model_repack (moonlight.h) will take. */
 size_t ml_model_repack_bytes(const ml_model *m);
-/* Bytes that ml_model_upload will take. */
-size_t ml_model_upload_bytes(const ml_model *m);
+/* Bytes that ml_model_upload will take, and those of them that are experts'. */
+size_t ml_model_upload_bytes(const ml_model *m, size_t *experts);
 /* Copy the weights of a model for inference to a device, in the types they have, and compute there from now on: a
- * context on that device is then wanted for every pass.  Parts of one type become one tensor.  The device must outlive
- * the model; a source is told that it may drop what was copied.  ML_EINVAL for weights repacked for the processor or
- * being trained, ML_ENOMEM as ml_device_alloc. */
-ml_status ml_model_upload(ml_model *m, ml_device *device, ml_error *err);
+ * context on that device is then wanted for every pass.  Parts of one type become one tensor. most_bytes   of the
+ * device's memory; 0: as much as they take.  Where that is too little, experts of the last layers go to pinned memory
+ * of this machine, which kernels read from there. The device must outlive the model; a source is told that it may drop
+ * what was copied.  ML_EINVAL for weights repacked for the processor or being trained, ML_ENOMEM when the others are
+ * too many, and as ml_device_alloc. */
+ml_status ml_model_upload(ml_model *m, ml_device *device, size_t most_bytes, ml_error *err);
 /* Bytes of the largest weights, as fp32, that one operator reads together. */
 size_t ml_model_widest_bytes(const ml_model *m);
 /* A layer's tensors as this machine can read them; not those in parts. */
@@ -139,6 +143,14 @@ typedef struct {
     void (*routing)(void *arg, int64_t layer_id, const ml_routing *routing);
 } ml_routing_observer;
 
+/* What of a layer is not kept for the backward pass but computed once more there. */
+typedef enum {
+    ML_RECOMPUTE_OFF,
+    ML_RECOMPUTE_LAYERS,    /* all: only layer inputs are kept */
+    ML_RECOMPUTE_ATTENTION, /* norm, projections and attention */
+    ML_RECOMPUTE_MLP,       /* norm, and MLP or router and experts */
+} ml_recompute;
+
 struct ml_kv_cache;
 
 typedef struct {
@@ -148,9 +160,9 @@ typedef struct {
     struct ml_kv_cache *cache; /* NULL: attend within the batch only */
     int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others prompt */
     bool training;             /* capacity and auxiliary losses are in force */
-    bool recompute;            /* keep only layer inputs; run layers again going backward */
-    float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
-    ml_router_stats *stats;    /* NULL: not wanted */
+    ml_recompute recompute;
+    float aux_scale;                     /* multiplies the auxiliary coefficients: 1 / micro-steps */
+    ml_router_stats *stats;              /* NULL: not wanted */
     const ml_routing_observer *observer; /* NULL: nobody */
     const ml_adapter_use *adapters;      /* NULL: none (model/adapter.h) */
 } ml_model_input;

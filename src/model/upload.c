@@ -1,5 +1,6 @@
 /* A model's weights on a device, as they are: one allocation, every tensor (or run of parts of one type) at a multiple
- * of 256 bytes, so that rows that divide by 16 bytes begin at such multiples too. */
+ * of 256 bytes, so that rows that divide by 16 bytes begin at such multiples too.  Experts that find no room lie in
+ * another one, pinned here, and look to kernels as the others do. */
 #include "model/model.h"
 
 #include <string.h>
@@ -8,9 +9,18 @@ enum { N_LAYER_TENSOR = sizeof(ml_layer) / sizeof(ml_tensor), ALIGN = 256 };
 _Static_assert(sizeof(ml_layer) == N_LAYER_TENSOR * sizeof(ml_tensor), "a layer is tensors and nothing else");
 
 typedef struct {
+    char *base;
+    size_t n_bytes;
+    bool here;
+} place;
+
+typedef struct {
     ml_model *m;
     ml_device *device; /* NULL: only counting */
-    size_t n_bytes;
+    place there, pinned;
+    place *to;        /* one of these */
+    int64_t n_pinned; /* layers whose experts stay here */
+    size_t expert_bytes;
     ml_error *err;
 } upload;
 
@@ -23,10 +33,14 @@ static size_t bytes_of(const ml_tensor *t)
 static ml_status copy(upload *u, const void *from, size_t n_bytes, void **to)
 {
     const ml_weight_source *source = u->m->source;
-    *to = (char *)u->m->uploaded + u->n_bytes;
-    u->n_bytes += n_bytes;
+    *to = u->to->base + u->to->n_bytes;
+    u->to->n_bytes += n_bytes;
     if (!u->device) return ML_OK;
-    ML_TRY(ml_device_upload(u->device, *to, from, n_bytes, u->err));
+    if (u->to->here) {
+        memcpy(*to, from, n_bytes);
+    } else {
+        ML_TRY(ml_device_upload(u->device, *to, from, n_bytes, u->err));
+    }
     const char *values = u->m->values.base, *at = from;
     bool is_stored = source && !(at >= values && at < values + u->m->values.capacity);
     if (is_stored && source->drop) source->drop(source, from, n_bytes);
@@ -35,14 +49,14 @@ static ml_status copy(upload *u, const void *from, size_t n_bytes, void **to)
 
 static void align(upload *u)
 {
-    u->n_bytes = (u->n_bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    u->to->n_bytes = (u->to->n_bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
 }
 
 /* Whole rows, perhaps strided (experts whose gate and up alternate). */
 static ml_status copy_tensor(upload *u, ml_tensor *t, void **to)
 {
     size_t row = ml_dtype_row_bytes(t->dtype, ml_tensor_row_count(t)), stride = ml_dtype_row_bytes(t->dtype, t->stride);
-    *to = (char *)u->m->uploaded + u->n_bytes;
+    *to = u->to->base + u->to->n_bytes;
     if (ml_tensor_is_contiguous(t)) return copy(u, t->data, bytes_of(t), to);
     for (int64_t i = 0; i < t->dim[0]; i++) {
         void *ignored;
@@ -95,8 +109,25 @@ static ml_status upload_tensor(upload *u, ml_tensor *t)
     return ML_OK;
 }
 
+static ml_status upload_layer(upload *u, int64_t layer_id)
+{
+    ml_model *m = u->m;
+    ml_layer *y = &m->layer[layer_id];
+    ml_tensor *t = (ml_tensor *)(void *)y, *expert[] = { &y->expert_gate, &y->expert_up, &y->expert_down };
+    for (int j = 0; j < N_LAYER_TENSOR; j++) {
+        bool is_expert = &t[j] == expert[0] || &t[j] == expert[1] || &t[j] == expert[2];
+        u->to = is_expert && layer_id >= m->config.num_hidden_layers - u->n_pinned ? &u->pinned : &u->there;
+        size_t before = u->to->n_bytes;
+        ML_TRY(upload_tensor(u, &t[j]));
+        if (is_expert) u->expert_bytes += u->to->n_bytes - before;
+    }
+    u->to = &u->there;
+    return ML_OK;
+}
+
 static ml_status walk(upload *u)
 {
+    u->to = &u->there;
     ml_model *m = u->m;
     bool tied = m->head.data == m->embed.data;
     ml_tensor *ends[] = { &m->embed, &m->final_norm, &m->head_bias, &m->head };
@@ -105,19 +136,37 @@ static ml_status walk(upload *u)
         ML_TRY(upload_tensor(u, ends[i]));
     }
     if (tied && u->device) m->head = m->embed;
-    for (int64_t i = 0; i < m->config.num_hidden_layers; i++) {
-        ml_tensor *t = (ml_tensor *)(void *)&m->layer[i];
-        for (int j = 0; j < N_LAYER_TENSOR; j++) ML_TRY(upload_tensor(u, &t[j]));
-    }
+    for (int64_t i = 0; i < m->config.num_hidden_layers; i++) ML_TRY(upload_layer(u, i));
     return ML_OK;
 }
 
-size_t ml_model_upload_bytes(const ml_model *m)
+/* With the experts of the last n_pinned layers here.  Counting cannot fail. */
+static upload count(const ml_model *m, int64_t n_pinned)
 {
-    ml_error ignored;
-    upload u = { .m = (ml_model *)(uintptr_t)m, .err = &ignored };
-    (void)walk(&u); /* counting cannot fail */
-    return u.n_bytes;
+    upload u = { .m = (ml_model *)(uintptr_t)m, .pinned.here = true, .n_pinned = n_pinned };
+    (void)walk(&u);
+    return u;
+}
+
+size_t ml_model_upload_bytes(const ml_model *m, size_t *experts)
+{
+    upload u = count(m, 0);
+    *experts = u.expert_bytes;
+    return u.there.n_bytes;
+}
+
+/* As few layers' experts stay here as make the others fit. */
+static ml_status divide(ml_model *m, size_t most_bytes, upload *counted, ml_error *err)
+{
+    for (int64_t n = 0; n <= m->config.num_hidden_layers; n++) {
+        *counted = count(m, n);
+        m->n_layer_pinned = n;
+        if (most_bytes == 0 || counted->there.n_bytes <= most_bytes) return ML_OK;
+    }
+    return ml_fail(err, ML_ENOMEM,
+                   "the GPU has %.2f GiB for weights, but they take %.2f GiB there with all experts in this machine's "
+                   "memory: give a model of fewer bits (--quant of moonlight convert), or --device cpu",
+                   (double)most_bytes / 0x1p30, (double)counted->there.n_bytes / 0x1p30);
 }
 
 static ml_status check(const ml_model *m, ml_error *err)
@@ -130,16 +179,27 @@ static ml_status check(const ml_model *m, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_model_upload(ml_model *m, ml_device *device, ml_error *err)
+ml_status ml_model_upload(ml_model *m, ml_device *device, size_t most_bytes, ml_error *err)
 {
     ML_TRY(check(m, err));
     size_t n_layer = (size_t)m->config.num_hidden_layers;
     m->layer_here = ml_calloc(n_layer, sizeof *m->layer_here);
     if (!m->layer_here) return ml_fail_memory(err, n_layer * sizeof *m->layer_here, "a model's tables");
     memcpy(m->layer_here, m->layer, n_layer * sizeof *m->layer_here);
-    ML_TRY(ml_device_alloc(device, ml_model_upload_bytes(m), "the model's weights", &m->uploaded, err));
+    upload counted;
+    ML_TRY(divide(m, most_bytes, &counted, err));
     m->device = device;
-    upload u = { .m = m, .device = device, .err = err };
+    ML_TRY(ml_device_alloc(device, counted.there.n_bytes, "the model's weights", &m->uploaded, err));
+    if (counted.pinned.n_bytes > 0) {
+        ML_TRY(ml_device_alloc_pinned(device, counted.pinned.n_bytes, "experts in this machine's memory", &m->pinned,
+                                      err));
+    }
+    upload u = { .m = m,
+                 .device = device,
+                 .there.base = m->uploaded,
+                 .pinned = { .base = m->pinned, .here = true },
+                 .n_pinned = m->n_layer_pinned,
+                 .err = err };
     ML_TRY(walk(&u));
     return ml_device_wait(device, err);
 }
