@@ -115,6 +115,7 @@ ml_status ml_loop_check_config(const ml_train_config *c, const ml_config *model,
         return ml_fail(err, ML_EINVAL, "train.seq %lld is longer than the model's max_position_embeddings %lld",
                        (long long)c->seq, (long long)model->max_position_embeddings);
     }
+    if (c->device && c->adapter) return ml_fail(err, ML_EINVAL, "adapters are trained on the processor only");
     ML_TRY(ml_schedule_check(&c->schedule, err));
     if (c->accumulate <= MAX_ACCUMULATE / largest_factor(c)) return ML_OK;
     return ml_fail(err, ML_EINVAL,

@@ -64,6 +64,11 @@ static inline void ml_emulate_kernel(dim3 grid, dim3 block, size_t shared_bytes,
 }
 void ml_emulated_block_barrier();
 void ml_emulated_warp_barrier();
+/* Let other threads go on: of a thread that waits for what they do. */
+void ml_emulated_yield();
+/* The running thread's number in its block, and the order that threads are run in (emulate.h). */
+int ml_emulated_thread_id();
+unsigned ml_emulated_order();
 /* A place for each thread of the running block where values are exchanged. */
 uint64_t (*ml_emulated_slots())[8];
 

@@ -98,6 +98,21 @@ void ml_emulated_warp_barrier()
     leave(AT_WARP);
 }
 
+void ml_emulated_yield()
+{
+    leave(READY);
+}
+
+int ml_emulated_thread_id()
+{
+    return current;
+}
+
+unsigned ml_emulated_order()
+{
+    return order_seed;
+}
+
 /* ---- copies beside the computation ---- */
 
 typedef struct {
@@ -277,7 +292,7 @@ void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::fu
         capturing->work.push_back([=]() { ml_emulate_launch(grid, block, shared_bytes, thread); });
         return;
     }
-    static char dynamic[MAX_SHARED] __attribute__((aligned(128)));
+    static char dynamic[MAX_SHARED] __attribute__((aligned(1024)));
     n_thread = (int)(block.x * block.y * block.z);
     if (n_thread < 1 || n_thread > MAX_THREADS || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
         grid.z > 65535 || grid.x > 0x7fffffffu)

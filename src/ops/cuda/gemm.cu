@@ -111,6 +111,16 @@ static bool moves_in_pairs(const ml_cuda_gemm *g)
     return at == 0 && g->c_stride % 2 == 0 && (g->n_product == 1 || g->c_product % 2 == 0);
 }
 
+/* Both operands of x x^T, as of Newton-Schulz, are rounded once. */
+static bool is_same_matrix(const ml_cuda_gemm *g)
+{
+    const ml_cuda_operand *a = &g->a, *b = &g->b;
+    bool same = a->data == b->data && a->half == b->half && a->stride == b->stride && a->product == b->product &&
+                a->row == b->row && g->grouping == ML_GROUP_NONE;
+    int64_t a_rows = a->transpose ? g->k : g->m, b_rows = b->transpose ? g->n : g->k;
+    return same && a_rows == b_rows && (a->transpose ? g->m : g->k) == (b->transpose ? g->k : g->n);
+}
+
 static ml_status run_bf16(ml_ctx *ctx, const ml_cuda_gemm *g)
 {
     ml_cuda_operand a = g->a, b = g->b;
@@ -120,7 +130,13 @@ static ml_status run_bf16(ml_ctx *ctx, const ml_cuda_gemm *g)
     }
     ML_TRY(ml_cuda_half_operand(ctx, &a, g->grouping == ML_GROUP_ROWS ? 1 : g->n_product, a.transpose ? g->k : g->m,
                                 a.transpose ? g->m : g->k));
-    ML_TRY(ml_cuda_half_operand(ctx, &b, g->n_product, b.transpose ? g->n : g->k, b.transpose ? g->k : g->n));
+    if (is_same_matrix(g)) {
+        bool transpose = b.transpose;
+        b = a;
+        b.transpose = transpose;
+    } else {
+        ML_TRY(ml_cuda_half_operand(ctx, &b, g->n_product, b.transpose ? g->n : g->k, b.transpose ? g->k : g->n));
+    }
     ml_product p = ml_product_make(g->m, g->n, g->k);
     p.n_product = (int)g->n_product;
     p.a = ml_half_operand_of(&a);

@@ -80,6 +80,7 @@ static inline ml_half_operand ml_half_operand_of(const ml_cuda_operand *o)
 /* Queue it, on the kernel for this device. */
 void ml_product_run(ml_ctx *ctx, ml_product *g);
 void ml_product_run_mma(ml_ctx *ctx, ml_product *g);
+void ml_product_run_wgmma(ml_ctx *ctx, ml_product *g);
 
 /* ---- which tile ---- */
 
