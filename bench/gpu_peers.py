@@ -4,7 +4,7 @@
 
 layers   one dense and four expert layers of moonlight-16b (MLA, 64 experts, 6 of them and 2 shared), 8192 tokens in bf16:
          forward and backward, eager (a loop over experts) and compiled with torch._grouped_mm
-nano     training steps of nano-moe, 64 x 512, bf16 autocast, fused AdamW, compiled; the experts as a loop, or dense
+nano     training steps of nano-moe, 64 x 512, bf16 autocast, fused AdamW, compiled; experts as a loop, dense, or grouped
 130m     the same of moonlight-moe-130m, 16 x 1024 (dropless here)
 decode   transformers, random moonlight-16b in bf16: decode at batch 1 and 64 with a cache, prefill of 8192 tokens
 Medians of CUDA events after warm-up, random inputs; JSON on the last line.  --small: shapes that only show that it runs."""

@@ -28,7 +28,7 @@ static const struct {
      * long sequences among short ones, several sequences in a tile, a sequence that starts inside one. */
     { MLA, 1, 1, 192, 64, 128, 5, { 63, 1, 0, 64, 65 }, 1 },
     { ONE_PROJECTION, 2, 1, 128, 0, 128, 3, { 33, 2, 66 }, 1 },
-    { ONE_PROJECTION, 2, 1, 32, 0, 32, 5, { 2, 0, 137, 3, 1 }, 1 },
+    { ONE_PROJECTION, 2, 1, 32, 0, 32, 4, { 1, 1, 0, 137 }, 1 },
     { SEPARATE, 1, 1, 256, 0, 256, 3, { 0, 70, 1 }, 1 },
     { MLA, 2, 2, 64, 16, 64, 2, { 127, 2 }, 1 },
 };
