@@ -5,68 +5,22 @@
  * with a bf16 weight) and a large copy (bytes read and written).  Attention's TFLOP/s count the products of the causal
  * half that the pass must make: 2 forward, 5 backward.  The other operators' bytes are what they must read and write
  * once.  JSON on the last line.  Exit status 77 where there is no GPU. */
-#include "base/alloc.h"
-#include "ops/ops.h"
+#include "gpu_timing.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-enum { MAX_REPEAT = 100 };
 
 static ml_ctx ctx;
 static int n_repeat = 20;
 static double matrix_rate, copy_rate; /* flop/s, bytes/s */
 static bool first_row = true;
 
-static void give_up(const ml_error *err)
-{
-    fprintf(stderr, "bench_gpu_attention: %s\n", err->message);
-    exit(1);
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *seconds, int n)
-{
-    qsort(seconds, (size_t)n, sizeof *seconds, compare);
-    return seconds[n / 2];
-}
-
-/* n numbers about zero, of standard deviation 1: sums of four uniform ones. */
-static void fill(float *to, int64_t n)
-{
-    static uint64_t state = 0x9e3779b97f4a7c15u;
-    for (int64_t i = 0; i < n; i++) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        float sum = 0;
-        for (int part = 0; part < 4; part++) sum += (float)(state >> 16 * part & 0xffff);
-        to[i] = (sum / 65536 - 2) * 1.7320508f;
-    }
-}
-
-static void set_random(float *data, int64_t n)
-{
-    float *values = ml_alloc((size_t)n * sizeof *values + 1);
-    if (!values) exit(1);
-    fill(values, n);
-    ml_ctx_write(&ctx, data, values, n);
-    ml_free(values);
-}
-
 /* [n, columns], with a gradient. */
 static ml_tensor *random_rows(int64_t n, int64_t columns)
 {
     ml_tensor *x = ml_tensor_new_2d(&ctx, ML_F32, n, columns);
     if (!x) return NULL;
-    set_random(ml_f32(x), n * columns);
+    set_random(&ctx, ml_f32(x), n * columns);
     x->needs_grad = true;
     ml_tape_grad(&ctx, x);
     return x;
@@ -75,12 +29,6 @@ static ml_tensor *random_rows(int64_t n, int64_t columns)
 static ml_tensor *whole_numbers(int64_t n, const int32_t *values)
 {
     return ml_tensor_wrap(&ctx, ML_I32, 1, &n, (void *)(uintptr_t)values);
-}
-
-static void check(void)
-{
-    ml_error err;
-    if (ml_ctx_status(&ctx, &err) != ML_OK) give_up(&err);
 }
 
 typedef struct {
@@ -108,22 +56,17 @@ static void time_operator(operator_fn run, void *operands, double *forward, doub
     ml_error err;
     level before = get_level();
     for (int i = -2; i < n_repeat; i++) { /* two to warm up */
-        ml_device_timer *timer;
-        double seconds[2] = { 0, 0 };
+        double seconds[2];
         ctx.recording = true;
-        if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
+        ml_device_timer *timer = start_timer(ctx.device);
         ml_tensor *y = run(operands);
-        if (ml_device_timer_stop(timer, &seconds[0], &err) != ML_OK) give_up(&err);
-        check();
-        if (backward) {
-            set_random(ml_tape_grad(&ctx, y), ml_tensor_count(y));
-            check();
-            if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
-            ml_status status = ml_tape_backward(&ctx, &err);
-            ml_error ignored;
-            if (ml_device_timer_stop(timer, &seconds[1], status == ML_OK ? &err : &ignored) != ML_OK || status != ML_OK)
-                give_up(&err);
-        }
+        seconds[0] = stop_timer(timer);
+        check_ctx(&ctx);
+        set_random(&ctx, ml_tape_grad(&ctx, y), ml_tensor_count(y));
+        check_ctx(&ctx);
+        timer = start_timer(ctx.device);
+        if (ml_tape_backward(&ctx, &err) != ML_OK) give_up(&err);
+        seconds[1] = stop_timer(timer);
         ctx.recording = false;
         ctx.tape = NULL;
         drop_to(before);
@@ -132,64 +75,8 @@ static void time_operator(operator_fn run, void *operands, double *forward, doub
             b[i] = seconds[1];
         }
     }
-    *forward = median(a, n_repeat);
-    if (backward) *backward = median(b, n_repeat);
-}
-
-/* ---- what the machine can do ---- */
-
-static void measure_copy(bool small)
-{
-    size_t n_bytes = small ? 1 << 16 : (size_t)2 << 30;
-    double seconds[MAX_REPEAT];
-    ml_error err;
-    void *from, *to;
-    if (ml_device_alloc(ctx.device, n_bytes, "a copy", &from, &err) != ML_OK) give_up(&err);
-    if (ml_device_alloc(ctx.device, n_bytes, "a copy", &to, &err) != ML_OK) give_up(&err);
-    ml_device_queue_zero(ctx.device, from, n_bytes);
-    ml_device_queue_copy(ctx.device, to, from, n_bytes);
-    for (int i = 0; i < n_repeat; i++) {
-        ml_device_timer *timer;
-        if (ml_device_timer_start(ctx.device, &timer, &err) != ML_OK) give_up(&err);
-        ml_device_queue_copy(ctx.device, to, from, n_bytes);
-        if (ml_device_timer_stop(timer, &seconds[i], &err) != ML_OK) give_up(&err);
-    }
-    copy_rate = 2 * (double)n_bytes / median(seconds, n_repeat);
-    ml_device_release(ctx.device, from);
-    ml_device_release(ctx.device, to);
-}
-
-typedef struct {
-    ml_tensor *x, *w;
-} linear_operands;
-
-static ml_tensor *run_linear(void *p)
-{
-    linear_operands *o = p;
-    return ml_linear(&ctx, o->x, o->w, NULL);
-}
-
-static void measure_product(bool small)
-{
-    int64_t k = small ? 32 : 8192, m = small ? 32 : 8192, n = small ? 64 : 32768;
-    level before = get_level();
-    linear_operands o = { random_rows(m, k), ml_tensor_new_2d(&ctx, ML_F32, n, k) };
-    ml_tensor *half = ml_tensor_new_2d(&ctx, ML_BF16, n, k);
-    check();
-    float *values = ml_alloc((size_t)(n * k) * sizeof *values);
-    uint16_t *rounded = ml_alloc((size_t)(n * k) * sizeof *rounded);
-    if (!values || !rounded) exit(1);
-    fill(values, n * k);
-    ml_convert_from_f32(ML_BF16, values, rounded, n * k);
-    ml_tensor_write(&ctx, o.w, values);
-    ml_tensor_write(&ctx, half, rounded);
-    ml_free(values);
-    ml_free(rounded);
-    o.w->half = half->data;
-    double seconds;
-    time_operator(run_linear, &o, &seconds, NULL);
-    matrix_rate = 2 * (double)m * (double)n * (double)k / seconds;
-    drop_to(before);
+    *forward = find_median(a, n_repeat);
+    *backward = find_median(b, n_repeat);
 }
 
 /* ---- attention ---- */
@@ -252,7 +139,7 @@ static void measure_attention(const shape *s, bool small, char *json, size_t roo
     int32_t seq[32];
     for (int i = 0; i <= n_seq; i++) seq[i] = (int32_t)(i * length);
     o.seq = whole_numbers(n_seq + 1, seq);
-    check();
+    check_ctx(&ctx);
     double forward, backward;
     time_operator(run_attention, &o, &forward, &backward);
     double pairs = (double)(n_seq * s->n_head * length) * (double)(length + 1) / 2;
@@ -305,7 +192,7 @@ static void report_rows(const char *name, operator_fn run, row_operands *o, int6
                         double backward_floats, char *json, size_t room)
 {
     double forward, backward;
-    check();
+    check_ctx(&ctx);
     time_operator(run, o, &forward, &backward);
     double f = 4 * forward_floats * (double)n / forward, b = 4 * backward_floats * (double)n / backward;
     printf("%-28s forward %8.3f ms %7.0f GB/s    %5.1f %%   backward %8.3f ms %7.0f GB/s    %5.1f %%\n", name,
@@ -371,8 +258,9 @@ int main(int argc, char **argv)
     if (ml_ctx_init_on(&ctx, device, n_bytes, n_bytes / 2, &err) != ML_OK) give_up(&err);
     ctx.precision = ML_PRECISION_BF16;
     ml_device_info info = ml_device_get_info(device);
-    measure_copy(small);
-    measure_product(small);
+    copy_rate = measure_copy_rate(device, small ? 1 << 16 : (size_t)2 << 30, n_repeat);
+    matrix_rate = small ? measure_matrix_rate(&ctx, 32, 64, 32, n_repeat)
+                        : measure_matrix_rate(&ctx, 8192, 32768, 8192, n_repeat);
     printf("%s: products %.1f TFLOP/s, copies %.0f GB/s; medians of %d\n", info.name, matrix_rate * 1e-12,
            copy_rate * 1e-9, n_repeat);
     static char json[8192];

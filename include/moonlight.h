@@ -268,7 +268,7 @@ typedef struct {
     int64_t total_bytes;                /* of the five */
     int64_t available_bytes;            /* of this machine, or its GPU, now; a run that needs more is refused */
     const char *device;                 /* "cpu" or "cuda:N": what was chosen, and where the bytes above are */
-    int64_t pinned_bytes;               /* beside a GPU's memory: of this machine's, for weights and moments there */
+    int64_t host_bytes;                 /* beside a GPU's memory: of this machine's */
 } ml_trainer_plan;
 
 ML_API ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t);

@@ -136,7 +136,9 @@ static const ml_dtype weight_dtypes[] = { ML_F32, ML_BF16 };
 
 typedef struct {
     int64_t batch, seq;
-    bool muon, recompute;
+    bool muon;
+    ml_recompute recompute;
+    const char *recompute_name;
     ml_train_plan plan;
     ml_train_plan gpu[ML_N_PLACE_WAY][2]; /* by way, with fp32 moments and with bf16 ones; products in bf16 */
 } training;
@@ -146,7 +148,8 @@ static ml_status plan_training(const ml_options *o, const ml_config *c, training
     *out = (training){ .batch = ml_options_int(o, "train.batch"),
                        .seq = ml_options_int(o, "train.seq"),
                        .muon = !strcmp(ml_options_text(o, "optim.name"), "muon"),
-                       .recompute = ml_options_flag(o, "train.recompute") };
+                       .recompute_name = ml_options_text(o, "train.recompute"),
+                       .recompute = ml_train_parse_recompute(ml_options_text(o, "train.recompute")) };
     /* Activations of a token are fewer than the parameters it meets: this keeps the plan's products in 64 bits. */
     double tokens = (double)out->batch * (double)out->seq;
     if (tokens * (double)ml_model_count(c).active > 1e17) {
@@ -172,8 +175,7 @@ static void print_gpu_memory(const training *t)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             const ml_train_plan *p = &t->gpu[way][bf16];
             printf("  %-*s %12s", NAME_W, bf16 ? "" : ml_train_place_way_name(way), ml_cli_bytes(p->total).text);
-            if (p->pinned) printf(" %12s", ml_cli_bytes(p->pinned).text);
-            printf("%s\n", bf16 ? "  moments in bf16" : "");
+            printf(" %12s%s\n", ml_cli_bytes(p->host).text, bf16 ? "  moments in bf16" : "");
         }
     }
     printf("\n");
@@ -194,7 +196,7 @@ static void print_memory(const ml_config *c, const training *t)
            ml_cli_digits(c->max_position_embeddings).text);
     const ml_train_plan *p = &t->plan;
     printf("memory to train it (%lld x %lld tokens a micro-step, %s, recompute %s)\n", (long long)t->batch,
-           (long long)t->seq, t->muon ? "Muon" : "AdamW", t->recompute ? "on" : "off");
+           (long long)t->seq, t->muon ? "Muon" : "AdamW", t->recompute_name);
     printf("  %-*s %12s\n", NAME_W, "weights", ml_cli_bytes(p->weights).text);
     printf("  %-*s %12s\n", NAME_W, "gradients", ml_cli_bytes(p->gradients).text);
     printf("  %-*s %12s\n", NAME_W, "optimizer", ml_cli_bytes(p->optimizer).text);
@@ -308,7 +310,7 @@ static json_t *gpu_json(const training *t)
             const ml_train_plan *p = &t->gpu[way][bf16];
             json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I}", "memory", ml_train_place_way_name(way),
                                                   "moments", bf16 ? "bf16" : "f32", "gpu", (json_int_t)p->total, "host",
-                                                  (json_int_t)p->pinned));
+                                                  (json_int_t)p->host));
         }
     }
     return list;
@@ -323,12 +325,12 @@ static json_t *memory_json(const ml_config *c, const training *t)
         (json_int_t)ml_model_weight_bytes(c, ML_BF16), "f16", (json_int_t)ml_model_weight_bytes(c, ML_F16),
         "kv_cache_dtype", ml_dtype_name(ML_SESSION_KV), "kv_cache_per_token", (json_int_t)token_bytes,
         "kv_cache_full_context", (json_int_t)(token_bytes * c->max_position_embeddings));
-    json_t *train =
-        json_pack("{s:I, s:I, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", (json_int_t)t->batch, "seq",
-                  (json_int_t)t->seq, "optimizer_name", t->muon ? "muon" : "adamw", "recompute", t->recompute,
-                  "weights", (json_int_t)p->weights, "gradients", (json_int_t)p->gradients, "optimizer",
-                  (json_int_t)p->optimizer, "activations", (json_int_t)p->activations, "activation_gradients",
-                  (json_int_t)p->activation_gradients, "total", (json_int_t)p->total);
+    json_t *train = json_pack("{s:I, s:I, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", (json_int_t)t->batch,
+                              "seq", (json_int_t)t->seq, "optimizer_name", t->muon ? "muon" : "adamw", "recompute",
+                              t->recompute != ML_RECOMPUTE_OFF, "weights", (json_int_t)p->weights, "gradients",
+                              (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "activations",
+                              (json_int_t)p->activations, "activation_gradients", (json_int_t)p->activation_gradients,
+                              "total", (json_int_t)p->total);
     return json_pack("{s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t));
 }
 

@@ -141,18 +141,40 @@ typedef struct {
     int64_t layer_id;
 } layer_arg;
 
-static ml_tensor *layer(ml_ctx *ctx, ml_tensor *x, const void *arg)
+/* x + attention(norm(x)) */
+static ml_tensor *attention_block(ml_ctx *ctx, ml_tensor *x, const void *arg)
 {
     const layer_arg *a = arg;
     const ml_model *m = a->m;
-    const ml_layer *y = &m->layer[a->layer_id];
-    float eps = (float)m->config.rms_norm_eps;
-    ml_tensor *normed = ml_rmsnorm(ctx, x, maybe(&y->attn_norm), eps); // [tokens, d]
-    x = ml_add(ctx, x, ml_model_attention(ctx, m, a->layer_id, normed, a->in), 1);
-    normed = ml_rmsnorm(ctx, x, maybe(&y->ffn_norm), eps);
+    ml_tensor *normed =
+        ml_rmsnorm(ctx, x, maybe(&m->layer[a->layer_id].attn_norm), (float)m->config.rms_norm_eps); // [tokens, d]
+    return ml_add(ctx, x, ml_model_attention(ctx, m, a->layer_id, normed, a->in), 1);
+}
+
+/* x + MLP(norm(x)), or experts */
+static ml_tensor *mlp_block(ml_ctx *ctx, ml_tensor *x, const void *arg)
+{
+    const layer_arg *a = arg;
+    const ml_model *m = a->m;
+    ml_tensor *normed =
+        ml_rmsnorm(ctx, x, maybe(&m->layer[a->layer_id].ffn_norm), (float)m->config.rms_norm_eps); // [tokens, d]
     bool is_moe = ml_config_layer_is_moe(&m->config, a->layer_id);
     return ml_add(ctx, x, is_moe ? moe(ctx, m, a->layer_id, normed, a->in) : mlp(ctx, m, a->layer_id, normed, a->in),
                   1);
+}
+
+/* The block, a segment of its own where that is what is computed again. */
+static ml_tensor *run_block(ml_ctx *ctx, ml_segment_fn block, ml_tensor *x, const layer_arg *a, ml_recompute again)
+{
+    if (!x || !ctx->recording || a->in->recompute != again) return block(ctx, x, a);
+    return ml_tape_segment(ctx, block, x, a, sizeof *a, true);
+}
+
+static ml_tensor *layer(ml_ctx *ctx, ml_tensor *x, const void *arg)
+{
+    const layer_arg *a = arg;
+    x = run_block(ctx, attention_block, x, a, ML_RECOMPUTE_ATTENTION);
+    return run_block(ctx, mlp_block, x, a, ML_RECOMPUTE_MLP);
 }
 
 ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in)
@@ -160,7 +182,7 @@ ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in)
     ml_tensor *x = ml_embedding(ctx, &m->embed, in->id); // [tokens, d]
     for (int64_t i = 0; i < m->config.num_hidden_layers; i++) {
         layer_arg arg = { m, in, i };
-        x = ml_tape_segment(ctx, layer, x, &arg, sizeof arg, in->recompute);
+        x = ml_tape_segment(ctx, layer, x, &arg, sizeof arg, in->recompute == ML_RECOMPUTE_LAYERS);
     }
     if (in->stats && x) {
         in->stats->n_token += x->dim[0];

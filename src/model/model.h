@@ -143,6 +143,14 @@ typedef struct {
     void (*routing)(void *arg, int64_t layer_id, const ml_routing *routing);
 } ml_routing_observer;
 
+/* What of a layer is not kept for the backward pass but computed once more there. */
+typedef enum {
+    ML_RECOMPUTE_OFF,
+    ML_RECOMPUTE_LAYERS,    /* all: only layer inputs are kept */
+    ML_RECOMPUTE_ATTENTION, /* norm, projections and attention */
+    ML_RECOMPUTE_MLP,       /* norm, and MLP or router and experts */
+} ml_recompute;
+
 struct ml_kv_cache;
 
 typedef struct {
@@ -152,9 +160,9 @@ typedef struct {
     struct ml_kv_cache *cache; /* NULL: attend within the batch only */
     int64_t n_decode;          /* with a cache: the first n_decode tokens are being generated, the others prompt */
     bool training;             /* capacity and auxiliary losses are in force */
-    bool recompute;            /* keep only layer inputs; run layers again going backward */
-    float aux_scale;           /* multiplies the auxiliary coefficients: 1 / micro-steps */
-    ml_router_stats *stats;    /* NULL: not wanted */
+    ml_recompute recompute;
+    float aux_scale;                     /* multiplies the auxiliary coefficients: 1 / micro-steps */
+    ml_router_stats *stats;              /* NULL: not wanted */
     const ml_routing_observer *observer; /* NULL: nobody */
     const ml_adapter_use *adapters;      /* NULL: none (model/adapter.h) */
 } ml_model_input;

@@ -109,7 +109,7 @@ ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listene
     *out = (ml_train_config){ .batch = ml_options_int(o, "train.batch"),
                               .accumulate = ml_options_int(o, "train.accumulate"),
                               .seq = ml_options_int(o, "train.seq"),
-                              .recompute = ml_options_flag(o, "train.recompute"),
+                              .recompute = ml_train_parse_recompute(ml_options_text(o, "train.recompute")),
                               .seed = (uint64_t)ml_options_int(o, "train.seed"),
                               .clip = ml_options_real(o, "optim.clip"),
                               .guard_deviations = ml_options_real(o, "guard.deviations"),

@@ -259,7 +259,7 @@ ml_trainer_plan ml_trainer_get_plan(const ml_trainer *t)
                               .total_bytes = t->plan.total,
                               .available_bytes = t->available,
                               .device = t->device_name,
-                              .pinned_bytes = t->plan.pinned };
+                              .host_bytes = t->plan.host };
 }
 
 /* ---- running ---- */

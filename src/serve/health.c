@@ -10,8 +10,10 @@
 ml_status ml_health(ml_web *h, ml_error *err)
 {
     bool loaded = ml_models_any_loaded(h->server->models);
+    char device[32];
+    ml_models_get_device(h->server->models, device);
     json_t *o = json_pack("{s:s, s:b, s:s, s:s}", "status", loaded ? "ok" : "no model", "model_loaded", loaded,
-                          "device", "cpu", "version", ml_version());
+                          "device", device, "version", ml_version());
     return ml_web_reply_json(h, loaded ? 200 : 503, o, err);
 }
 

@@ -308,6 +308,19 @@ bool ml_models_any_loaded(ml_models *m)
     return any;
 }
 
+void ml_models_get_device(ml_models *m, char name[32])
+{
+    snprintf(name, 32, "cpu");
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->n; i++) {
+        const ml_served *s = m->served[i];
+        if (s->state != ML_STATE_LOADED || s->adapter) continue;
+        if (s->m.model->device) snprintf(name, 32, "cuda:%d", ml_device_get_info(s->m.model->device).index);
+        break;
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
 bool ml_models_is_closing(ml_models *m, const ml_served *served)
 {
     pthread_mutex_lock(&m->lock);

@@ -70,6 +70,8 @@ ml_status ml_models_load_added(ml_models *m, ml_error *err);
 ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error *err);
 void ml_models_release(ml_models *m, ml_served *served);
 bool ml_models_any_loaded(ml_models *m);
+/* Where the first loaded one computes: "cuda:0", or "cpu". */
+void ml_models_get_device(ml_models *m, char name[32]);
 /* The model behind a name: itself, or an adapter's parent. */
 static inline ml_served *ml_served_model(ml_served *named)
 {

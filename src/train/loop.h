@@ -26,7 +26,7 @@ typedef struct {
     ml_schedule schedule;           /* `steps`: the length of the run; `ramp` multiplies accumulate */
     ml_optim_config optim;
     double clip;
-    bool recompute;
+    ml_recompute recompute;
     uint64_t seed;
     double guard_deviations;
     int64_t guard_patience;

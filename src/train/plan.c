@@ -4,6 +4,7 @@
 #include "optim/newton_schulz.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* Floats per token that a layer makes, in the order of model/forward.c. */
 typedef struct {
@@ -43,6 +44,13 @@ static void add_experts(const ml_config *c, layer_floats *l)
     l->scratch = larger(l->scratch, k * (f + 1));             /* activations */
     l->scratch = larger(l->scratch, 3 * c->n_routed_experts); /* of the router and its loss */
     if (c->n_shared_experts) l->values += 3 * c->n_shared_experts * f + 2 * c->hidden_size;
+}
+
+static layer_floats count_attention_block(const ml_config *c)
+{
+    layer_floats l = { .values = 2 * c->hidden_size, .others = 1 }; /* norm, sum */
+    add_attention(c, &l);
+    return l;
 }
 
 static layer_floats count_layer(const ml_config *c, bool is_moe)
@@ -99,22 +107,36 @@ static int64_t count_vectors(const ml_config *c)
     return c->num_hidden_layers * layer + c->hidden_size;
 }
 
-ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, bool recompute)
+ml_recompute ml_train_parse_recompute(const char *name)
+{
+    static const char *const names[] = { "off", "on", "attention", "mlp" };
+    for (int i = 0; i < 4; i++) {
+        if (!strcmp(name, names[i])) return (ml_recompute)i;
+    }
+    return ML_RECOMPUTE_OFF;
+}
+
+ml_train_plan ml_train_make_plan(const ml_config *c, int64_t tokens, bool muon, ml_recompute recompute)
 {
     /* Descriptions of tensors and of operators, and the scratch of attention: per layer, and per thread. */
     const int64_t descriptions = 32 << 10, blocks = 4 * 64 * (4 * larger(ml_config_d_qk(c), ml_config_d_v(c)) + 256);
     ml_param_counts n = ml_model_count(c);
     int64_t tables = n.total - n.without_embedding, d = c->hidden_size, n_layer = c->num_hidden_layers;
-    int64_t all = 0, most = 0, most_values = 0, most_scratch = 0;
+    int64_t all = 0, most = 0, most_values = 0, most_scratch = 0; /* most: computed again at once */
+    layer_floats attention = count_attention_block(c);
     for (int64_t i = 0; i < n_layer; i++) {
         layer_floats l = count_layer(c, ml_config_layer_is_moe(c, i));
-        all += l.values + l.others;
-        most = larger(most, l.values + l.others);
+        int64_t layer = l.values + l.others, first = attention.values + attention.others, again = 0;
+        if (recompute == ML_RECOMPUTE_LAYERS) again = layer;
+        if (recompute == ML_RECOMPUTE_ATTENTION) again = first;
+        if (recompute == ML_RECOMPUTE_MLP) again = layer - first;
+        all += layer - again + (again ? d : 0); /* what comes of it is kept */
+        most = larger(most, again);
         most_values = larger(most_values, l.values);
         most_scratch = larger(most_scratch, l.scratch);
     }
-    int64_t kept = (recompute ? n_layer * d : all) + 2 * d + 8; /* and the ends: embedding, norm, loss */
-    int64_t scratch = larger(tokens * (most_scratch + (recompute ? most : 0)), head_scratch(c, tokens));
+    int64_t kept = all + 2 * d + 8; /* and the ends: embedding, norm, loss */
+    int64_t scratch = larger(tokens * (most_scratch + most), head_scratch(c, tokens));
     ml_train_plan plan = {
         .weights = 4 * n.total,
         .gradients = 4 * n.total,
@@ -161,7 +183,7 @@ static int64_t weight_copies(const ml_config *c, ml_placing placing)
 }
 
 ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, const ml_optim_config *optim,
-                                        bool recompute, const ml_device_plan_choice *choice)
+                                        ml_recompute recompute, const ml_device_plan_choice *choice)
 {
     bool muon = optim->name == ML_OPTIM_MUON;
     ml_train_plan plan = ml_train_make_plan(c, tokens, muon, recompute);
@@ -178,7 +200,7 @@ ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, cons
     plan.activations = larger(plan.activations + 4 * device_scratch(c, tokens) + bf16, o.scratch) + (1 << 20);
     plan.activation_gradients += 1 << 20;
     plan.total = plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.activation_gradients;
-    plan.pinned = place.pinned + o.pinned;
+    plan.host = 4 * n.total + place.pinned + o.pinned;
     return plan;
 }
 
@@ -197,35 +219,36 @@ ml_device_plan_choice ml_train_place_way(int way, ml_precision precision, bool b
 }
 
 ml_device_plan_choice ml_train_choose_place(const ml_config *c, int64_t tokens, const ml_optim_config *optim,
-                                            bool recompute, ml_precision precision, bool bf16_moments,
-                                            int64_t available, int64_t pinned)
+                                            ml_recompute recompute, ml_precision precision, bool bf16_moments,
+                                            int64_t available, int64_t host)
 {
     ml_device_plan_choice choice = { 0 };
     for (int way = 0; way < ML_N_PLACE_WAY; way++) {
         choice = ml_train_place_way(way, precision, bf16_moments);
         ml_train_plan plan = ml_train_make_device_plan(c, tokens, optim, recompute, &choice);
-        if (plan.total <= available && plan.pinned <= pinned) break;
+        if (plan.total <= available && plan.host <= host) break;
     }
     return choice;
 }
 
-ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t available, int64_t pinned, int64_t batch,
-                                     bool recompute, const ml_device_plan_choice *choice, ml_error *err)
+ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t available, int64_t host, int64_t batch,
+                                     ml_recompute recompute, const ml_device_plan_choice *choice, ml_error *err)
 {
     int64_t fixed = plan->weights + plan->gradients + plan->optimizer;
-    if (plan->pinned > pinned) {
-        return ml_fail(err, ML_ENOMEM,
-                       "training needs %.1f GB of this machine's memory for the optimizer's state, but %.1f GB are "
-                       "available: %suse --device cpu",
-                       (double)plan->pinned / 1e9, (double)pinned / 1e9,
-                       choice->moments.bf16 ? "" : "set optim.moments bf16, or ");
+    if (plan->host > host) {
+        return ml_fail(
+            err, ML_ENOMEM,
+            "training needs %.1f GB of this machine's memory beside the GPU's, but %.1f GB are available: %suse "
+            "--device cpu",
+            (double)plan->host / 1e9, (double)host / 1e9,
+            choice->moments.bf16 || !choice->moments.here ? "" : "set optim.moments bf16, or ");
     }
     if (plan->total <= available) return ML_OK;
     const char *remedy = fixed > available && !choice->moments.here ? "set train.memory auto or host"
                          : fixed > available                        ? "use a GPU with more memory"
-                         : batch > 1 ? "use a smaller train.batch with a larger train.accumulate"
-                         : recompute ? "use a smaller train.seq"
-                                     : "set train.recompute on, or use a smaller train.seq";
+                         : batch > 1                        ? "use a smaller train.batch with a larger train.accumulate"
+                         : recompute == ML_RECOMPUTE_LAYERS ? "use a smaller train.seq"
+                                                            : "set train.recompute on, or use a smaller train.seq";
     return ml_fail(err, ML_ENOMEM,
                    "training needs %.1f GB of the GPU's memory (%.1f GB of it weights, gradients and optimizer state) "
                    "but %.1f GB are available: %s, or use --device cpu",
@@ -233,9 +256,10 @@ ml_status ml_train_check_device_plan(const ml_train_plan *plan, int64_t availabl
 }
 
 void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *c, int64_t n_param, int64_t weight_bytes, bool dora,
-                           int64_t tokens, bool recompute)
+                           int64_t tokens, ml_recompute recompute)
 {
-    int64_t n_layer = recompute ? 1 : c->num_hidden_layers, d = c->hidden_size, n_head = c->num_attention_heads;
+    int64_t n_layer = recompute == ML_RECOMPUTE_LAYERS ? 1 : c->num_hidden_layers, d = c->hidden_size,
+            n_head = c->num_attention_heads;
     int64_t n_q = n_head * ml_config_d_qk(c), n_v = n_head * ml_config_d_v(c), joined = 0;
     if (c->attention == ML_ATTENTION_MLA) {
         joined = n_head * (c->qk_nope_head_dim + c->v_head_dim) * c->kv_lora_rank; /* kv_b, where a file has halves */
@@ -255,15 +279,15 @@ void ml_train_plan_adapter(ml_train_plan *plan, const ml_config *c, int64_t n_pa
     plan->total = plan->weights + plan->gradients + plan->optimizer + plan->activations + plan->activation_gradients;
 }
 
-ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, bool recompute,
+ml_status ml_train_check_plan(const ml_train_plan *plan, int64_t available, int64_t batch, ml_recompute recompute,
                               ml_error *err)
 {
     if (plan->total <= available) return ML_OK;
     int64_t fixed = plan->weights + plan->gradients + plan->optimizer;
-    const char *remedy = fixed > available ? "this model needs a machine with more memory"
-                         : batch > 1       ? "use a smaller train.batch with a larger train.accumulate"
-                         : recompute       ? "use a smaller train.seq"
-                                           : "set train.recompute on, or use a smaller train.seq";
+    const char *remedy = fixed > available                  ? "this model needs a machine with more memory"
+                         : batch > 1                        ? "use a smaller train.batch with a larger train.accumulate"
+                         : recompute == ML_RECOMPUTE_LAYERS ? "use a smaller train.seq"
+                                                            : "set train.recompute on, or use a smaller train.seq";
     return ml_fail(err, ML_ENOMEM,
                    "training needs %.1f GB (%.1f GB of it weights, gradients and optimizer state) but "
                    "%.1f GB are available: %s",
@@ -278,7 +302,7 @@ int ml_train_format_plan(const ml_train_plan *plan, char *text, size_t size)
                  "gradients up to %.1f MB; in all up to %.1f MB",
                  (double)plan->weights / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
                  (double)plan->activations / 1e6, (double)plan->activation_gradients / 1e6, (double)plan->total / 1e6);
-    if (plan->pinned == 0 || n < 0 || (size_t)n >= size) return n;
+    if (plan->host == 0 || n < 0 || (size_t)n >= size) return n;
     return n +
-           snprintf(text + n, size - (size_t)n, "; beside that %.1f MB of this machine's", (double)plan->pinned / 1e6);
+           snprintf(text + n, size - (size_t)n, "; beside that %.1f MB of this machine's", (double)plan->host / 1e6);
 }

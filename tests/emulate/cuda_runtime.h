@@ -111,6 +111,13 @@ static inline unsigned __ballot_sync(unsigned, int predicate)
     return all;
 }
 
+static inline unsigned __match_any_sync(unsigned, int value)
+{
+    unsigned same = 0;
+    for (unsigned i = 0; i < 32; i++) same |= (unsigned)(ml_emulated_exchange(value, i) == value ? 1 : 0) << i;
+    return same;
+}
+
 static inline int __popc(unsigned bits)
 {
     return __builtin_popcount(bits);

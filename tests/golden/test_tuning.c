@@ -9,10 +9,12 @@
 #include "train/sft.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static ml_error err;
+static ml_device *device; /* NULL: the processor */
 static char folder[ML_PATH_MAX], singles[ML_PATH_MAX], pairs[ML_PATH_MAX];
 static ml_safetensors *file;
 static ml_config config;
@@ -90,7 +92,8 @@ static int setup(void **state)
         { "rotary_dim", "12" },       { "moe_intermediate_size", "64" },
     };
     char path[ML_PATH_MAX];
-    snprintf(path, sizeof path, "%s/tests/golden/tuning.safetensors", MOONLIGHT_SOURCE_DIR);
+    const char *moved = getenv("MOONLIGHT_TEST_SOURCE"); /* built elsewhere: scripts/gpu-check --packed */
+    snprintf(path, sizeof path, "%s/tests/golden/tuning.safetensors", moved ? moved : MOONLIGHT_SOURCE_DIR);
     assert_ok(ml_safetensors_open(&file, path, &err));
     beta = atof(ml_safetensors_metadata(file, "beta"));
     assert_ok(ml_config_preset("nano-moe", &config, &err));
@@ -125,7 +128,8 @@ static ml_train_step run_step(const ml_stage *stage, ml_model *m, int64_t batch,
                           .seq = 20,
                           .guard_patience = 1,
                           .schedule = { .kind = ML_SCHEDULE_CONSTANT, .steps = 1 },
-                          .optim = ml_optim_default_config(ML_OPTIM_ADAMW) };
+                          .optim = ml_optim_default_config(ML_OPTIM_ADAMW),
+                          .device = device };
     char run[ML_PATH_MAX];
     ml_loop *loop;
     ml_train_step step;
@@ -133,6 +137,7 @@ static ml_train_step run_step(const ml_stage *stage, ml_model *m, int64_t batch,
     assert_ok(ml_loop_make(&c, run, false, m, stage, NULL, NULL, &loop, &err));
     assert_ok(ml_loop_step(loop, &step, &err));
     if (val_loss) assert_ok(ml_loop_evaluate(loop, val_loss, &err));
+    assert_ok(ml_model_pull_grads(m, &err));
     ml_loop_free(loop);
     return step;
 }
@@ -443,7 +448,8 @@ static void test_extreme_margins(void **state)
     assert_true(ml_dpo_pair_loss(ML_DPO_IPO, 0.5, 3, 2, &slope) == 0 && slope == 0);
 }
 
-int main(void)
+/* test_tuning [cuda] */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sft),
@@ -453,5 +459,13 @@ int main(void)
         cmocka_unit_test(test_dpo_keeps_the_chosen_answer),
         cmocka_unit_test(test_extreme_margins),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    const struct CMUnitTest there[] = { cmocka_unit_test(test_sft), cmocka_unit_test(test_dpo) };
+    if (argc < 2 || strcmp(argv[1], "cuda")) return cmocka_run_group_tests(tests, setup, teardown);
+    if (ml_device_open(0, &device, &err) != ML_OK) {
+        printf("skipped: no GPU (%s)\n", err.message);
+        return 77;
+    }
+    int n_failed = cmocka_run_group_tests_name("on a device", there, setup, teardown);
+    ml_device_close(device);
+    return n_failed;
 }

@@ -2,7 +2,7 @@
 
 static void make(test_case *c, ml_rng *rng)
 {
-    const int64_t shapes[][2] = { { 5, 7 }, { 200, 33 }, { 0, 4 } };
+    const int64_t shapes[][2] = { { 5, 7 }, { 200, 33 }, { 0, 4 }, { 9, 64 } };
     const int64_t *shape = shapes[c->variant];
     test_real(c, 0, 2, shape, 1, rng);
     test_real(c, 1, 2, shape, 1, rng);
@@ -22,4 +22,4 @@ static void reference(const test_case *c, double *const *out)
     }
 }
 
-const test_op test_op_add = { .n_variant = 3, .make = make, .build = build, .reference = reference };
+const test_op test_op_add = { .n_variant = 4, .make = make, .build = build, .reference = reference };

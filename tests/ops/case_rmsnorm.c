@@ -13,6 +13,9 @@ static const struct {
     { 33, 90, 6, 72, 24, 1e-6f, 1 },     /* three heads, a column view */
     { 9, 64, 0, 64, 64, 1e-8f, 0.02 },   /* mean(x^2) near 4e-4: this eps moves y by 12 times the tolerance */
     { 0, 8, 0, 8, 4, 1e-6f, 1 },
+    { 20, 260, 0, 260, 260, 1e-6f, 1 }, /* these three: several warps, several pieces and many threads on a GPU */
+    { 9, 1100, 0, 1100, 1100, 1e-6f, 1 },
+    { 2, 9001, 0, 9001, 9001, 1e-6f, 1 },
     { 6, 1, 0, 1, 1, 0.5f, 1 }, /* without a large eps the gradient would cancel to nothing */
 };
 

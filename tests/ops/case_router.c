@@ -32,6 +32,8 @@ static const variant variants[] = {
     { 24, 10, true, RANDOM, { 12, 2, ML_SCORE_SIGMOID, true, 1, 3, 1, 0, true }, false },
     /* sigmoid, 6 of 64 */
     { 50, 64, true, RANDOM, { 64, 6, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0, false }, false },
+    /* several slices of the weight's gradient, several chunks of the sort on a GPU */
+    { 300, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 0, false }, false },
     /* capacity */
     { 40, 12, false, RANDOM, { 6, 2, ML_SCORE_SOFTMAX, false, 1, 1, 1, 1.0f, false }, false },
     { 24, 12, true, RANDOM, { 5, 2, ML_SCORE_SIGMOID, true, 2.446f, 1, 1, 0.75f, false }, false },

@@ -43,37 +43,45 @@ static void expect_near(const char *what, double found, double wanted, double to
 
 /* ---- beside the processor ---- */
 
-static void check_course(test_model which, ml_optim_name optim)
+static void check_course(test_model which, ml_optim_name optim, ml_precision precision)
 {
     enum { N_STEP = 4 };
     ml_config model = test_model_config(which);
     ml_train_config here = tiny_config(optim), there = here;
+    /* fp32: sums in another order, a few rounding errors of 2^-24 each; through AdamW, whose first updates are the
+     * signs of gradients, rounding of one near zero moves a weight by 2 lr and a loss by some 1e-5.  bf16: operands are
+     * right to 2^-9, a mean over a batch to less; five iterations of Newton-Schulz move singular values by some of
+     * that. */
+    bool exact = precision == ML_PRECISION_F32;
+    double near = exact ? 1e-4 : 1e-2, norm_near = exact ? 1e-3 : 5e-2;
     there.device = device;
+    there.precision = precision;
+    there.placing = exact ? ML_PLACE_F32 : ML_PLACE_HALF;
     here.accumulate = there.accumulate = which == TEST_GQA_SIGMOID ? 2 : 1;
     test_run a, b;
     test_run_start(&a, &model, &here);
     test_run_start(&b, &model, &there);
     for (int i = 0; i < N_STEP; i++) {
         ml_train_step x = test_run_step(&a), y = test_run_step(&b);
-        /* fp32 sums in another order, a few rounding errors of 2^-24 each; through AdamW, whose first updates are the
-         * signs of gradients, rounding of one near zero moves a weight by 2 lr and a loss by some 1e-5. */
-        expect_near("loss", y.loss, x.loss, 1e-4);
-        expect_near("ce", y.ce, x.ce, 1e-4);
-        expect_near("gradient norm", y.grad_norm, x.grad_norm, 1e-3);
-        expect_near("update", y.update_rms, x.update_rms, 1e-3);
+        expect_near("loss", y.loss, x.loss, near);
+        expect_near("ce", y.ce, x.ce, near);
+        expect_near("gradient norm", y.grad_norm, x.grad_norm, norm_near);
+        expect_near("update", y.update_rms, x.update_rms, norm_near);
         assert_true(x.lr == y.lr && x.step == y.step && x.tokens == y.tokens && x.n_token == y.n_token);
         assert_false(y.skipped);
-        expect_near("guard", b.loop->guard.mean, a.loop->guard.mean, 1e-2);
+        expect_near("guard", b.loop->guard.mean, a.loop->guard.mean, norm_near);
     }
     double loss_here, loss_there;
     assert_ok(ml_loop_evaluate(a.loop, &loss_here, &err));
     assert_ok(ml_loop_evaluate(b.loop, &loss_there, &err));
-    expect_near("evaluation", loss_there, loss_here, 1e-4);
+    expect_near("evaluation", loss_there, loss_here, near);
     const ml_router_stats *s = &a.loop->stats, *t = &b.loop->stats;
-    for (int64_t i = 0; i < s->n_layer * s->n_expert; i++) assert_int_equal(s->count[i], t->count[i]);
-    for (int64_t i = 0; i < s->n_layer; i++) assert_true(fabs(s->entropy[i] - t->entropy[i]) < 1e-3);
+    int64_t n_count = exact ? s->n_layer * s->n_expert : 0; /* a choice may tip over in bf16 */
+    for (int64_t i = 0; i < n_count; i++) assert_int_equal(s->count[i], t->count[i]);
+    for (int64_t i = 0; i < s->n_layer; i++)
+        assert_true(fabs(s->entropy[i] - t->entropy[i]) < norm_near * (double)s->n_token);
     assert_ok(ml_model_pull(b.model, &err));
-    for (size_t i = 0; i < a.model->n_weight; i++) { /* the same counts move the bias by the same arithmetic */
+    for (size_t i = 0; exact && i < a.model->n_weight; i++) { /* the same counts move the bias by the same arithmetic */
         const ml_weight *x = &a.model->weight[i], *y = &b.model->weight[i];
         if (!x->trained) assert_memory_equal(x->data, y->data, (size_t)ml_weight_count(x) * sizeof(float));
     }
@@ -84,8 +92,9 @@ static void check_course(test_model which, ml_optim_name optim)
 static void test_course_of_the_processor(void **state)
 {
     (void)state;
-    check_course(TEST_GQA_SIGMOID, ML_OPTIM_MUON);
-    check_course(TEST_MLA_LORA, ML_OPTIM_ADAMW);
+    check_course(TEST_GQA_SIGMOID, ML_OPTIM_MUON, ML_PRECISION_F32);
+    check_course(TEST_GQA_SIGMOID, ML_OPTIM_MUON, ML_PRECISION_BF16);
+    check_course(TEST_MLA_LORA, ML_OPTIM_ADAMW, ML_PRECISION_F32);
 }
 
 /* ---- however the memory is used ---- */
@@ -94,7 +103,7 @@ typedef struct {
     ml_precision precision;
     ml_placing placing;
     ml_optim_storage moments;
-    bool recompute;
+    ml_recompute recompute;
     unsigned order;
 } way;
 
@@ -146,13 +155,16 @@ static void test_ways_give_the_same_bits(void **state)
     (void)state;
     const way ways[] = {
         { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_HALF },
-        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_SPLIT, .recompute = true, .order = 1 },
+        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_SPLIT, .recompute = ML_RECOMPUTE_ATTENTION, .order = 1 },
         { .precision = ML_PRECISION_BF16,
           .placing = ML_PLACE_SPLIT_HOST,
           .moments = { .here = true, .batch = 4000 },
-          .recompute = true,
+          .recompute = ML_RECOMPUTE_LAYERS,
           .order = 2 },
-        { .precision = ML_PRECISION_BF16, .placing = ML_PLACE_HALF, .moments = { .here = true, .batch = 2000 } },
+        { .precision = ML_PRECISION_BF16,
+          .placing = ML_PLACE_HALF,
+          .moments = { .here = true, .batch = 2000 },
+          .recompute = ML_RECOMPUTE_MLP },
     };
     check_ways(TEST_MLA_MOE, ML_OPTIM_MUON, ways, 4);
 }

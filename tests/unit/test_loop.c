@@ -182,8 +182,10 @@ static void test_recompute_changes_no_bit(void **state)
     for (int which = 0; which < TEST_N_MODEL; which++) {
         ml_config model = with_losses((test_model)which);
         ml_train_config keep = test_train_config(), again = keep;
-        again.recompute = true;
-        run_both(&model, &keep, 1, &again, 1);
+        for (int what = ML_RECOMPUTE_LAYERS; what <= ML_RECOMPUTE_MLP; what++) {
+            again.recompute = (ml_recompute)what;
+            run_both(&model, &keep, 1, &again, 1);
+        }
     }
 }
 

@@ -12,7 +12,9 @@ typedef struct {
     const char *name;
     test_model which;
     int64_t hidden_size, num_hidden_layers, n_routed_experts, num_experts_per_tok, vocab_size, batch, seq;
-    bool expert_relu, qk_norm, recompute, muon;
+    bool expert_relu, qk_norm;
+    ml_recompute recompute;
+    bool muon;
 } plan_case;
 
 static const plan_case cases[] = {
@@ -25,6 +27,8 @@ static const plan_case cases[] = {
     { "experts, recompute", TEST_GQA_MOE, 64, 6, 8, 2, 512, 8, 64, false, false, true, false },
     { "latent", TEST_MLA_MOE, 64, 4, 8, 2, 512, 8, 64, false, false, false, true },
     { "latent, low-rank queries, recompute", TEST_MLA_LORA, 64, 6, 8, 2, 512, 8, 64, false, false, true, false },
+    { "latent, attention again", TEST_MLA_LORA, 64, 6, 8, 2, 512, 8, 64, false, false, ML_RECOMPUTE_ATTENTION, false },
+    { "latent, experts again", TEST_MLA_LORA, 64, 6, 8, 2, 512, 8, 64, false, false, ML_RECOMPUTE_MLP, false },
 };
 
 static ml_config model_of(const plan_case *p)

@@ -26,6 +26,8 @@ ml_status ml_cached_check(ml_ctx *ctx, const ml_kv_view *kv, const int32_t *seq,
 
 /* ---- decode ---- */
 
+enum { ML_DECODE_SPAN = 256 }; /* keys that have a running softmax of their own, at least */
+
 /* Queries ready for the kernels of attention_kernel_rows.h, and where their results go. */
 typedef struct {
     const ml_kv_view *kv;
@@ -34,8 +36,10 @@ typedef struct {
     const float *q; /* [n_token, n_head, ml_rows_pad(d_qk)], times the scale, zeros behind d_qk */
     float *y;       /* [n_token, n_head * d_v], rows y_stride apart */
     int64_t y_stride;
-    int64_t n_head, n_group, d_qk, d_v, k_step, v_step;
-    bool v_is_k; /* MLA: values are the first columns of the key row */
+    int64_t n_head, n_group; /* n_group heads after one another share a key head */
+    int64_t d_qk, d_v;
+    int64_t k_step, v_step; /* columns from one key head to the next; 0: all read the same row */
+    bool v_is_k;            /* MLA: values are the first columns of the key row */
 } ml_cached_decode;
 
 ml_status ml_cached_decode_run(ml_ctx *ctx, const ml_cached_decode *d);

@@ -17,11 +17,11 @@
 enum {
     KEYS = ML_ROWS_KEYS,
     ROWS = ML_ROWS_MAX,
-    SPAN = 4 * KEYS,
+    SPAN = ML_DECODE_SPAN,
     DIRECT_ROWS = 4, /* queries beyond which widening q8_0 again for every few of them costs more than a buffer */
     MAX_SPANS = 64,  /* of a token: later ones are longer */
     STATE_BYTES = 16 << 20, /* of spans whose merging is still to come */
-    TASKS_PER_THREAD = 4,   /* tokens that make sharing out their spans pointless */
+    TASKS_PER_THREAD = 4,   /* tasks that make sharing out their spans pointless */
 };
 
 /* One token, key heads g0 .. g0 + n_g - 1. */
@@ -235,6 +235,14 @@ static ml_status share_spans(ml_ctx *ctx, decode_work *w, decode_task *tasks, in
     return ML_OK;
 }
 
+static bool have_one_span(const decode_task *tasks, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (tasks[i].n_span > 1) return false;
+    }
+    return true;
+}
+
 /* Tasks for n_split parts of the key heads; returns their number. */
 static int64_t list_tasks(const ml_cached_decode *d, int64_t n_split, decode_task *tasks)
 {
@@ -281,7 +289,7 @@ ml_status ml_cached_decode_run(ml_ctx *ctx, const ml_cached_decode *d)
     w.scratch = ml_ctx_scratch(ctx, (size_t)(w.scratch_count * n_thread) * sizeof(float));
     if (!tasks || !w.scratch) return ML_ENOMEM;
     int64_t n_task = list_tasks(d, n_split, tasks);
-    if (n_thread == 1 || n_task >= TASKS_PER_THREAD * n_thread) {
+    if (n_thread == 1 || n_task >= TASKS_PER_THREAD * n_thread || have_one_span(tasks, n_task)) {
         w.tasks = tasks;
         ml_parallel_for(n_task, 1, walk_tasks, &w);
         return ML_OK;

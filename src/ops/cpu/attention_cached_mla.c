@@ -17,7 +17,7 @@
 
 #include <string.h>
 
-enum { KEYS = ML_PREFILL_KEYS, WINDOW_BLOCKS = ML_PREFILL_WINDOW / KEYS };
+enum { KEYS = ML_PREFILL_KEYS, WINDOW_BLOCKS = ML_PREFILL_WINDOW / KEYS, MIN_HEADS_TO_HALVE = 16 };
 
 /* ---- weights ---- */
 
@@ -159,6 +159,14 @@ static void project_value(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* Heads that read a row of the cache together: all, but of one token with few keys, which are a single span, a half, so
+ * that two threads have something to do. */
+static int64_t heads_together(const ml_cached_heads *a, int64_t n_head, int64_t n_token)
+{
+    bool few = n_token == 1 && a->pos[0] < ML_DECODE_SPAN && ml_thread_count() > 1;
+    return few && n_head % 2 == 0 && n_head >= MIN_HEADS_TO_HALVE ? n_head / 2 : n_head;
+}
+
 static ml_status decode(ml_ctx *ctx, const ml_cached_heads *a, const ml_mla_weights *weights, const ml_mla_param *p,
                         int64_t n_token)
 {
@@ -191,7 +199,7 @@ static ml_status decode(ml_ctx *ctx, const ml_cached_heads *a, const ml_mla_weig
                            .y = latent,
                            .y_stride = p->n_head * rank,
                            .n_head = p->n_head,
-                           .n_group = p->n_head,
+                           .n_group = heads_together(a, p->n_head, n_token),
                            .d_qk = d_row,
                            .d_v = rank,
                            .v_is_k = true };

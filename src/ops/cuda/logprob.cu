@@ -8,6 +8,8 @@
 #include "ops/cuda/sums.cuh"
 #include "ops/cuda/weight.cuh"
 
+#include <cfloat>
+
 enum { THREADS = 256 };
 static const int64_t CHUNK_BYTES = (int64_t)256 << 20, MIN_CHUNK = 32;
 
@@ -53,11 +55,16 @@ static __global__ void __launch_bounds__(THREADS) score(head h, int64_t first, m
         return;
     }
     const float *row = h.logits + (int64_t)blockIdx.x * h.n_vocab;
-    float max = -INFINITY, sum = 0;
-    for (int64_t v = threadIdx.x; v < h.n_vocab; v += THREADS) max = fmaxf(max, logit_at(&h, row, v));
-    max = ml_block_max(max, shared);
-    for (int64_t v = threadIdx.x; v < h.n_vocab; v += THREADS) sum += expf(logit_at(&h, row, v) - max);
-    sum = ml_block_sum(sum, shared);
+    /* One reading: each thread's sum is relative to the largest of its own logits so far. */
+    float most = -FLT_MAX, part = 0;
+#pragma unroll 4
+    for (int64_t v = threadIdx.x; v < h.n_vocab; v += THREADS) {
+        float logit = logit_at(&h, row, v), now = fmaxf(most, logit);
+        part = fmaf(part, expf(most - now), expf(logit - now));
+        most = now;
+    }
+    float max = ml_block_max(most, shared);
+    float sum = ml_block_sum(part * expf(most - max), shared);
     if (threadIdx.x > 0) return;
     float lse = max + logf(sum);
     h.lse[token] = lse;

@@ -1,86 +1,202 @@
-/* y = x rstd w over groups of columns, rstd = 1 / sqrt(mean(x^2) + eps): one warp for each group of each row.
+/* y = x rstd w over groups of columns, rstd = 1 / sqrt(mean(x^2) + eps).
  *   u = x rstd;  dx += rstd (w dy - u mean(w dy u));  dw += sum over rows and groups of dy u
- * dw: a block of the first kernel sums ROWS rows in order for each column, the second adds these sums in order. */
-#include "ops/cuda/rows.cuh"
+ * A group belongs to the threads of one row of a block (a warp, or the whole block); each holds Q pieces of four
+ * columns in registers, so that x and dy are read once.  Going backward these threads walk `per` groups in order and
+ * keep their columns' part of dw; the parts are then added in order (ops/cuda/sums.cuh). */
+#include "ops/cuda/pieces.cuh"
+#include "ops/cuda/sums.cuh"
 
-enum { WARPS = 8, ROWS = 32, COLUMNS = 128 };
+enum { THREADS = 256, MANY_THREADS = 1024, MAX_Q = 4, MAX_PART = 1024, MIN_PER = 8 };
 
-static __global__ void forward(ml_rows x, const float *w, ml_rows y, ml_rows rstd, float eps, int64_t d, int64_t n)
+typedef struct {
+    ml_rows x, y, rstd; /* y: dy going backward */
+    const float *w;
+    float *dx, *part;           /* part [n_part, d]; either may be NULL */
+    int64_t d, n_group, n, per; /* n: groups of all rows */
+    float eps;
+    bool aligned;
+} operands;
+
+/* Where group i lies in x and y. */
+typedef struct {
+    int64_t row, group, x, y;
+} place;
+
+static __device__ __forceinline__ place find(const operands &m, int64_t i)
 {
-    int64_t i = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP; /* group, counted through all rows */
-    if (i >= n) return;
-    int64_t n_group = x.n_col / d, row = i / n_group, group = i % n_group;
-    const float *from = x.data + row * x.stride + group * d;
-    float *to = y.data + row * y.stride + group * d, sum = 0;
-    for (int64_t c = threadIdx.x % WARP; c < d; c += WARP) sum = fmaf(from[c], from[c], sum);
-    float r = 1.0f / sqrtf(ml_warp_sum(sum) / (float)d + eps);
-    for (int64_t c = threadIdx.x % WARP; c < d; c += WARP) to[c] = from[c] * r * w[c];
-    if (threadIdx.x % WARP == 0) rstd.data[row * rstd.stride + group] = r;
+    place p;
+    p.row = i / m.n_group;
+    p.group = i % m.n_group;
+    p.x = p.row * m.x.stride + p.group * m.d;
+    p.y = p.row * m.y.stride + p.group * m.d;
+    return p;
 }
 
-static __global__ void backward_x(ml_rows x, const float *w, ml_rows dy, ml_rows rstd, float *dx, int64_t d, int64_t n)
+/* Over the threads of a group. */
+static __device__ __forceinline__ float sum_group(float v, float *shared)
 {
-    int64_t i = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
-    if (i >= n) return;
-    int64_t n_group = x.n_col / d, row = i / n_group, group = i % n_group;
-    const float *from = x.data + row * x.stride + group * d, *slope = dy.data + row * dy.stride + group * d;
-    float *to = dx + row * x.stride + group * d, r = rstd.data[row * rstd.stride + group], sum = 0;
-    for (int64_t c = threadIdx.x % WARP; c < d; c += WARP) sum = fmaf(w[c] * slope[c], from[c] * r, sum);
-    float mean = ml_warp_sum(sum) / (float)d;
-    for (int64_t c = threadIdx.x % WARP; c < d; c += WARP) to[c] += r * (w[c] * slope[c] - from[c] * r * mean);
+    return blockDim.x == WARP ? ml_warp_sum(v) : ml_block_sum(v, shared);
 }
 
-static __global__ void sum_gain(ml_rows x, ml_rows dy, ml_rows rstd, float *part, int64_t d, int64_t n_row)
+static __device__ __forceinline__ float dot(float4 a, float4 b, float sum)
 {
-    int64_t c = (int64_t)blockIdx.x * COLUMNS + threadIdx.x, first = (int64_t)blockIdx.y * ROWS;
-    if (c >= d) return;
-    int64_t n_group = x.n_col / d, end = first + ROWS < n_row ? first + ROWS : n_row;
+    return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+static __device__ __forceinline__ float4 multiply(float4 a, float4 b, float factor)
+{
+    float4 v;
+    v.x = a.x * factor * b.x;
+    v.y = a.y * factor * b.y;
+    v.z = a.z * factor * b.z;
+    v.w = a.w * factor * b.w;
+    return v;
+}
+
+template <int Q> static __global__ void __launch_bounds__(MANY_THREADS) forward(operands m)
+{
+    __shared__ float shared[MANY_THREADS / WARP];
+    int64_t i = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+    if (i >= m.n) return; /* a whole warp, or no thread at all */
+    place p = find(m, i);
+    float4 x[Q];
     float sum = 0;
-    for (int64_t row = first; row < end; row++) {
-        for (int64_t g = 0; g < n_group; g++) {
-            float u = x.data[row * x.stride + g * d + c] * rstd.data[row * rstd.stride + g];
-            sum = fmaf(dy.data[row * dy.stride + g * d + c], u, sum);
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+        int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+        x[q] = ml_piece_load(m.x.data + p.x + c, m.d - c, m.aligned);
+    }
+#pragma unroll
+    for (int q = 0; q < Q; q++) sum = dot(x[q], x[q], sum);
+    float rstd = 1.0f / sqrtf(sum_group(sum, shared) / (float)m.d + m.eps);
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+        int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+        float4 w = ml_piece_load(m.w + c, m.d - c, m.aligned);
+        ml_piece_store(m.y.data + p.y + c, multiply(x[q], w, rstd), m.d - c, m.aligned);
+    }
+    if (threadIdx.x == 0) m.rstd.data[p.row * m.rstd.stride + p.group] = rstd;
+}
+
+template <int Q> static __global__ void __launch_bounds__(MANY_THREADS) backward(operands m)
+{
+    __shared__ float shared[MANY_THREADS / WARP];
+    int64_t part = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, first = part * m.per;
+    int64_t end = first + m.per < m.n ? first + m.per : m.n;
+    if (first >= m.n) return;
+    float4 dw[Q];
+#pragma unroll
+    for (int q = 0; q < Q; q++) dw[q].x = dw[q].y = dw[q].z = dw[q].w = 0;
+    for (int64_t i = first; i < end; i++) {
+        place p = find(m, i);
+        float rstd = m.rstd.data[p.row * m.rstd.stride + p.group], sum = 0;
+        float4 u[Q], slope[Q];
+#pragma unroll
+        for (int q = 0; q < Q; q++) {
+            int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+            u[q] = ml_piece_load(m.x.data + p.x + c, m.d - c, m.aligned);
+            slope[q] = ml_piece_load(m.y.data + p.y + c, m.d - c, m.aligned);
+        }
+#pragma unroll
+        for (int q = 0; q < Q; q++) {
+            int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+            float4 w = ml_piece_load(m.w + c, m.d - c, m.aligned);
+            u[q].x *= rstd, u[q].y *= rstd, u[q].z *= rstd, u[q].w *= rstd;
+            dw[q].x = fmaf(slope[q].x, u[q].x, dw[q].x);
+            dw[q].y = fmaf(slope[q].y, u[q].y, dw[q].y);
+            dw[q].z = fmaf(slope[q].z, u[q].z, dw[q].z);
+            dw[q].w = fmaf(slope[q].w, u[q].w, dw[q].w);
+            slope[q] = multiply(slope[q], w, 1);
+            sum = dot(slope[q], u[q], sum);
+        }
+        if (!m.dx) continue;
+        float mean = sum_group(sum, shared) / (float)m.d;
+#pragma unroll
+        for (int q = 0; q < Q; q++) {
+            int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+            slope[q].x -= u[q].x * mean;
+            slope[q].y -= u[q].y * mean;
+            slope[q].z -= u[q].z * mean;
+            slope[q].w -= u[q].w * mean;
+            ml_piece_add(m.dx + p.x + c, slope[q], rstd, m.d - c, m.aligned);
         }
     }
-    part[(int64_t)blockIdx.y * d + c] = sum;
+    if (!m.part) return;
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+        int64_t c = (int64_t)(q * blockDim.x + threadIdx.x) * ML_PIECE;
+        ml_piece_store(m.part + part * m.d + c, dw[q], m.d - c, m.aligned);
+    }
 }
 
-static __global__ void add_parts(const float *part, float *dw, int64_t d, int64_t n_part)
+/* Threads of a group, groups of a block, pieces of a thread. */
+typedef struct {
+    unsigned x, y;
+    int q;
+} sizes;
+
+static ml_status choose(ml_ctx *ctx, int64_t d, sizes *s)
 {
-    int64_t c = (int64_t)blockIdx.x * COLUMNS + threadIdx.x;
-    if (c >= d) return;
-    float sum = 0;
-    for (int64_t p = 0; p < n_part; p++) sum += part[p * d + c];
-    dw[c] += sum;
+    int64_t n_piece = ml_pieces_of(d);
+    s->x = (unsigned)ml_n_blocks(n_piece, WARP) * WARP;
+    if (n_piece > THREADS) s->x = THREADS;
+    if (n_piece > 2 * THREADS) s->x = MANY_THREADS;
+    s->y = s->x == WARP ? THREADS / WARP : 1;
+    s->q = (int)ml_n_blocks(n_piece, s->x);
+    if (s->q <= MAX_Q) return ML_OK;
+    return ml_ctx_fail(ctx, ML_EINVAL, "rmsnorm on the GPU: expected at most %d columns, found %lld",
+                       MANY_THREADS * MAX_Q * ML_PIECE, (long long)d);
+}
+
+static operands describe(const ml_op_args *args)
+{
+    operands m;
+    memset(&m, 0, sizeof m);
+    m.x = ml_rows_of(args->in[0]);
+    m.y = ml_rows_of(args->out[0]);
+    m.rstd = ml_rows_of(args->save[0]);
+    m.w = ml_f32(args->in[1]);
+    m.d = args->in[1]->dim[0];
+    m.n_group = m.x.n_col / m.d;
+    m.n = ml_tensor_count(args->in[0]) / m.d;
+    m.eps = ((const ml_rmsnorm_param *)args->param)->eps;
+    m.aligned = ml_pieces_aligned(m.x) && ml_pieces_aligned(m.y) && (uintptr_t)m.w % 16 == 0 && m.d % ML_PIECE == 0;
+    return m;
 }
 
 extern "C" ml_status ml_cuda_rmsnorm_forward(ml_ctx *ctx, const ml_op_args *args)
 {
-    const ml_tensor *x = args->in[0], *w = args->in[1];
-    int64_t d = w->dim[0], n = ml_tensor_count(x) / d;
-    if (n == 0) return ML_OK;
-    ML_LAUNCH(ctx->device, forward, (unsigned)ml_n_blocks(n, WARPS), WARPS * WARP, 0, ml_rows_of(x), ml_f32(w),
-              ml_rows_of(args->out[0]), ml_rows_of(args->save[0]), ((const ml_rmsnorm_param *)args->param)->eps, d, n);
+    operands m = describe(args);
+    sizes s;
+    if (m.n == 0) return ML_OK;
+    ML_TRY(choose(ctx, m.d, &s));
+    auto *rmsnorm_forward = s.q > 2 ? forward<4> : s.q > 1 ? forward<2> : forward<1>;
+    ML_LAUNCH(ctx->device, rmsnorm_forward, (unsigned)ml_n_blocks(m.n, s.y), dim3(s.x, s.y), 0, m);
     return ml_queued(ctx);
 }
 
 extern "C" ml_status ml_cuda_rmsnorm_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
-    const ml_tensor *x = args->in[0], *w = args->in[1];
-    int64_t d = w->dim[0], n_row = x->dim[0], n = ml_tensor_count(x) / d, n_part = ml_n_blocks(n_row, ROWS);
-    if (n == 0) return ML_OK;
-    ml_rows dy = ml_rows_like(args->out[0], grads->out[0]), rstd = ml_rows_of(args->save[0]);
-    if (grads->in[0]) {
-        ML_LAUNCH(ctx->device, backward_x, (unsigned)ml_n_blocks(n, WARPS), WARPS * WARP, 0, ml_rows_of(x), ml_f32(w),
-                  dy, rstd, grads->in[0], d, n);
+    operands m = describe(args);
+    sizes s;
+    if (m.n == 0 || (!grads->in[0] && !grads->in[1])) return ML_OK;
+    ML_TRY(choose(ctx, m.d, &s));
+    m.y.data = grads->out[0];
+    m.dx = grads->in[0];
+    m.per = ml_n_blocks(m.n, MAX_PART);
+    if (m.per < MIN_PER) m.per = MIN_PER;
+    m.aligned = m.aligned && ml_pieces_aligned(m.y) && (uintptr_t)m.dx % 16 == 0;
+    int64_t n_part = ml_n_blocks(m.n, m.per);
+    if (grads->in[1]) {
+        m.part = (float *)ml_ctx_scratch_data(ctx, (size_t)(n_part * m.d) * sizeof *m.part);
+        if (!m.part) return ML_ENOMEM;
     }
-    if (!grads->in[1]) return ml_queued(ctx);
-    if (n_part > MAX_GRID_Y) return ml_ctx_fail(ctx, ML_EINVAL, "rmsnorm: %lld rows are too many", (long long)n_row);
-    float *part = (float *)ml_ctx_scratch_data(ctx, (size_t)(n_part * d) * sizeof *part);
-    if (!part) return ML_ENOMEM;
-    unsigned columns = (unsigned)ml_n_blocks(d, COLUMNS);
-    ML_LAUNCH(ctx->device, sum_gain, dim3(columns, (unsigned)n_part), COLUMNS, 0, ml_rows_of(x), dy, rstd, part, d,
-              n_row);
-    ML_LAUNCH(ctx->device, add_parts, columns, COLUMNS, 0, part, grads->in[1], d, n_part);
+    auto *rmsnorm_backward = s.q > 2 ? backward<4> : s.q > 1 ? backward<2> : backward<1>;
+    ML_LAUNCH(ctx->device, rmsnorm_backward, (unsigned)ml_n_blocks(n_part, s.y), dim3(s.x, s.y), 0, m);
+    if (!m.part) return ml_queued(ctx);
+    ml_rows parts;
+    parts.data = m.part;
+    parts.n_col = parts.stride = m.d;
+    ml_cuda_add_column_sums(ctx, parts, n_part, grads->in[1]);
     return ml_queued(ctx);
 }

@@ -1,8 +1,9 @@
-/* Rotation in place, angles in double as on the CPU.  A thread owns one pair of columns of one token, in all heads.
+/* Rotation in place, angles in double as on the CPU.  A thread owns one pair of columns of one token, in all heads, and
+ * has FLIGHT heads on their way at a time.
  * inv_freq is this machine's memory: it travels with the launch. */
 #include "ops/cuda/rows.cuh"
 
-enum { MAX_PAIRS = 512, THREADS = 128 };
+enum { MAX_PAIRS = 512, THREADS = 128, FLIGHT = 4 };
 
 typedef struct {
     float inv_freq[MAX_PAIRS];
@@ -22,10 +23,21 @@ static __global__ void rotate(float *x, int64_t stride, const int32_t *pos, int6
     float c = (float)((double)p.magnitude * cos(angle));
     float s = (float)((double)p.magnitude * direction * sin(angle));
     int64_t a = p.interleaved ? 2 * pair : pair, b = p.interleaved ? 2 * pair + 1 : pair + half;
-    for (int64_t h = 0; h < p.n_head; h++) {
-        float *v = x + token * stride + h * p.d_head + p.offset, va = v[a], vb = v[b];
-        v[a] = va * c - vb * s;
-        v[b] = vb * c + va * s;
+    float *row = x + token * stride + p.offset;
+    for (int64_t first = 0; first < p.n_head; first += FLIGHT) {
+        float va[FLIGHT], vb[FLIGHT];
+#pragma unroll
+        for (int h = 0; h < FLIGHT; h++) {
+            if (first + h >= p.n_head) continue;
+            va[h] = row[(first + h) * p.d_head + a];
+            vb[h] = row[(first + h) * p.d_head + b];
+        }
+#pragma unroll
+        for (int h = 0; h < FLIGHT; h++) {
+            if (first + h >= p.n_head) continue;
+            row[(first + h) * p.d_head + a] = va[h] * c - vb[h] * s;
+            row[(first + h) * p.d_head + b] = vb[h] * c + va[h] * s;
+        }
     }
 }
 

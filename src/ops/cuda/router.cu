@@ -8,11 +8,12 @@
 #include "ops/cuda/matvec.cuh"
 #include "ops/cuda/rows.cuh"
 #include "ops/cuda/sort.cuh"
+#include "ops/cuda/sums.cuh"
 #include "ops/cuda/weight.cuh"
 
 #include <cfloat>
 
-enum { WARPS = 4, THREADS = WARPS * WARP, LIMIT_THREADS = 256 };
+enum { WARPS = 4, THREADS = WARPS * WARP, LIMIT_THREADS = 256, SLICES = 16 };
 
 typedef struct {
     ml_router_param p;
@@ -320,6 +321,41 @@ static __global__ void __launch_bounds__(THREADS) backward(router w)
     for (int e = lane; e < n; e += WARP) dlogit[e] += c.score[e] * (dscore[e] - sum);
 }
 
+static __global__ void cut_tokens(int32_t *offset, int64_t n_token)
+{
+    offset[threadIdx.x] = (int32_t)(n_token * threadIdx.x / SLICES);
+}
+
+/* dw += dlogit^T x.  There are few experts, so few blocks: of many tokens SLICES slices are summed side by side, and
+ * their sums in order. */
+static ml_status add_weight_gradient(ml_ctx *ctx, const router *w, const ml_tensor *x, const ml_tensor *weight,
+                                     float *dw)
+{
+    int64_t n = w->p.n_expert, d = x->dim[1];
+    bool in_slices = w->n_token >= 8 * SLICES && weight->stride == d;
+    ml_cuda_gemm g = ml_cuda_gemm_make(n, d, w->n_token);
+    g.a = ml_cuda_operand_make(w->dlogit, n, true);
+    g.b = ml_cuda_operand_make(ml_f32(x), x->stride, false);
+    g.c = dw;
+    g.c_stride = weight->stride;
+    g.accumulate = !in_slices;
+    g.exact = true;
+    ml_rows parts = { NULL, n * d, n * d };
+    if (in_slices) {
+        int32_t *offset = (int32_t *)ml_ctx_scratch_data(ctx, (SLICES + 1) * sizeof *offset);
+        g.c = parts.data = (float *)ml_ctx_scratch_data(ctx, (size_t)(SLICES * n * d) * sizeof *parts.data);
+        if (!offset || !parts.data) return ML_ENOMEM;
+        ML_LAUNCH(ctx->device, cut_tokens, 1, SLICES + 1, 0, offset, w->n_token);
+        g.grouping = ML_GROUP_INNER;
+        g.offset = offset;
+        g.n_product = SLICES;
+        g.c_product = n * d;
+    }
+    ml_cuda_gemm_run(ctx, &g);
+    if (in_slices) ml_cuda_add_column_sums(ctx, parts, SLICES, dw);
+    return ml_queued(ctx);
+}
+
 extern "C" ml_status ml_cuda_router_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_grads *grads)
 {
     const ml_tensor *x = args->in[0], *weight = args->in[1];
@@ -346,15 +382,5 @@ extern "C" ml_status ml_cuda_router_backward(ml_ctx *ctx, const ml_op_args *args
         g.exact = true;
         ml_cuda_gemm_run(ctx, &g);
     }
-    if (grads->in[1]) {
-        ml_cuda_gemm g = ml_cuda_gemm_make(n, x->dim[1], w.n_token);
-        g.a = ml_cuda_operand_make(w.dlogit, n, true);
-        g.b = ml_cuda_operand_make(ml_f32(x), x->stride, false);
-        g.c = grads->in[1];
-        g.c_stride = weight->stride;
-        g.accumulate = true;
-        g.exact = true;
-        ml_cuda_gemm_run(ctx, &g);
-    }
-    return ml_queued(ctx);
+    return grads->in[1] ? add_weight_gradient(ctx, &w, x, weight, grads->in[1]) : ml_queued(ctx);
 }

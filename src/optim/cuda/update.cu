@@ -156,23 +156,24 @@ static void queue_adamw(ml_device_update *u, const ml_update_batch *b, double lr
 
 /* ---- Muon ---- */
 
-/* Part blockIdx.x of matrix blockIdx.y: the momentum goes on, and what is to be orthogonalised goes to u.  A step that
+/* What is orthogonalised is bf16 (U = uint16_t) where products are, else fp32.
+ *
+ * Part blockIdx.x of matrix blockIdx.y: the momentum goes on, and what is to be orthogonalised goes to u.  A step that
  * is not used leaves the momentum alone; what comes of u is then used by nobody. */
-template <typename M>
+template <typename M, typename U>
 static __global__ void __launch_bounds__(THREADS) make_update(const ml_update_entry *entry, float mu, bool nesterov,
-                                                              const ml_update_control *control, float *u, double *part)
+                                                              const ml_update_control *control, U *u, double *part)
 {
     __shared__ double shared[THREADS / WARP];
     const ml_update_entry e = entry[blockIdx.y];
     M *momentum = (M *)e.m;
-    float *to = u + (int64_t)blockIdx.y * e.n;
+    U *to = u + (int64_t)blockIdx.y * e.n;
     int64_t begin = (int64_t)blockIdx.x * PART, end = begin + PART < e.n ? begin + PART : e.n;
     double sum = 0;
     for (int64_t i = begin + threadIdx.x; i < end && control->use; i += THREADS) {
         float g = e.grad[i] * control->grad_scale;
         float m = store_moment(momentum, i, mu * load_moment(momentum, i) + g);
-        float x = nesterov ? g + mu * m : m;
-        to[i] = x;
+        float x = store_moment(to, i, nesterov ? g + mu * m : m);
         sum += (double)x * (double)x;
     }
     sum = ml_block_sum(sum, shared);
@@ -180,30 +181,32 @@ static __global__ void __launch_bounds__(THREADS) make_update(const ml_update_en
 }
 
 /* u / (|u| + 1e-7); every block adds the parts of its matrix in the same order. */
+template <typename U>
 static __global__ void __launch_bounds__(THREADS)
-    normalise(float *u, int64_t n, const double *part, const ml_update_control *control)
+    normalise(U *u, int64_t n, const double *part, const ml_update_control *control)
 {
     if (!control->use) return;
-    float *x = u + (int64_t)blockIdx.y * n;
+    U *x = u + (int64_t)blockIdx.y * n;
     int64_t begin = (int64_t)blockIdx.x * PART, end = begin + PART < n ? begin + PART : n;
     double total = 0;
     for (unsigned i = 0; i < gridDim.x; i++) total += part[(int64_t)blockIdx.y * gridDim.x + i];
     float scale = (float)(1.0 / (sqrt(total) + 1e-7));
-    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) x[i] *= scale;
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) store_moment(x, i, load_moment(x, i) * scale);
 }
 
+template <typename U>
 static __global__ void __launch_bounds__(THREADS)
-    apply_update(const ml_update_entry *entry, const float *u, float decay, float rate,
-                 const ml_update_control *control, double *part)
+    apply_update(const ml_update_entry *entry, const U *u, float decay, float rate, const ml_update_control *control,
+                 double *part)
 {
     __shared__ double shared[THREADS / WARP];
     if (!control->use) return;
     const ml_update_entry e = entry[blockIdx.y];
-    const float *from = u + (int64_t)blockIdx.y * e.n;
+    const U *from = u + (int64_t)blockIdx.y * e.n;
     int64_t begin = (int64_t)blockIdx.x * PART, end = begin + PART < e.n ? begin + PART : e.n;
     double sum = 0;
     for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
-        float o = from[i];
+        float o = load_moment(from, i);
         sum += (double)o * (double)o;
         store_value(&e, i, load_value(&e, i) * decay - rate * o);
     }
@@ -211,6 +214,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) part[(int64_t)blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
+/* Stacked matrices as products take them, of either type. */
 static ml_cuda_operand stack(const float *data, int64_t rows, int64_t cols, bool transpose)
 {
     ml_cuda_operand o = ml_cuda_operand_make(data, cols, transpose);
@@ -218,36 +222,57 @@ static ml_cuda_operand stack(const float *data, int64_t rows, int64_t cols, bool
     return o;
 }
 
+static ml_cuda_operand stack(const uint16_t *data, int64_t rows, int64_t cols, bool transpose)
+{
+    ml_cuda_operand o = ml_cuda_operand_half(data, cols, transpose);
+    o.product = rows * cols;
+    return o;
+}
+
+static void set_result(ml_cuda_gemm *g, float *c, const float *d)
+{
+    g->c = c;
+    g->d = d;
+}
+
+static void set_result(ml_cuda_gemm *g, uint16_t *c, const uint16_t *d)
+{
+    g->c_half = c;
+    g->d_half = d;
+}
+
+/* c [m, n] = alpha a b + beta d, of n_matrix products */
+template <typename U>
 static void multiply(ml_ctx *ctx, int64_t n_matrix, int64_t m, int64_t n, int64_t k, ml_cuda_operand a,
-                     ml_cuda_operand b, float *c, float alpha, const float *d, float beta)
+                     ml_cuda_operand b, U *c, float alpha, const U *d, float beta)
 {
     ml_cuda_gemm g = ml_cuda_gemm_make(m, n, k);
     g.n_product = n_matrix;
     g.a = a;
     g.b = b;
-    g.c = c;
+    set_result(&g, c, d);
     g.c_stride = n;
     g.c_product = m * n;
     g.alpha = alpha;
-    g.d = d;
     g.beta = beta;
     ml_cuda_gemm_run(ctx, &g);
 }
 
 /* Orthogonalise n stacked matrices x of norm 1; y is as large, gram and poly [n, side, side].  -> where the result is
  */
-static float *newton_schulz(ml_ctx *ctx, const ml_optim_config *config, int64_t n, int64_t rows, int64_t cols, float *x,
-                            float *y, float *gram, float *poly)
+template <typename U>
+static U *newton_schulz(ml_ctx *ctx, const ml_optim_config *config, int64_t n, int64_t rows, int64_t cols, U *x, U *y,
+                        U *gram, U *poly)
 {
     int64_t side = rows < cols ? rows : cols, k = rows + cols - side;
     bool tall = rows > cols;
     for (int step = 0; step < config->ns_steps; step++) {
         ml_cuda_operand a = stack(gram, side, side, false), b = stack(poly, side, side, false);
         ml_cuda_operand whole = stack(x, rows, cols, false);
-        multiply(ctx, n, side, side, k, stack(x, rows, cols, tall), stack(x, rows, cols, !tall), gram, 1, NULL, 0);
+        multiply(ctx, n, side, side, k, stack(x, rows, cols, tall), stack(x, rows, cols, !tall), gram, 1, (U *)NULL, 0);
         multiply(ctx, n, side, side, side, a, a, poly, C_COEF, gram, B_COEF);
         multiply(ctx, n, rows, cols, side, tall ? whole : b, tall ? b : whole, y, 1, x, A_COEF);
-        float *swap = x;
+        U *swap = x;
         x = y;
         y = swap;
     }
@@ -259,28 +284,29 @@ static int64_t count_parts(const ml_update_batch *b)
     return b->n * ml_n_blocks(b->most, PART);
 }
 
-static bool queue_muon(ml_device_update *u, const ml_update_batch *b, double lr)
+template <typename U> static bool queue_muon(ml_device_update *u, const ml_update_batch *b, double lr)
 {
     ml_ctx *ctx = u->ctx;
     const ml_optim_config *c = u->config;
     int64_t size = b->rows * b->cols, side = b->rows < b->cols ? b->rows : b->cols;
-    float *x = (float *)ml_ctx_scratch_data(ctx, (size_t)(b->n * size) * sizeof *x);
-    float *y = (float *)ml_ctx_scratch_data(ctx, (size_t)(b->n * size) * sizeof *y);
-    float *gram = (float *)ml_ctx_scratch_data(ctx, (size_t)(b->n * side * side) * sizeof *gram);
-    float *poly = (float *)ml_ctx_scratch_data(ctx, (size_t)(b->n * side * side) * sizeof *poly);
+    U *x = (U *)ml_ctx_scratch_data(ctx, (size_t)(b->n * size) * sizeof *x);
+    U *y = (U *)ml_ctx_scratch_data(ctx, (size_t)(b->n * size) * sizeof *y);
+    U *gram = (U *)ml_ctx_scratch_data(ctx, (size_t)(b->n * side * side) * sizeof *gram);
+    U *poly = (U *)ml_ctx_scratch_data(ctx, (size_t)(b->n * side * side) * sizeof *poly);
     if (!x || !y || !gram || !poly) return false;
     dim3 grid((unsigned)ml_n_blocks(size, PART), (unsigned)b->n);
     const ml_update_entry *entry = u->entry + b->first;
     float mu = (float)c->momentum;
     if (u->storage.bf16)
-        ML_LAUNCH(u->device, make_update<uint16_t>, grid, THREADS, 0, entry, mu, c->nesterov, u->control, x, u->part);
+        ML_LAUNCH(u->device, (make_update<uint16_t, U>), grid, THREADS, 0, entry, mu, c->nesterov, u->control, x,
+                  u->part);
     else
-        ML_LAUNCH(u->device, make_update<float>, grid, THREADS, 0, entry, mu, c->nesterov, u->control, x, u->part);
-    ML_LAUNCH(u->device, normalise, grid, THREADS, 0, x, size, u->part, u->control);
+        ML_LAUNCH(u->device, (make_update<float, U>), grid, THREADS, 0, entry, mu, c->nesterov, u->control, x, u->part);
+    ML_LAUNCH(u->device, normalise<U>, grid, THREADS, 0, x, size, u->part, u->control);
     x = newton_schulz(ctx, c, b->n, b->rows, b->cols, x, y, gram, poly);
     double factor = c->rms_scale * sqrt((double)(b->rows > b->cols ? b->rows : b->cols));
     float decay = (float)(1.0 - lr * ml_optim_get_decay(c, b->group)), rate = (float)(lr * factor);
-    ML_LAUNCH(u->device, apply_update, grid, THREADS, 0, entry, x, decay, rate, u->control, u->part);
+    ML_LAUNCH(u->device, apply_update<U>, grid, THREADS, 0, entry, x, decay, rate, u->control, u->part);
     ML_LAUNCH(u->device, join_parts, 1, THREADS, 0, u->part, count_parts(b), factor * factor, true, &u->control->use,
               u->squares + b->group);
     return true;
@@ -304,7 +330,8 @@ extern "C" ml_status ml_device_update_queue(ml_device_update *u, double lr, cons
         ml_update_await(u, i);
         ml_ctx_mark mark = ml_ctx_get_mark(u->ctx);
         if (ml_optim_is_muon(b->group))
-            fits = queue_muon(u, b, lr);
+            fits =
+                u->ctx->precision == ML_PRECISION_BF16 ? queue_muon<uint16_t>(u, b, lr) : queue_muon<float>(u, b, lr);
         else
             queue_adamw(u, b, lr);
         ml_ctx_release(u->ctx, mark);
