@@ -10,6 +10,7 @@
 #include "infer/speed.h"
 #include "model/traffic.h"
 #include "ops/cpu/limits.h"
+#include "ops/device_limits.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,8 +19,9 @@ typedef struct {
     const ml_options *o;
     ml_model *model;
     double load_seconds;
-    ml_machine_limits limits;
-    json_t *object, *rows; /* of --json; rows belongs to object */
+    ml_machine_limits limits; /* of the processor */
+    ml_device_limits there;   /* of the device, when the model computes on one */
+    json_t *object, *rows;    /* of --json; rows belongs to object */
 } job;
 
 /* One depth: what was measured, and its share of the machine. */
@@ -42,19 +44,29 @@ static ml_status measure_depth(job *j, int64_t depth, row *r, ml_error *err)
     ml_speed_config config = { .n_prompt = ml_options_int(j->o, "prompt"),
                                .n_gen = ml_options_int(j->o, "gen"),
                                .depth = depth,
+                               .n_batch = ml_options_int(j->o, "batch"),
                                .kv_dtype = ml_cli_kv_dtype(j->o),
                                .n_repeat = ml_options_int(j->o, "repeat"),
                                .seed = 1 };
     r->depth = depth;
     ML_TRY(ml_speed_measure(j->model, &config, &r->speed, err));
-    /* The middle of the tokens that were generated. */
-    r->traffic = ml_model_traffic(j->model, depth + config.n_gen / 2, r->speed.cache_token_bytes);
-    r->decode_bytes = r->traffic.weight_bytes + r->traffic.cache_bytes;
-    r->read_share = r->decode_bytes * r->speed.decode.mean / j->limits.read_bytes;
+    /* The middle of the tokens that were generated; weights are read once for all sequences. */
+    int64_t n_cache = r->speed.cache_token_bytes, middle = depth + config.n_gen / 2;
+    const ml_device *device = j->model->device;
+    r->traffic = ml_model_pass_traffic(j->model, config.n_batch, middle, n_cache);
+    r->decode_bytes = (r->traffic.weight_bytes + r->traffic.cache_bytes) / (double)config.n_batch;
+    r->read_share = r->decode_bytes * r->speed.decode.mean / (device ? j->there.read_bytes : j->limits.read_bytes);
     double head = (double)j->model->config.vocab_size * (double)j->model->config.hidden_size;
     double peak = computes_in_int8(j->model) ? j->limits.int8_macs : j->limits.fp32_macs;
-    r->arithmetic_share = (r->traffic.weight_macs - head) * r->speed.prefill.mean / peak;
+    if (device) peak = j->there.bf16_macs;
+    double macs = r->traffic.weight_macs / (double)config.n_batch;
+    r->arithmetic_share = (macs - head) * r->speed.prefill.mean / peak;
     return ML_OK;
+}
+
+static const char *where_weights_are(const ml_model *m)
+{
+    return m->device ? "uploaded" : m->panels.base ? "repacked" : "mapped";
 }
 
 static void print_row(const row *r)
@@ -67,20 +79,37 @@ static void print_row(const row *r)
 
 static json_t *row_to_json(const row *r)
 {
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "depth", (json_int_t)r->depth, "prefill_tps",
-                     r->speed.prefill.mean, "prefill_tps_sd", r->speed.prefill.sd, "decode_tps", r->speed.decode.mean,
-                     "decode_tps_sd", r->speed.decode.sd, "decode_bytes", r->decode_bytes, "read_share", r->read_share,
-                     "arithmetic_share", r->arithmetic_share);
+    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "depth", (json_int_t)r->depth, "launches",
+                     (json_int_t)r->speed.n_launch, "prefill_tps", r->speed.prefill.mean, "prefill_tps_sd",
+                     r->speed.prefill.sd, "decode_tps", r->speed.decode.mean, "decode_tps_sd", r->speed.decode.sd,
+                     "decode_bytes", r->decode_bytes, "read_share", r->read_share, "arithmetic_share",
+                     r->arithmetic_share);
+}
+
+static void print_device(const job *j)
+{
+    printf("ready in %.2f s; on %s; reads %.1f GB/s, multiplies %.2f T/s of bf16; decodes %lld together\n\n",
+           j->load_seconds, j->model->device_choice, j->there.read_bytes * 1e-9, j->there.bf16_macs * 1e-12,
+           (long long)ml_options_int(j->o, "batch"));
+}
+
+static void print_processor(const job *j)
+{
+    printf("ready in %.2f s; %d threads, %s; reads %.1f GB/s, multiplies %.0f G/s of int8, %.0f G/s of fp32\n\n",
+           j->load_seconds, ml_thread_count(), ml_isa_name(ml_cpu_isa()), j->limits.read_bytes * 1e-9,
+           j->limits.int8_macs * 1e-9, j->limits.fp32_macs * 1e-9);
 }
 
 static void print_head(const job *j)
 {
     ml_model_info info = ml_model_get_info(j->model);
     printf("%s, %lld parameters, %lld active; %s weights\n", info.class_name, (long long)info.n_params,
-           (long long)info.n_params_active, j->model->panels.base ? "repacked" : "mapped");
-    printf("ready in %.2f s; %d threads, %s; reads %.1f GB/s, multiplies %.0f G/s of int8, %.0f G/s of fp32\n\n",
-           j->load_seconds, ml_thread_count(), ml_isa_name(ml_cpu_isa()), j->limits.read_bytes * 1e-9,
-           j->limits.int8_macs * 1e-9, j->limits.fp32_macs * 1e-9);
+           (long long)info.n_params_active, where_weights_are(j->model));
+    if (j->model->device) {
+        print_device(j);
+    } else {
+        print_processor(j);
+    }
     printf("         prefill of %lld        decode of %lld        read per    share of   prefill's\n",
            (long long)ml_options_int(j->o, "prompt"), (long long)ml_options_int(j->o, "gen"));
     printf("  depth  tokens/s            tokens/s          token, MB   reading    share of arithmetic\n");
@@ -125,7 +154,12 @@ static ml_status bench(job *j, ml_error *err)
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open_weights(path, ml_options_text(j->o, "repack"), &budget, &j->model, err));
     j->load_seconds = ml_clock_seconds() - start;
-    ML_TRY(ml_machine_measure(1.5, &j->limits, err));
+    if (j->model->device) {
+        ML_TRY(ml_device_limits_measure(j->model->device, &j->there, err));
+    } else {
+        if (ml_options_given(j->o, "device") && !ml_options_flag(j->o, "json")) ml_cli_say_device(j->o, j->model);
+        ML_TRY(ml_machine_measure(1.5, &j->limits, err));
+    }
     if (ml_options_flag(j->o, "json")) {
         j->object = json_object();
         j->rows = json_array();
@@ -135,12 +169,16 @@ static ml_status bench(job *j, ml_error *err)
     }
     ML_TRY(measure_depths(j, err));
     if (!j->object) return ML_OK;
-    json_object_update_new(j->object, json_pack("{s:i, s:s, s:s, s:f, s:f, s:f, s:f, s:I}", "threads",
-                                                ml_thread_count(), "isa", ml_isa_name(ml_cpu_isa()), "weights",
-                                                j->model->panels.base ? "repacked" : "mapped", "load_seconds",
-                                                j->load_seconds, "read_bytes_per_second", j->limits.read_bytes,
-                                                "int8_macs_per_second", j->limits.int8_macs, "fp32_macs_per_second",
-                                                j->limits.fp32_macs, "peak_memory", (json_int_t)ml_memory_peak()));
+    json_object_update_new(j->object,
+                           json_pack("{s:i, s:s, s:s, s:f, s:f, s:f, s:f, s:I}", "threads", ml_thread_count(), "isa",
+                                     ml_isa_name(ml_cpu_isa()), "weights", where_weights_are(j->model), "load_seconds",
+                                     j->load_seconds, "read_bytes_per_second", j->limits.read_bytes,
+                                     "int8_macs_per_second", j->limits.int8_macs, "fp32_macs_per_second",
+                                     j->limits.fp32_macs, "peak_memory", (json_int_t)ml_memory_peak()));
+    json_object_update_new(j->object,
+                           json_pack("{s:I, s:s, s:f, s:f}", "batch", (json_int_t)ml_options_int(j->o, "batch"),
+                                     "device", j->model->device_choice, "device_read_bytes_per_second",
+                                     j->there.read_bytes, "device_bf16_macs_per_second", j->there.bf16_macs));
     json_t *object = j->object;
     j->object = NULL;
     return ml_cli_print_json(object, err);

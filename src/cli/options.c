@@ -66,6 +66,7 @@ const ml_option_row ml_cli_rows[] = {
     INT("serve", "", "chunk", 16, 65536, "512", "prompt tokens of one pass at most"),
     INT("bench", "", "prompt", 0, 1e7, "512", "tokens of a prefill; 0: not measured"),
     INT("bench", "", "gen", 0, 1e7, "64", "tokens of a decode; 0: not measured"),
+    INT("bench", "", "batch", 1, 256, "1", "sequences that are decoded together; a prefill is of one"),
     LIST("bench", "", "depth", "0", "N", "tokens already in the sequence; may be repeated"),
     INT("bench", "", "repeat", 1, 1e6, "3", "measurements, of which mean and standard deviation are shown"),
     FLAG("bench", "", "json", "off", "print one JSON object: prefill_tps, decode_tps, their _sd, ..."),

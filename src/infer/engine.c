@@ -28,7 +28,7 @@ static ml_status make_arrays(ml_engine *e, ml_error *err)
     e->want = ml_calloc(n_slot, sizeof *e->want);
     e->row = ml_calloc(n_slot, sizeof *e->row);
     e->want_slot = ml_calloc(n_slot, sizeof *e->want_slot);
-    e->logits = ml_calloc(n_slot * n_vocab, sizeof *e->logits);
+    e->logits = ml_runner_alloc_logits(e->model, n_slot * n_vocab);
     e->adjusted = ml_calloc(n_vocab, sizeof *e->adjusted);
     bool all = e->slot && e->order && e->id && e->pos && e->seq && e->want && e->row && e->want_slot && e->logits &&
                e->adjusted;
@@ -78,7 +78,7 @@ void ml_engine_free(ml_engine *e)
     ml_free(e->want);
     ml_free(e->row);
     ml_free(e->want_slot);
-    ml_free(e->logits);
+    ml_runner_free_logits(e->model, e->logits);
     ml_free(e->adjusted);
     ml_free(e);
 }

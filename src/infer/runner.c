@@ -316,6 +316,25 @@ static void take(ml_ctx *ctx, const ml_tensor *y, float *out)
     if (from) memcpy(out, from, (size_t)ml_tensor_count(y) * sizeof *out);
 }
 
+float *ml_runner_alloc_logits(const ml_model *model, size_t n)
+{
+    void *pinned;
+    ml_error ignored;
+    if (!model->device) return ml_calloc(n, sizeof(float));
+    if (ml_device_alloc_pinned(model->device, n * sizeof(float), "logits", &pinned, &ignored) != ML_OK) return NULL;
+    memset(pinned, 0, n * sizeof(float));
+    return pinned;
+}
+
+void ml_runner_free_logits(const ml_model *model, float *logits)
+{
+    if (model->device) {
+        if (logits) ml_device_release_pinned(model->device, logits);
+    } else {
+        ml_free(logits);
+    }
+}
+
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err)
 {
     if (n_want == 0) return ML_OK;

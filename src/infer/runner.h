@@ -43,6 +43,9 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
 ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
+/* Memory for n logits that ml_runner_logits fills fastest; NULL when there is none. */
+float *ml_runner_alloc_logits(const ml_model *model, size_t n);
+void ml_runner_free_logits(const ml_model *model, float *logits);
 /* Launches of the last pass, when a device did it as a graph; else 0. */
 int64_t ml_runner_count_launches(const ml_runner *r);
 /* The log-probability of a target behind each token of a pass of prompts (-1: none, 0 then): target, logprob [n]. */

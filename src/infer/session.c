@@ -37,7 +37,7 @@ ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, 
         size_t n_vocab = (size_t)model->config.vocab_size;
         s->id = ml_calloc((size_t)capacity, sizeof *s->id);
         s->generated = ml_calloc((size_t)capacity, sizeof *s->generated);
-        s->logits = ml_calloc(n_vocab, sizeof *s->logits);
+        s->logits = ml_runner_alloc_logits(model, n_vocab);
         if (!s->id || !s->generated || !s->logits) {
             status = ml_fail_memory(err, n_vocab * sizeof *s->logits, "a session");
         }
@@ -73,7 +73,7 @@ void ml_session_free(ml_session *s)
     ml_runner_free(s->runner);
     ml_free(s->id);
     ml_free(s->generated);
-    ml_free(s->logits);
+    ml_runner_free_logits(s->model, s->logits);
     ml_free(s);
 }
 

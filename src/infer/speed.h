@@ -8,6 +8,7 @@ typedef struct {
     int64_t n_prompt; /* tokens of one prefill; 0: not measured */
     int64_t n_gen;    /* tokens of one decode; 0: not measured */
     int64_t depth;    /* tokens already in the sequence */
+    int64_t n_batch;  /* sequences that are decoded together; 0: 1.  A prefill is of one. */
     int64_t n_repeat;
     ml_dtype kv_dtype; /* of the cache */
     uint64_t seed;     /* of the random token ids */
@@ -21,6 +22,7 @@ typedef struct {
 typedef struct {
     ml_rate prefill, decode;
     int64_t cache_token_bytes; /* what a token takes in the cache */
+    int64_t n_launch;          /* of a decode pass on a device; 0: not known */
 } ml_speed;
 
 /* One round before the measured ones brings weights and caches into memory.  ML_ECANCEL when the user stops it. */

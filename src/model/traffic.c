@@ -1,5 +1,7 @@
 #include "model/traffic.h"
 
+#include <math.h>
+
 static double weight_bytes(const ml_tensor *t)
 {
     if (!t->data) return 0;
@@ -38,5 +40,23 @@ ml_token_traffic ml_model_traffic(const ml_model *m, int64_t depth, int64_t cach
     double width = c->attention == ML_ATTENTION_MLA ? (double)(2 * c->kv_lora_rank + c->qk_rope_head_dim)
                                                     : (double)(2 * c->head_dim);
     n.attention_macs = (double)(c->num_hidden_layers * c->num_attention_heads) * width * (double)depth;
+    return n;
+}
+
+ml_token_traffic ml_model_pass_traffic(const ml_model *m, int64_t n_token, int64_t depth, int64_t cache_token_bytes)
+{
+    const ml_config *c = &m->config;
+    ml_token_traffic n = ml_model_traffic(m, depth, cache_token_bytes);
+    double count = (double)n_token, experts = 0;
+    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
+        const ml_layer *y = &m->layer[i];
+        experts += weight_bytes(&y->expert_gate) + weight_bytes(&y->expert_up) + weight_bytes(&y->expert_down);
+    }
+    double share = c->n_routed_experts ? (double)c->num_experts_per_tok / (double)c->n_routed_experts : 0;
+    n.weight_bytes += experts * (1 - pow(1 - share, count) - share);
+    n.weight_bytes += (count - 1) * (double)ml_dtype_row_bytes(m->embed.dtype, c->hidden_size);
+    n.cache_bytes *= count;
+    n.weight_macs *= count;
+    n.attention_macs *= count;
     return n;
 }

@@ -14,4 +14,8 @@ typedef struct {
 /* A token generated after `depth` others, whose cache takes cache_token_bytes a token. */
 ml_token_traffic ml_model_traffic(const ml_model *m, int64_t depth, int64_t cache_token_bytes);
 
+/* A pass that generates a token for each of n_token sequences, all after `depth` others: weights are read once, of the
+ * experts as many as n_token even choices meet. */
+ml_token_traffic ml_model_pass_traffic(const ml_model *m, int64_t n_token, int64_t depth, int64_t cache_token_bytes);
+
 #endif
