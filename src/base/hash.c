@@ -46,12 +46,25 @@ void ml_sha256_add(ml_sha256 *h, const void *data, size_t n_bytes)
     (void)ok;
 }
 
-void ml_sha256_end(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES])
+static void close_digest(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES])
 {
     unsigned int n_bytes = 0;
     int ok = EVP_DigestFinal_ex(h->context, digest, &n_bytes);
     assert(ok == 1 && n_bytes == ML_SHA256_BYTES);
     (void)ok;
+}
+
+void ml_sha256_finish(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES])
+{
+    close_digest(h, digest);
+    int ok = EVP_DigestInit_ex(h->context, NULL, NULL); /* the same algorithm: nothing is looked up or allocated */
+    assert(ok == 1);
+    (void)ok;
+}
+
+void ml_sha256_end(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES])
+{
+    close_digest(h, digest);
     ml_sha256_free(h);
 }
 

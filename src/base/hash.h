@@ -12,7 +12,9 @@ typedef struct ml_sha256 ml_sha256;
 
 ml_status ml_sha256_begin(ml_sha256 **h, ml_error *err);
 void ml_sha256_add(ml_sha256 *h, const void *data, size_t n_bytes);
-/* Finish into digest[32] and free h. */
+/* Finish into digest[32]; h is as after its begin: for many short texts. */
+void ml_sha256_finish(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES]);
+/* Finish and free h. */
 void ml_sha256_end(ml_sha256 *h, uint8_t digest[ML_SHA256_BYTES]);
 void ml_sha256_free(ml_sha256 *h);
 

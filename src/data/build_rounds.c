@@ -128,13 +128,21 @@ static ml_status read_round(builder *b, batch_round *r, ml_error *err)
 
 /* ---- encoding ---- */
 
-/* Now that the text is there: its split, and whether it is not in a finished shard of that. */
-static ml_status decide_by_text(const builder *b, document *d, uint64_t number, ml_text text, ml_error *err)
+/* The text of a document and, where that decides it, the split: whether it is not in a finished shard of that. */
+static ml_status find_text(const builder *b, int64_t i, ml_sha256 *hash, ml_error *err)
 {
-    bool is_val;
-    ML_TRY(ml_split_rule_is_val(text.data, text.n_bytes, b->work->config->val_fraction, &is_val, err));
-    d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
-    d->wanted = number >= b->work->state.split[d->split].next;
+    batch_round *r = b->encoding;
+    document *d = &r->document[i];
+    ml_text *text = &r->text[i];
+    const ml_build_config *c = b->work->config;
+    ML_TRY(ml_record_text(&r->batch, (size_t)i, c->field, text, err));
+    if (hash) {
+        bool is_val = ml_split_rule_is_val(hash, text->data, text->n_bytes, c->val_fraction);
+        d->split = is_val ? ML_SPLIT_VAL : ML_SPLIT_TRAIN;
+        d->wanted = r->first + (uint64_t)i >= b->work->state.split[d->split].next;
+    }
+    d->is_blank = ml_cut_is_blank(text->data, text->n_bytes);
+    if (!d->wanted) *text = (ml_text){ "", 0 };
     return ML_OK;
 }
 
@@ -144,26 +152,23 @@ static void find_texts(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     builder *b = arg;
     batch_round *r = b->encoding;
+    ml_error problem;
+    ml_sha256 *hash = NULL;
+    if (text_decides(b->work->config) && ml_sha256_begin(&hash, &problem) != ML_OK) {
+        atomic_store(&b->memory_out, true);
+        return;
+    }
     for (int64_t i = begin; i < end; i++) {
         document *d = &r->document[i];
-        ml_error problem;
-        if (!d->wanted) continue;
-        ml_status status = ml_record_text(&r->batch, (size_t)i, b->work->config->field, &r->text[i], &problem);
-        uint64_t number = r->first + (uint64_t)i;
-        if (status == ML_OK && text_decides(b->work->config))
-            status = decide_by_text(b, d, number, r->text[i], &problem);
-        if (status == ML_OK) {
-            d->is_blank = ml_cut_is_blank(r->text[i].data, r->text[i].n_bytes);
-            if (!d->wanted) r->text[i] = (ml_text){ "", 0 };
-            continue;
-        }
-        d->wanted = number >= b->work->state.split[d->split].next;
+        if (!d->wanted || find_text(b, i, hash, &problem) == ML_OK) continue;
+        d->wanted = r->first + (uint64_t)i >= b->work->state.split[d->split].next;
         d->problem = ml_alloc(sizeof *d->problem);
         if (d->problem && problem.code != ML_ENOMEM)
             *d->problem = problem;
         else
             atomic_store(&b->memory_out, true);
     }
+    ml_sha256_free(hash);
 }
 
 /* ---- writing ---- */

@@ -57,7 +57,11 @@ static ml_status choose_split(const builder *b, outcome *r, const ml_value *reco
     for (size_t i = 0; i < d->n && !key.data; i++) {
         if (d->turn[i].role == ML_ROLE_USER) key = d->turn[i].text;
     }
-    return ml_split_rule_is_val(key.data ? key.data : "", key.n_bytes, c->val_fraction, &r->is_val, err);
+    ml_sha256 *hash;
+    ML_TRY(ml_sha256_begin(&hash, err));
+    r->is_val = ml_split_rule_is_val(hash, key.data ? key.data : "", key.n_bytes, c->val_fraction);
+    ml_sha256_free(hash);
+    return ML_OK;
 }
 
 /* ---- one record ---- */

@@ -6,12 +6,12 @@
 #ifndef ML_DATA_SPLIT_RULE_H
 #define ML_DATA_SPLIT_RULE_H
 
-#include "base/status.h"
+#include "base/hash.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 
-/* val_fraction in [0, 1].  ML_ENOMEM at most. */
-ml_status ml_split_rule_is_val(const char *key, size_t n_bytes, double val_fraction, bool *is_val, ml_error *err);
+/* val_fraction in [0, 1].  hash: begun and with nothing added, and so again afterwards. */
+bool ml_split_rule_is_val(ml_sha256 *hash, const char *key, size_t n_bytes, double val_fraction);
 
 #endif

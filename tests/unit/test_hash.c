@@ -14,9 +14,13 @@ static void hash_text(const char *text, size_t piece, char hex[ML_SHA256_HEX])
     for (size_t at = 0, n = strlen(text); at < n; at += piece) {
         ml_sha256_add(h, text + at, n - at < piece ? n - at : piece);
     }
-    uint8_t digest[ML_SHA256_BYTES];
-    ml_sha256_end(h, digest);
+    uint8_t digest[ML_SHA256_BYTES], again[ML_SHA256_BYTES];
+    ml_sha256_finish(h, digest);
     ml_sha256_to_hex(digest, hex);
+    /* It begins anew. */
+    ml_sha256_add(h, text, strlen(text));
+    ml_sha256_end(h, again);
+    assert_memory_equal(again, digest, sizeof digest);
 }
 
 static void test_published_vectors(void **state)

@@ -315,11 +315,10 @@ static void test_rejects_are_counted(void **state)
 static void test_the_split_is_a_hash_of_the_key(void **state)
 {
     (void)state;
-    bool is_val;
-    assert_ok(ml_split_rule_is_val("abc", 3, 0.2322, &is_val, &err));
-    assert_true(is_val);
-    assert_ok(ml_split_rule_is_val("abc", 3, 0.2312, &is_val, &err));
-    assert_false(is_val);
+    ml_sha256 *hash;
+    assert_ok(ml_sha256_begin(&hash, &err));
+    assert_true(ml_split_rule_is_val(hash, "abc", 3, 0.2322));
+    assert_false(ml_split_rule_is_val(hash, "abc", 3, 0.2312));
     /* One question is on one side, whatever its answer. */
     char text[20000] = "", *p = text;
     for (int i = 0; i < 200; i++) p += sprintf(p, "{\"prompt\": \"q%d\", \"response\": \"%d\"}\n", i / 2, i);
@@ -344,9 +343,9 @@ static void test_the_split_is_a_hash_of_the_key(void **state)
         char question[16];
         size_t n = 0;
         for (int32_t k = 1; k < row.span[0].begin; k++) question[n++] = (char)(row.ids.id[k] - 2);
-        assert_ok(ml_split_rule_is_val(question, n, 0.25, &is_val, &err));
-        assert_true(is_val);
+        assert_true(ml_split_rule_is_val(hash, question, n, 0.25));
     }
+    ml_sha256_free(hash);
     ml_row_free(&row);
     ml_rows_free(rows);
 }
