@@ -96,6 +96,15 @@ same_losses() {
     diff "$work/losses_a" "$work/losses_b"
 }
 
+# wait_for_checkpoint RUN: until it has one to go on from; fails after half a minute.
+wait_for_checkpoint() {
+    tries=0
+    while [ ! -e "$1/latest" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 3000 ] || return 1
+        sleep 0.01
+    done
+}
 # wait_for_log RUN N: until N steps are logged; fails after half a minute.
 wait_for_log() {
     tries=0
