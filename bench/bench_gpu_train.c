@@ -6,11 +6,11 @@
  *   - whole training steps of nano-moe and moonlight-moe-130m (AdamW, clipping, the guard), tokens per second of the
  * median step by this machine's clock. JSON on the last line.  Exit status 77 where there is no GPU. */
 #include "gpu_timing.h"
+#include "random_stage.h"
 
 #include "base/file.h"
 #include "model/place.h"
 #include "optim/optimizer.h"
-#include "train/loop.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -204,38 +204,6 @@ static void measure_layers(int64_t n_seq, int64_t length)
 
 /* ---- whole steps ---- */
 
-typedef struct {
-    ml_rng rng;
-    int64_t batch, seq, vocab;
-} random_stage;
-
-static ml_status next(void *self, ml_batch *out, ml_error *err)
-{
-    random_stage *s = self;
-    int32_t id[1024], target[1024];
-    ml_batch_clear(out);
-    for (int64_t b = 0; b < s->batch; b++) {
-        for (int64_t i = 0; i < s->seq; i++) {
-            id[i] = (int32_t)ml_rng_below(&s->rng, (uint64_t)s->vocab);
-            target[i] = (int32_t)ml_rng_below(&s->rng, (uint64_t)s->vocab);
-        }
-        ML_TRY(ml_batch_add(out, id, target, s->seq, err));
-    }
-    return ML_OK;
-}
-
-static json_t *position(void *self)
-{
-    (void)self;
-    return json_object();
-}
-
-static ml_status restore(void *self, const json_t *j, const char *where, ml_error *err)
-{
-    (void)self, (void)j, (void)where, (void)err;
-    return ML_OK;
-}
-
 static void measure_steps(const char *preset, int64_t batch, int64_t seq)
 {
     enum { WARM = 5 };
@@ -252,12 +220,7 @@ static void measure_steps(const char *preset, int64_t batch, int64_t seq)
     if (ml_model_make(&config, ML_F32, true, &model, &err) != ML_OK) give_up(&err);
     ml_model_init(model, 1);
     random_stage self = { ml_rng_make(1, 1), batch, seq, config.vocab_size };
-    ml_stage stage = { .name = "bench",
-                       .self = &self,
-                       .next = next,
-                       .loss = ml_loss_cross_entropy,
-                       .position = position,
-                       .restore = restore };
+    ml_stage stage = random_stage_make(&self);
     int n_step = small ? 1 : 4 * n_repeat < MAX_REPEAT ? 4 * n_repeat : MAX_REPEAT;
     ml_train_config train = { .batch = batch,
                               .accumulate = 1,

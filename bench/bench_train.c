@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "ops/cpu/gemm.h"
-#include "train/loop.h"
+#include "random_stage.h"
 
 #include <cblas.h>
 #include <stdio.h>
@@ -16,38 +16,6 @@
 #include <unistd.h>
 
 char *openblas_get_corename(void);
-
-typedef struct {
-    ml_rng rng;
-    int64_t batch, seq, vocab;
-} random_stage;
-
-static ml_status next(void *self, ml_batch *out, ml_error *err)
-{
-    random_stage *s = self;
-    ml_batch_clear(out);
-    int32_t id[8192], target[8192];
-    for (int64_t b = 0; b < s->batch; b++) {
-        for (int64_t i = 0; i < s->seq; i++) {
-            id[i] = (int32_t)ml_rng_below(&s->rng, (uint64_t)s->vocab);
-            target[i] = (int32_t)ml_rng_below(&s->rng, (uint64_t)s->vocab);
-        }
-        ML_TRY(ml_batch_add(out, id, target, s->seq, err));
-    }
-    return ML_OK;
-}
-
-static json_t *position(void *self)
-{
-    (void)self;
-    return json_object();
-}
-
-static ml_status restore(void *self, const json_t *j, const char *where, ml_error *err)
-{
-    (void)self, (void)j, (void)where, (void)err;
-    return ML_OK;
-}
 
 static int compare(const void *a, const void *b)
 {
@@ -94,12 +62,7 @@ static ml_status run(int argc, char **argv, ml_error *err)
     ML_TRY(ml_model_make(&config, ML_F32, true, &model, err));
     ml_model_init(model, 1);
     random_stage self = { ml_rng_make(1, 1), batch, seq, config.vocab_size };
-    ml_stage stage = { .name = "bench",
-                       .self = &self,
-                       .next = next,
-                       .loss = ml_loss_cross_entropy,
-                       .position = position,
-                       .restore = restore };
+    ml_stage stage = random_stage_make(&self);
     ml_train_config train = { .batch = batch,
                               .accumulate = 1,
                               .seq = seq,

@@ -1,5 +1,5 @@
 #include "report/page.h"
-#include "report/page_scores.h"
+#include "report/page_internal.h"
 
 #include "base/embedded.h"
 #include "base/markup.h"
@@ -51,6 +51,15 @@ static void put_title(const ml_report *report, FILE *out)
     put_names(report, out);
     fprintf(out, "</h1>\n<p>%zu run%s; %s; moonlight %s</p>\n</header>\n", report->n_run, report->n_run > 1 ? "s" : "",
             text, ml_version());
+}
+
+void ml_report_page_put_run_names(const ml_report *report, FILE *out)
+{
+    for (size_t i = 0; i < report->n_run; i++) {
+        fputs("<th scope=\"col\">", out);
+        ml_markup_put_text(out, report->run[i].name);
+        fputs("</th>", out);
+    }
 }
 
 /* ---- overview ---- */
@@ -191,11 +200,7 @@ static void put_overview(const ml_report *report, FILE *out)
         { "Largest memory", put_memory },
     };
     fputs("<section id=\"overview\">\n<h2>Overview</h2>\n<div class=\"scroll\"><table>\n<thead><tr><td></td>", out);
-    for (size_t i = 0; i < report->n_run; i++) {
-        fputs("<th scope=\"col\">", out);
-        ml_markup_put_text(out, report->run[i].name);
-        fputs("</th>", out);
-    }
+    ml_report_page_put_run_names(report, out);
     fputs("</tr></thead>\n<tbody>\n", out);
     for (size_t f = 0; f < sizeof facts / sizeof *facts; f++) {
         fprintf(out, "<tr><th scope=\"row\">%s</th>", facts[f].name);
@@ -376,11 +381,7 @@ static void put_settings(const ml_report *report, FILE *out)
         "<section id=\"settings\">\n<h2>Settings</h2>\n<p class=\"note\">What recipes and command lines said%s.</p>\n"
         "<div class=\"scroll\"><table>\n<thead><tr><td></td>",
         report->n_run > 1 ? "; what differs is bold" : "");
-    for (size_t i = 0; i < report->n_run; i++) {
-        fputs("<th scope=\"col\">", out);
-        ml_markup_put_text(out, report->run[i].name);
-        fputs("</th>", out);
-    }
+    ml_report_page_put_run_names(report, out);
     fputs("</tr></thead>\n<tbody>\n", out);
     for (size_t i = 0; i < report->n_run; i++) {
         for (size_t k = 0; k < report->run[i].n_setting; k++) {

@@ -1,4 +1,4 @@
-#include "report/page_scores.h"
+#include "report/page_internal.h"
 
 #include "base/alloc.h"
 #include "base/markup.h"
@@ -59,11 +59,7 @@ void ml_report_page_put_scores(const ml_report *report, FILE *out)
     fputs("<p class=\"note\">What moonlight eval counted, the last time for each run.</p>\n"
           "<div class=\"scroll\"><table>\n<thead><tr><td></td>",
           out);
-    for (size_t i = 0; i < report->n_run; i++) {
-        fputs("<th scope=\"col\">", out);
-        ml_markup_put_text(out, report->run[i].name);
-        fputs("</th>", out);
-    }
+    ml_report_page_put_run_names(report, out);
     fputs("</tr></thead>\n<tbody>\n", out);
     put_rows(report, measure, n, out);
     fputs("</tbody></table></div>\n", out);
