@@ -47,6 +47,20 @@ ml_config test_model_config(test_model which)
     return c;
 }
 
+void test_model_enlarge(ml_model *m, ml_rng *rng)
+{
+    for (size_t i = 0; i < m->n_weight; i++) {
+        ml_weight *w = &m->weight[i];
+        float *data = w->data;
+        for (int64_t k = 0; k < ml_weight_count(w); k++) {
+            if (!w->trained) data[k] = (float)(0.1 * (ml_rng_uniform(rng) - 0.5)); /* the router's bias */
+            if (w->kind == ML_PARAM_NORM) data[k] = (float)(0.5 + ml_rng_uniform(rng));
+            if (w->kind == ML_PARAM_MATRIX) data[k] *= 1.5f;
+            if (w->kind == ML_PARAM_EMBEDDING) data[k] *= 5;
+        }
+    }
+}
+
 ml_model *test_model_round_to_bf16(ml_model *from)
 {
     ml_model *m;

@@ -2,6 +2,7 @@
 #ifndef ML_TESTS_TINY_RUN_H
 #define ML_TESTS_TINY_RUN_H
 
+#include "base/rng.h"
 #include "train/loop_internal.h"
 
 enum { TEST_VOCAB = 64 };
@@ -17,6 +18,8 @@ typedef enum {
 
 /* Two layers of width 32; all auxiliary losses off. */
 ml_config test_model_config(test_model which);
+/* Enlarge random fp32 weights until logits are of order 1 and attention is not flat; draws biases and norms. */
+void test_model_enlarge(ml_model *m, ml_rng *rng);
 /* A model of fp32 weights -> the same with its matrices rounded to bf16; the given one is freed. */
 ml_model *test_model_round_to_bf16(ml_model *from);
 

@@ -458,7 +458,7 @@ static void test_cached_latent_attention(void **state)
 
 static int32_t tokens[64];
 
-/* Random weights, enlarged until logits are of order 1 (as test_session.c), in fp32 or bf16. */
+/* Random weights in fp32 or bf16, and tokens. */
 static ml_model *make_model(test_model which, bool half)
 {
     ml_config config = test_model_config(which);
@@ -466,16 +466,7 @@ static ml_model *make_model(test_model which, bool half)
     assert_ok(ml_model_make(&config, ML_F32, false, &m, &err));
     ml_model_init(m, 5);
     ml_rng rng = ml_rng_make(9, 1);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ml_weight *w = &m->weight[i];
-        float *data = w->data;
-        for (int64_t k = 0; k < ml_weight_count(w); k++) {
-            if (!w->trained) data[k] = (float)(0.1 * (ml_rng_uniform(&rng) - 0.5));
-            if (w->kind == ML_PARAM_NORM) data[k] = (float)(0.5 + ml_rng_uniform(&rng));
-            if (w->kind == ML_PARAM_MATRIX) data[k] *= 1.5f;
-            if (w->kind == ML_PARAM_EMBEDDING) data[k] *= 5;
-        }
-    }
+    test_model_enlarge(m, &rng);
     for (int i = 0; i < 64; i++) tokens[i] = (int32_t)ml_rng_below(&rng, TEST_VOCAB);
     return half ? test_model_round_to_bf16(m) : m;
 }

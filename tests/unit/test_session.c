@@ -15,23 +15,14 @@ enum { N_TOKEN = 120 };
 
 static int32_t tokens[N_TOKEN];
 
-/* Random weights, the matrices enlarged until logits are of order 1 and attention is not flat. */
+/* Random weights, and tokens. */
 static ml_model *make_model(ml_config config)
 {
     ml_model *m;
     assert_ok(ml_model_make(&config, ML_F32, false, &m, &err));
     ml_model_init(m, 5);
     ml_rng rng = ml_rng_make(9, 1);
-    for (size_t i = 0; i < m->n_weight; i++) {
-        ml_weight *w = &m->weight[i];
-        float *data = w->data;
-        for (int64_t k = 0; k < ml_weight_count(w); k++) {
-            if (!w->trained) data[k] = (float)(0.1 * (ml_rng_uniform(&rng) - 0.5)); /* the router's bias */
-            if (w->kind == ML_PARAM_NORM) data[k] = (float)(0.5 + ml_rng_uniform(&rng));
-            if (w->kind == ML_PARAM_MATRIX) data[k] *= 1.5f;
-            if (w->kind == ML_PARAM_EMBEDDING) data[k] *= 5;
-        }
-    }
+    test_model_enlarge(m, &rng);
     ml_rng ids = ml_rng_make(4, 2);
     for (int i = 0; i < N_TOKEN; i++) tokens[i] = (int32_t)ml_rng_below(&ids, TEST_VOCAB);
     return m;
