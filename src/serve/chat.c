@@ -48,11 +48,12 @@ static json_t *scored_token(const ml_choice *c, int64_t i)
     json_t *top = json_array();
     for (int64_t k = 0; k < c->all->params->n_top; k++) {
         if (s.top_id[k] < 0) continue;
-        json_array_append_new(top, json_pack("{s:o, s:f, s:o}", "token", ml_piece_text(t, s.top_id[k]), "logprob",
-                                             s.top_logprob[k], "bytes", ml_piece_bytes(t, s.top_id[k])));
+        json_array_append_new(top,
+                              json_pack("{s:o, s:o, s:o}", "token", ml_piece_text(t, s.top_id[k]), "logprob",
+                                        ml_json_number(s.top_logprob[k]), "bytes", ml_piece_bytes(t, s.top_id[k])));
     }
-    return json_pack("{s:o, s:f, s:o, s:o}", "token", ml_piece_text(t, c->id[i]), "logprob", s.logprob, "bytes",
-                     ml_piece_bytes(t, c->id[i]), "top_logprobs", top);
+    return json_pack("{s:o, s:o, s:o, s:o}", "token", ml_piece_text(t, c->id[i]), "logprob", ml_json_number(s.logprob),
+                     "bytes", ml_piece_bytes(t, c->id[i]), "top_logprobs", top);
 }
 
 /* Log-probabilities of tokens [from, to); null when they were not asked for. */

@@ -61,7 +61,7 @@ static json_t *top_of(const ml_choice *c, const ml_scored *s, const char *own)
         json_t *text = ml_piece_text(t, s->top_id[k]);
         /* Two tokens may look alike: the likelier one keeps its place. */
         if (!json_object_get(top, json_string_value(text))) {
-            json_object_set_new(top, json_string_value(text), json_real(s->top_logprob[k]));
+            json_object_set_new(top, json_string_value(text), ml_json_number(s->top_logprob[k]));
         }
         json_decref(text);
     }
@@ -78,7 +78,7 @@ static int64_t add_token(const ml_choice *c, int64_t i, bool prompt, int64_t off
     json_array_append_new(out->offsets, json_integer(offset));
     offset += count_characters(json_string_value(text));
     json_array_append(out->tokens, text);
-    json_array_append_new(out->logprobs, scored && isfinite(s.logprob) ? json_real(s.logprob) : json_null());
+    json_array_append_new(out->logprobs, scored ? ml_json_number(s.logprob) : json_null());
     json_array_append_new(out->top, scored ? top_of(c, &s, json_string_value(text)) : json_null());
     json_decref(text);
     return offset;
