@@ -50,10 +50,10 @@ typedef struct {
 
 typedef struct ml_rows {
     char path[ML_PATH_MAX];
-    char name[256];
+    char name[ML_META_NAME];
     ml_rows_kind kind;
-    char tokenizer[128];             /* fingerprint of the tokenizer the ids belong to */
-    char fingerprint[ML_SHA256_HEX]; /* of the data: SHA-256 over the files' hashes */
+    char tokenizer[ML_META_TOKENIZER]; /* fingerprint of the tokenizer the ids belong to */
+    char fingerprint[ML_SHA256_HEX];   /* of the data: SHA-256 over the files' hashes */
     int64_t vocab_size;
     int id_bytes;
     ml_rows_split split[ML_N_SPLIT];
