@@ -232,15 +232,6 @@ ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
     return v;
 }
 
-ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
-{
-    if (!x) return NULL;
-    assert(begin >= 0 && n >= 0 && begin + n <= x->dim[0]);
-    ml_tensor *v = make_view(ctx, x, begin * x->stride);
-    if (v) v->dim[0] = n;
-    return v;
-}
-
 ml_tensor *ml_tensor_reshape(ml_ctx *ctx, ml_tensor *x, int n_dim, const int64_t *dims)
 {
     if (!x) return NULL;

@@ -112,10 +112,8 @@ ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t 
 
 /* Views share data and gradient with x.
  *   cols: x [rows, cols] -> [rows, n], columns begin..begin+n
- *   rows: x [rows, ...]  -> [n, ...]
  *   reshape: x contiguous, same number of elements */
 ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
-ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
 ml_tensor *ml_tensor_reshape(ml_ctx *ctx, ml_tensor *x, int n_dim, const int64_t *dims);
 
 int64_t ml_tensor_count(const ml_tensor *x);
