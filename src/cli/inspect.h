@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/options.h"
+#include "cli/amount.h"
 #include "model/config.h"
 
 /* Each finds out about one kind of thing, prints it for a person, or with --json adds to `object`. */
@@ -12,14 +13,6 @@ typedef struct {
     bool json;
     json_t *object;
 } ml_inspection;
-
-/* "163,840": digits in threes. */
-typedef struct {
-    char text[32];
-} ml_digits;
-ml_digits ml_cli_digits(int64_t n);
-/* "1.64 GB" */
-ml_digits ml_cli_bytes(int64_t n_bytes);
 
 /* ML_EINVAL when --svg was given: only an architecture can be drawn. */
 ml_status ml_cli_inspect_refuse_svg(const ml_inspection *x, const char *path, ml_error *err);

@@ -156,7 +156,8 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("pretrain sft dpo", "", "resume", "off", "continue the run from its latest checkpoint"),
 
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),
-    TEXT("data:info", "", "tokenizer", NULL, "T", "tokenizer for the samples; default: the copy in the data folder"),
+    TEXT("data:info", "", "tokenizer", NULL, "T",
+         "tokenizer for the samples; default: the copy that a folder of token shards keeps"),
     CHOICE("data:build", "", "kind", "pretrain|prompt|instruction|chat|preference", "pretrain",
            "token shards; or, from JSON or Parquet records, rows for sft and pairs for dpo"),
     LIST("data:build", "", "source", NULL, "PATH:SHARE",
@@ -217,7 +218,7 @@ const ml_option_row ml_cli_rows[] = {
     REAL("data:fetch data:synth", "", "retry-wait", 0, 3600, "1",
          "seconds before the first of them; doubled each time"),
     REAL("data:fetch", "", "timeout", 1, 86400, "30", "seconds without a byte that end an attempt"),
-    INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
+    INT("data:info", "", "samples", 0, 1000, "0", "documents, or rows, to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
 
 #include "recipe/options.def"

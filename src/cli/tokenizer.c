@@ -1,4 +1,5 @@
 /* moonlight tokenizer train|encode|decode|info */
+#include "cli/amount.h"
 #include "cli/cli.h"
 
 #include "base/alloc.h"
@@ -288,7 +289,7 @@ static ml_status count_words(const ml_options *o, ml_records *records, ml_bpe_tr
     ml_progress_end(config.progress);
     ML_TRY(status);
     if (tally->n_bad) {
-        ml_log_warn("%lld malformed records left out; the first: %s", (long long)tally->n_bad, tally->first);
+        ml_log_warn("%s left out; the first: %s", ml_cli_count(tally->n_bad, "malformed record").text, tally->first);
     }
     return ML_OK;
 }

@@ -59,7 +59,7 @@ static ml_status read_kind(ml_rows *rows, const json_t *meta, const char *where,
 {
     const char *format, *kind;
     ML_TRY(ml_json_text(meta, "format", where, &format, err));
-    if (strcmp(format, "moonlight rows") != 0) {
+    if (strcmp(format, ML_ROWS_FORMAT) != 0) {
         return ml_fail(
             err, ML_EFORMAT,
             "%s: expected a folder of rows for tuning, found \"%.40s\": build one with `moonlight data build "
@@ -183,6 +183,19 @@ static ml_status open_from_meta(ml_rows *rows, const char *meta_path, ml_error *
 done:
     json_decref(meta);
     return status;
+}
+
+bool ml_rows_are_in(const char *path)
+{
+    char meta_path[ML_PATH_MAX];
+    ml_error ignored;
+    json_t *meta;
+    if (ml_path_join(meta_path, path, "meta.json", &ignored) != ML_OK) return false;
+    if (ml_json_load(meta_path, &meta, &ignored) != ML_OK) return false;
+    const char *format = json_string_value(json_object_get(meta, "format"));
+    bool are = format && strcmp(format, ML_ROWS_FORMAT) == 0;
+    json_decref(meta);
+    return are;
 }
 
 ml_status ml_rows_open(const char *path, ml_rows **out, ml_error *err)
