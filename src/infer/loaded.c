@@ -73,7 +73,10 @@ ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_
             if (!must) *err = why;
             return status;
         }
-        if (status != ML_OK) snprintf(choice, sizeof choice, "cpu (%.240s)", why.message);
+        if (status != ML_OK) {
+            why.message[strcspn(why.message, ";")] = 0; /* what could be done about it has no room here */
+            snprintf(choice, sizeof choice, "cpu (%.240s)", why.message);
+        }
     }
     if (!*model) ML_TRY(open_here(path, repack, budget, model, err));
     memcpy((*model)->device_choice, choice, sizeof choice);
