@@ -405,7 +405,7 @@ static void check_attention(attention a, bool thorough)
     columns c = columns_of(&a);
     int64_t n = N_SEQ * LENGTH * c.y;
     a.gqa.scale = a.latent.scale = 1 / sqrtf((float)(a.mla ? a.latent.d_nope + a.latent.n_rot : a.gqa.d_qk));
-    float *here = run_attention(NULL, &a, N_SEQ * LENGTH, true);
+    float *here = run_attention(NULL, &a, N_SEQ * LENGTH, false); /* in fp32 whatever the cache */
     for (int decode = 0; decode < 2; decode++) {
         float *there = run_attention(device, &a, N_SEQ * LENGTH, decode != 0);
         for (int64_t i = 0; i < n; i++) {
