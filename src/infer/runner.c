@@ -39,7 +39,8 @@ static size_t device_bytes(const ml_model *m, int64_t n_token)
     const ml_config *c = &m->config;
     int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
     if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
-    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
+    size_t prompts = (size_t)ML_PROMPT_WINDOW_BYTES + (size_t)ML_PROMPT_STATE_BYTES;
+    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + prompts + ((size_t)256 << 20);
 }
 
 static ml_status make(ml_runner *r, ml_error *err)
