@@ -88,8 +88,8 @@ static void advise(const char *path, const ml_config *config, const ml_memory_bu
                  "quantised to %s its weights take %.4g GB and fit: moonlight convert %.200s DST.gguf --quant %s", mix,
                  gigabytes(mix_bytes), path, mix);
     } else if (mix_bytes > 0) {
-        snprintf(out, size, "even in q4_0 its weights take %.4g GB: a machine with more memory, or a smaller model",
-                 gigabytes(mix_bytes));
+        snprintf(out, size, "even in q4_0 its weights take %.4g GB: a %s with more memory, or a smaller model",
+                 gigabytes(mix_bytes), b->on ? "GPU" : "machine");
     } else {
         snprintf(out, size, "free some memory, or take a smaller model");
     }

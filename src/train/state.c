@@ -86,7 +86,7 @@ static json_t *loop_to_json(const ml_loop *t)
     json_object_set_new(j, "step", json_integer(t->step));
     json_object_set_new(j, "tokens", json_integer(t->tokens));
     json_object_set_new(j, "optimizer_step", json_integer(ml_optimizer_get_step(t->optimizer)));
-    json_object_set_new(j, "best_loss", isfinite(t->best_loss) ? json_real(t->best_loss) : json_null());
+    json_object_set_new(j, "best_loss", ml_json_number(t->best_loss));
     json_object_set_new(j, "not_better", json_integer(t->n_not_better));
     json_object_set_new(j, "guard", ml_guard_to_json(&t->guard));
     json_object_set_new(j, "data", t->stage->position(t->stage->self));
