@@ -64,10 +64,10 @@ struct ml_adapter {
     ml_param *param;                   /* value and grad set only when trainable */
     size_t n_param;
     ml_arena values, grads;
-    float *rows;           /* DoRA: where rows of weights become fp32 */
-    char *names;           /* of the parameters */
-    uint64_t dropout_seed; /* of the next forward pass in training: of the caller */
-    ml_device *device;     /* NULL, or where values and gradients lie too (ml_adapter_place); then: */
+    float *rows;                      /* DoRA: where rows of weights become fp32 */
+    char *names;                      /* of the parameters */
+    uint64_t dropout_seed;            /* of the next forward pass in training: of the caller */
+    ml_device *device;                /* NULL, or where values and gradients lie too (ml_adapter_place); then: */
     void *values_there, *grads_there; /* laid out as the arenas */
     bool is_there;                    /* what terms and parameters stand for now */
 };

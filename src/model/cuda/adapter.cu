@@ -12,8 +12,8 @@ typedef struct {
     ml_dtype dtype;
     const uint8_t *w;
     int64_t row_bytes, cols;
-    int64_t first, rows;     /* the first row's number among those of all matrices; rows of a matrix */
-    const float *a, *b;      /* [n_matrix, rank, cols], [n_matrix * rows, rank] */
+    int64_t first, rows; /* the first row's number among those of all matrices; rows of a matrix */
+    const float *a, *b;  /* [n_matrix, rank, cols], [n_matrix * rows, rank] */
     int64_t rank;
     float scale;
 } beside;
@@ -74,9 +74,9 @@ static __global__ void __launch_bounds__(THREADS) join_halves(halves h, float *o
 {
     int64_t r = blockIdx.x, head = r / (h.nope + h.d_v), j = r % (h.nope + h.d_v);
     for (int64_t c = threadIdx.x; c < h.rank; c += THREADS) {
-        out[r * h.rank + c] =
-            j < h.nope ? ml_block_element(h.k_dtype, h.k + (head * h.rank + c) * h.k_row_bytes, j)
-                       : ml_block_element(h.v_dtype, h.v + (head * h.d_v + j - h.nope) * h.v_row_bytes, c);
+        out[r * h.rank + c] = j < h.nope
+                                  ? ml_block_element(h.k_dtype, h.k + (head * h.rank + c) * h.k_row_bytes, j)
+                                  : ml_block_element(h.v_dtype, h.v + (head * h.d_v + j - h.nope) * h.v_row_bytes, c);
     }
 }
 
