@@ -29,14 +29,15 @@ ml_fit_plan ml_fit_make_plan(const ml_config *c, int64_t stored, int64_t copied,
     return p;
 }
 
-/* What a device's products want beside: the largest weights of one operator as fp32. */
+/* What a device's products want beside: the largest weights of one operator as fp32; and attention of prompts. */
 static int64_t device_work_bytes(const ml_config *c)
 {
     int64_t experts = 3 * c->n_routed_experts * c->moe_intermediate_size, mlp = 3 * c->intermediate_size;
     int64_t most = experts > mlp ? experts : mlp;
     if (c->vocab_size > most) most = c->vocab_size;
     int64_t rows = (c->num_experts_per_tok + 2 * c->num_hidden_layers) * c->hidden_size * PASS;
-    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + ((int64_t)512 << 20);
+    int64_t prompts = (int64_t)ML_PROMPT_WINDOW_BYTES + (int64_t)ML_PROMPT_STATE_BYTES;
+    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + prompts + ((int64_t)512 << 20);
 }
 
 /* ---- what would fit ---- */
@@ -87,8 +88,8 @@ static void advise(const char *path, const ml_config *config, const ml_memory_bu
                  "quantised to %s its weights take %.4g GB and fit: moonlight convert %.200s DST.gguf --quant %s", mix,
                  gigabytes(mix_bytes), path, mix);
     } else if (mix_bytes > 0) {
-        snprintf(out, size, "even in q4_0 its weights take %.4g GB: a machine with more memory, or a smaller model",
-                 gigabytes(mix_bytes));
+        snprintf(out, size, "even in q4_0 its weights take %.4g GB: a %s with more memory, or a smaller model",
+                 gigabytes(mix_bytes), b->on ? "GPU" : "machine");
     } else {
         snprintf(out, size, "free some memory, or take a smaller model");
     }
