@@ -43,7 +43,8 @@ static void test_xxh3_as_xxhsum_prints_it(void **state)
 {
     (void)state;
     const char *text[] = { "", "abc", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq" };
-    const char *expected[] = { "99aa06d3014798d86001c324468d497f", "06b05ab6733a618578af5f94892f3950", "3d62d22a5169b016c0d894fd4828a1a7" };
+    const char *expected[] = { "99aa06d3014798d86001c324468d497f", "06b05ab6733a618578af5f94892f3950",
+                               "3d62d22a5169b016c0d894fd4828a1a7" };
     for (size_t i = 0; i < 3; i++) {
         for (size_t piece = 1, n = strlen(text[i]); piece < 60; piece += 13) {
             char hex[ML_XXH3_HEX];
