@@ -1,7 +1,7 @@
 /* Speed of attention over a cache in Moonlight-16B's shape (27 layers, 16 heads, latent rows of 512 + 64), every layer
  * with its own cache and its own kv_b as in a model, so that all of it comes from memory, and of grouped-query
  * attention in a common shape.
- *   bench_attention_cached [mla|gqa [cache type [weight type [repeats]]]]
+ *   bench_attention_cached [mla|gqa [cache type [weight type [repeats [decode]]]]]      decode: no prefill
  *   MOONLIGHT_ISA=avx2 bench_attention_cached ...
  * Shares are of what the same run measures: reading 512 MiB with all threads, and our product of small matrices that
  * stay in the first-level cache, which runs at the processor's fused multiply-add rate.
@@ -239,6 +239,7 @@ int main(int argc, char **argv)
     static const int64_t depths[] = { 0, 1024, 4096, 8192 };
     for (int i = 0; i < 4; i++) report(&b, "decode", depths[i], 1, true);
     report(&b, "decode", 1024, 8, true);
+    if (argc > 5 && !strcmp(argv[5], "decode")) return 0;
     b.n_repeat = (b.n_repeat + 2) / 3;
     report(&b, "prefill", 0, 512, false);
     report(&b, "prefill", 4096 - 512, 512, false);

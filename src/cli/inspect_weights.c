@@ -15,7 +15,7 @@ enum { MOST_CHARACTERS = 72, MOST_VALUES = 8 };
 static json_t *number_json(const ml_gguf_value *v, size_t i)
 {
     if (v->element == ML_GGUF_BOOL) return json_boolean(ml_gguf_integer(v, i));
-    if (v->element == ML_GGUF_F32 || v->element == ML_GGUF_F64) return json_real(ml_gguf_number(v, i));
+    if (v->element == ML_GGUF_F32 || v->element == ML_GGUF_F64) return ml_json_number(ml_gguf_number(v, i));
     return json_integer(ml_gguf_integer(v, i));
 }
 

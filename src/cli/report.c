@@ -137,6 +137,8 @@ static ml_status report(job *j, ml_error *err)
 {
     const char *out = ml_options_text(j->o, "o"), *figures = ml_options_text(j->o, "figures");
     size_t n_figure;
+    ML_TRY(ml_file_check(out, err));
+    if (figures) ML_TRY(ml_dir_make(figures, err));
     ML_TRY(read_runs(j, err));
     ML_TRY(tell_apart(j, err));
     if (!ml_options_flag(j->o, "no-model") && count_checkpoints(&j->report)) ML_TRY(ask_models(j, err));

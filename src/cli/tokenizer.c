@@ -325,6 +325,7 @@ static ml_status train(const ml_options *o, ml_error *err)
     config.n_special = ml_options_list(o, "special", &config.special);
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
+    ML_TRY(ml_dir_make(folder, err)); /* before the work */
     size_t n_inputs = ml_options_positional_count(o);
     const char **inputs = ml_calloc(n_inputs, sizeof *inputs);
     if (!inputs) return ml_fail_memory(err, n_inputs * sizeof *inputs, "the names of the inputs");

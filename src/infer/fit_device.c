@@ -2,6 +2,7 @@
  * elsewhere. */
 #include "format/gguf_config.h"
 #include "infer/fit.h"
+#include "ops/cached.h"
 #include "quant/choose.h"
 
 #include <stdio.h>
@@ -9,14 +10,15 @@
 
 enum { PASS = 1024 };
 
-/* What a device's products want: the largest weights of one operator as fp32. */
+/* What a device's products want: the largest weights of one operator as fp32; and attention of prompts. */
 static int64_t products_bytes(const ml_config *c)
 {
     int64_t experts = 3 * c->n_routed_experts * c->moe_intermediate_size, mlp = 3 * c->intermediate_size;
     int64_t most = experts > mlp ? experts : mlp;
     if (c->vocab_size > most) most = c->vocab_size;
     int64_t rows = (c->num_experts_per_tok + 2 * c->num_hidden_layers) * c->hidden_size * PASS;
-    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + ((int64_t)512 << 20);
+    int64_t prompts = (int64_t)ML_PROMPT_WINDOW_BYTES + (int64_t)ML_PROMPT_STATE_BYTES;
+    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + prompts + ((int64_t)512 << 20);
 }
 
 int64_t ml_fit_device_work(const ml_config *c)

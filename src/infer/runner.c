@@ -39,7 +39,20 @@ static size_t device_bytes(const ml_model *m, int64_t n_token)
     const ml_config *c = &m->config;
     int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
     if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
-    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
+    size_t prompts = (size_t)ML_PROMPT_WINDOW_BYTES + (size_t)ML_PROMPT_STATE_BYTES;
+    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + prompts + ((size_t)256 << 20);
+}
+
+int64_t ml_runner_choose_pass(const ml_model *m, int64_t capacity, ml_dtype kv_dtype)
+{
+    int64_t n = ML_PROMPT_PASS;
+    if (m->device) {
+        int64_t cache = ml_kv_cache_token_bytes(&m->config, kv_dtype) * capacity;
+        int64_t left = ml_device_get_info(m->device).free_bytes - cache;
+        n = ML_DEVICE_PROMPT_PASS;
+        while (n > ML_PROMPT_PASS && (int64_t)(activation_bytes(&m->config, n) + device_bytes(m, n)) > left / 4) n /= 2;
+    }
+    return n < capacity ? n : capacity;
 }
 
 static ml_status make(ml_runner *r, ml_error *err)

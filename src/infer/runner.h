@@ -19,6 +19,13 @@ typedef struct {
     ml_dtype kv_dtype;   /* of the cache */
 } ml_runner_config;
 
+/* Tokens of a prompt in one pass of a single sequence.  A device reads all weights and makes latent attention's keys
+ * and values anew for each pass, and has enough to do in parallel only in long ones. */
+enum { ML_PROMPT_PASS = 1024, ML_DEVICE_PROMPT_PASS = 8192 };
+/* How many, of a context of `capacity` tokens: on a device so many that a runner's work, beside the weights there and
+ * such a cache, takes at most a quarter of what is free, and ML_PROMPT_PASS at least. */
+int64_t ml_runner_choose_pass(const ml_model *model, int64_t capacity, ml_dtype kv_dtype);
+
 /* Where the model's weights are, there are the cache and the work.  The model must outlive the runner.  ML_EINVAL when
  * capacity is not in 1 .. the model's positions. */
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err);

@@ -141,7 +141,9 @@ ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t 
 {
     if (!ctx->device) return new_description(ctx, dtype, n_dim, dims, data);
     ml_tensor *t = ml_tensor_new(ctx, dtype, n_dim, dims);
-    return t && ml_tensor_write(ctx, t, data) == ML_OK ? t : NULL;
+    if (!t || ml_tensor_write(ctx, t, data) != ML_OK) return NULL;
+    if (dtype == ML_I32) t->here = data;
+    return t;
 }
 
 const void *ml_tensor_read(ml_ctx *ctx, const ml_tensor *x)

@@ -397,11 +397,18 @@ static float *run(const problem *p, const plan *how)
  * and a mean of many is closer. */
 static const double tolerance = 1e-5;
 
+/* Decoding over latent rows of q8_0 rounds queries and weights to 16 bits (attention_kernel_q8.h): up to Q / 65534 for
+ * each column of a key, so for the queries of up to 0.8 here and the 288 columns of size 0.8 an error of the score of
+ * 1.2e-5 / sqrt(3) * sqrt(288) * 0.8 = 1e-4 as standard deviation; weights' 1.5e-5 are less.  A mean of values of order
+ * 1 moves by as much when a single key has most of the weight. */
+static const double integer_tolerance = 5e-4;
+
 static void expect_close(const problem *p, const plan *how, const double *expected)
 {
     float *found = run(p, how);
+    bool in_integers = p->mla && how->dtype == ML_Q8_0 && how->phase == DECODE;
     for (int64_t i = 0; i < N_TOKEN * p->y_columns; i++) {
-        if (fabs((double)found[i] - expected[i]) <= tolerance) continue;
+        if (fabs((double)found[i] - expected[i]) <= (in_integers ? integer_tolerance : tolerance)) continue;
         fail_msg("%s, cache %s, phase %d: token %lld column %lld: %.9g, not %.9g", ml_isa_name(ml_cpu_isa()),
                  ml_dtype_name(how->dtype), (int)how->phase, (long long)(i / p->y_columns),
                  (long long)(i % p->y_columns), (double)found[i], expected[i]);

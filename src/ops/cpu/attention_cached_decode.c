@@ -6,10 +6,11 @@
  * few spans for them; a cached row is otherwise read once, from end to end.
  *
  * A block of 64 keys becomes fp32 in the second-level cache and stays there for both products, while the memory of
- * the next block is fetched. */
+ * the next block is fetched.  Latent rows of q8_0 are multiplied as integers instead (attention_kernel_q8.h). */
 #include "ops/cpu/attention_cached.h"
 
 #include "base/thread.h"
+#include "ops/cpu/attention_kernel_q8.h"
 #include "ops/cpu/attention_kernel_rows.h"
 
 #include <string.h>
@@ -37,6 +38,10 @@ typedef struct {
     const decode_task *tasks;
     int64_t q_columns, v_columns; /* padded */
     bool direct;                  /* rows are multiplied as they are stored, not made fp32 first */
+    const ml_q8_kernel *q8;       /* latent rows of q8_0: in integers; else NULL */
+    int64_t n_tile;               /* tiles of ROWS queries that share a key head, */
+    int16_t *q_packed;            /* [n_token, n_kv_head, n_tile][q_columns * ROWS] */
+    float *q_scale;               /* and [..][ROWS] */
     float *scratch;
     int64_t scratch_count; /* floats per thread */
     int n_thread;
@@ -87,11 +92,57 @@ static void find_rows(const ml_cached_decode *d, const decode_task *task, int64_
     }
 }
 
+/* Index of a tile of queries: of a token and a key head. */
+static int64_t tile_of(const decode_work *w, int64_t token, int64_t g)
+{
+    return (token * (w->d->n_head / w->d->n_group) + g) * w->n_tile;
+}
+
+/* Queries to 16 bits.  Index: token and key head. */
+static void pack_queries(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const decode_work *w = arg;
+    const ml_cached_decode *d = w->d;
+    int64_t n_kv_head = d->n_head / d->n_group;
+    for (int64_t i = begin; i < end; i++) {
+        const float *q = d->q + (i / n_kv_head * d->n_head + i % n_kv_head * d->n_group) * w->q_columns;
+        for (int64_t r = 0; r < d->n_group; r += ROWS) {
+            int64_t tile = tile_of(w, i / n_kv_head, i % n_kv_head) + r / ROWS;
+            w->q8->pack(q + r * w->q_columns, w->q_columns, d->n_group - r < ROWS ? d->n_group - r : ROWS, d->d_qk,
+                        w->q_packed + tile * w->q_columns * ROWS, w->q_scale + tile * ROWS);
+        }
+    }
+}
+
+/* Tiles of queries that share latent rows of q8_0, all of `rows` with each. */
+static void walk_latent(const decode_work *w, int64_t token, int64_t g, const key_rows *rows,
+                        const ml_rows_ahead *ahead, float *state, float *block)
+{
+    const ml_cached_decode *d = w->d;
+    const ml_rows_ahead none[2] = { { 0 } };
+    float *s = block + block_count(w) - KEYS * ROWS, *scale = block;
+    w->q8->scales(rows->k, rows->n, d->d_qk, scale);
+    ml_q8_rows keys = { rows->k, rows->n, d->d_qk, scale }, values = { rows->k, rows->n, d->d_v, scale };
+    for (int64_t r = 0; r < d->n_group; r += ROWS) {
+        int64_t n_row = d->n_group - r < ROWS ? d->n_group - r : ROWS, tile = tile_of(w, token, g) + r / ROWS;
+        ml_rows_state part = state_rows(w, state, g * d->n_group + r);
+        w->q8->scores(&keys, w->q_packed + tile * w->q_columns * ROWS, w->q_scale + tile * ROWS, n_row,
+                      r == 0 ? ahead : none, s);
+        w->kernel->softmax(&part, s, n_row, rows->n);
+        w->q8->values(&values, s, n_row, part.out, part.out_stride);
+    }
+}
+
 /* One key head's part of a block: `rows` now, and what to fetch meanwhile. */
 static void walk_head(const decode_work *w, const decode_task *task, int64_t g, const key_rows *rows,
                       const ml_rows_ahead *ahead, float *state, float *block)
 {
     const ml_cached_decode *d = w->d;
+    if (w->q8) {
+        walk_latent(w, task->token, task->g0 + g, rows, ahead, state, block);
+        return;
+    }
     ml_dtype dtype = d->kv->dtype;
     float *k = block, *v = k + KEYS * w->q_columns, *s = block + block_count(w) - KEYS * ROWS;
     size_t k_at = ml_dtype_row_bytes(dtype, g * d->k_step), v_at = ml_dtype_row_bytes(dtype, g * d->v_step);
@@ -272,6 +323,19 @@ static int64_t choose_split(const ml_cached_decode *d, int n_thread)
     return n_split < n_kv_head ? n_split : n_kv_head;
 }
 
+static ml_status prepare_latent(ml_ctx *ctx, decode_work *w)
+{
+    const ml_cached_decode *d = w->d;
+    w->q8 = ml_q8_kernel_get();
+    w->n_tile = (d->n_group + ROWS - 1) / ROWS;
+    int64_t n_kv_head = d->n_head / d->n_group, n = d->n_token * n_kv_head * w->n_tile;
+    w->q_packed = ml_ctx_scratch(ctx, (size_t)(n * w->q_columns * ROWS) * sizeof *w->q_packed);
+    w->q_scale = ml_ctx_scratch(ctx, (size_t)(n * ROWS) * sizeof *w->q_scale);
+    if (!w->q_packed || !w->q_scale) return ML_ENOMEM;
+    ml_parallel_for(d->n_token * n_kv_head, 1, pack_queries, w);
+    return ML_OK;
+}
+
 ml_status ml_cached_decode_run(ml_ctx *ctx, const ml_cached_decode *d)
 {
     if (d->n_token == 0) return ML_OK;
@@ -283,6 +347,7 @@ ml_status ml_cached_decode_run(ml_ctx *ctx, const ml_cached_decode *d)
                       .v_columns = ml_rows_pad(d->d_v) };
     bool widened_often = d->kv->dtype == ML_Q8_0 && d->n_group > DIRECT_ROWS;
     w.direct = !widened_often && w.q_columns == d->d_qk && w.v_columns == d->d_v;
+    if (d->v_is_k && d->kv->dtype == ML_Q8_0) ML_TRY(prepare_latent(ctx, &w));
     int64_t n_split = choose_split(d, n_thread);
     decode_task *tasks = ml_ctx_scratch(ctx, (size_t)(d->n_token * n_split) * sizeof *tasks);
     w.scratch_count = block_count(&w) + 2 * state_count(&w);

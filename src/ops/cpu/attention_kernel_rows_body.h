@@ -1,6 +1,7 @@
 /* The kernels of decoding, compiled once for each instruction set by a file that defines ROWS_KERNEL_TABLE. */
 #include "ops/cpu/attention_kernel_rows.h"
 
+#include "ops/cpu/attention_kernel_fetch.h"
 #include "ops/cpu/attention_kernel_load.h"
 
 #include <stdbool.h>
@@ -13,7 +14,6 @@ enum {
     SCORE_KEYS = 4,
     VALUE_ROWS = VF_LANES == 16 ? 8 : 4,
     VALUE_VECTORS = 2,
-    LINE = 64,          /* bytes of memory that come together */
     FETCH_COLUMNS = 32, /* of a score tile, for every turn of fetching */
 };
 
@@ -135,40 +135,6 @@ VF_INLINE void store_four_sums(float *out, vf a, vf b, vf c, vf d)
     out[2] = vf_sum(c);
     out[3] = vf_sum(d);
 #endif
-}
-
-/* Memory that is fetched a line at a time between products: what is asked for in bursts is dropped by the hardware
- * once its miss buffers are full. */
-typedef struct {
-    const char *at, *end; /* of the row in turn */
-    const ml_rows_ahead *ahead, *last;
-    int64_t row;
-    int lines; /* at a time */
-} fetcher;
-
-static fetcher begin_fetching(const ml_rows_ahead *ahead, int64_t n_turn)
-{
-    int64_t n_line = 0;
-    for (int i = 0; i < 2; i++) n_line += ahead[i].n_row * ((ahead[i].n_bytes + LINE - 1) / LINE);
-    return (fetcher){ .ahead = ahead, .last = ahead + 1, .lines = (int)((n_line + n_turn - 1) / n_turn) };
-}
-
-VF_INLINE void fetch_lines(fetcher *f)
-{
-    for (int i = 0; i < f->lines; i++) {
-        while (f->at >= f->end) {
-            if (f->row < f->ahead->n_row) {
-                f->at = f->ahead->row[f->row++];
-                f->end = f->at + f->ahead->n_bytes;
-            } else {
-                if (f->ahead == f->last) return;
-                f->ahead++;
-                f->row = 0;
-            }
-        }
-        __builtin_prefetch(f->at);
-        f->at += LINE;
-    }
 }
 
 /* n_row x n_key dot products; dtype, n_row and n_key (4 or 8) are constants after inlining. */

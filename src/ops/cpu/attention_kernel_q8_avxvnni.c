@@ -1,0 +1,3 @@
+/* Decoding over q8_0 in integers for machines with AVX-VNNI. */
+#define Q8_KERNEL_TABLE ml_q8_kernel_avxvnni
+#include "ops/cpu/attention_kernel_q8_body.h"

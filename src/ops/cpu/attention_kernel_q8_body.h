@@ -1,0 +1,483 @@
+/* Decoding over q8_0 in integers, compiled once for each x86-64 instruction set by a file that defines Q8_KERNEL_TABLE.
+ *
+ * Scores have a head in each lane: a register holds two columns of 8 or 16 heads, the key's two columns come to all
+ * lanes.  Values have a column in each lane: a register holds two keys' codes side by side, a head's two weights come
+ * to all lanes. */
+#include "ops/cpu/attention_kernel_q8.h"
+
+#include "ops/cpu/attention_kernel_fetch.h"
+#include "ops/cpu/attention_kernel_load.h"
+
+#include <stdbool.h>
+
+enum {
+    HEADS = ML_Q8_HEADS,
+    KEYS = ML_Q8_KEYS,
+    BLOCK = ML_Q8_BLOCK,
+    HEAD_VECTORS = 2,                          /* of a tile of queries */
+    HEAD_COLUMNS = 2 * VF_LANES / (HEADS / 2), /* columns of a head that such a vector has: 4 or 2 */
+    COLUMN_VECTORS = BLOCK / VF_LANES,         /* of a block, two keys in each */
+    SCORE_KEYS = VF_LANES == 16 ? 8 : 4,
+    VALUE_HEADS = VF_LANES == 16 ? 8 : 4,
+    VALUE_VECTORS = 2,
+    PAIRS = KEYS / 2,
+    FETCH_COLUMNS = 16, /* of a score tile, for every turn of fetching */
+};
+
+static const float tiny = 0x1p-100f, unit = 1.0f / 32767;
+
+/* ---- the instructions ---- */
+
+/* The compiler may not gather additions into a tree: all of their terms would have to be kept at once. */
+#define IN_ORDER(v) __asm__("" : "+v"(v))
+
+#if defined(__AVX512F__)
+typedef __m512i vw; /* words: 32 of 16 bits, or 16 of 32 */
+
+VF_INLINE vw load_words(const int16_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+VF_INLINE vw repeat_pair(const int16_t *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm512_set1_epi32(two);
+}
+
+/* HEAD_COLUMNS words for every head */
+VF_INLINE vw repeat_columns(const int16_t *p)
+{
+    int64_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi64(four);
+}
+
+/* Where a tile of queries has head h: its first word of the HEAD_COLUMNS columns' 2 vectors. */
+VF_INLINE int64_t place_of_head(int64_t h)
+{
+    return h % 4 / 2 * 32 + (h / 4 * 2 + h % 2) * 4;
+}
+
+/* Sums of a key with 16 heads: those of two pairs of columns, of heads as they are placed -> in order. */
+VF_INLINE void sum_heads(const vw *sum, vf *s)
+{
+    vf a = _mm512_castsi512_ps(sum[0]), b = _mm512_castsi512_ps(sum[1]);
+    vw even = _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
+       odd = _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd));
+    s[0] = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+}
+
+VF_INLINE vw zero_words(void)
+{
+    return _mm512_setzero_si512();
+}
+
+/* sum + the products of pairs of words.  Not the compiler's intrinsic: many sums at a time it copies to and fro. */
+VF_INLINE vw add_products(vw sum, vw a, vw b)
+{
+#if defined(__AVX512VNNI__)
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+#else
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+    IN_ORDER(sum);
+    return sum;
+#endif
+}
+
+VF_INLINE vf to_float(vw x)
+{
+    return _mm512_cvtepi32_ps(x);
+}
+
+VF_INLINE void store_nearest(int16_t *to, vf x)
+{
+    _mm256_storeu_si256((void *)to, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+}
+
+/* 32 codes */
+VF_INLINE void widen_block(const char *code, int16_t *to)
+{
+    _mm512_storeu_si512(to, _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)code)));
+}
+
+/* 32 codes of two keys side by side: columns 0 - 7 and 16 - 23, then the others */
+VF_INLINE void pair_block(const char *a, const char *b, int16_t *to)
+{
+    __m256i x = _mm256_loadu_si256((const void *)a), y = _mm256_loadu_si256((const void *)b);
+    _mm512_storeu_si512(to, _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(x, y)));
+    _mm512_storeu_si512(to + 32, _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(x, y)));
+}
+
+/* Sums of two vectors of paired keys, their columns in order. */
+VF_INLINE void order_columns(vf *a, vf *b)
+{
+    vf x = *a, y = *b;
+    *a = _mm512_shuffle_f32x4(x, y, 0x44);
+    *b = _mm512_shuffle_f32x4(x, y, 0xee);
+}
+
+VF_INLINE void store_halves_as_float(float *to, const uint16_t *half)
+{
+    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half)));
+}
+
+/* to[h][i] = from[i][h] for 16 keys and 16 heads */
+VF_INLINE void turn_scores(const float *from, float *to)
+{
+    vf a[16], b[16];
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        vf x0 = vf_load(from + i * HEADS), x1 = vf_load(from + (i + 1) * HEADS);
+        vf x2 = vf_load(from + (i + 2) * HEADS), x3 = vf_load(from + (i + 3) * HEADS);
+        vf l0 = _mm512_unpacklo_ps(x0, x1), l1 = _mm512_unpacklo_ps(x2, x3);
+        vf h0 = _mm512_unpackhi_ps(x0, x1), h1 = _mm512_unpackhi_ps(x2, x3);
+        a[i] = _mm512_shuffle_ps(l0, l1, 0x44);     /* heads 0, 4, 8, 12 of keys i .. i + 3 */
+        a[i + 1] = _mm512_shuffle_ps(l0, l1, 0xee); /* 1, 5, 9, 13 */
+        a[i + 2] = _mm512_shuffle_ps(h0, h1, 0x44);
+        a[i + 3] = _mm512_shuffle_ps(h0, h1, 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) { /* head 4 m + j of all keys */
+        vf low01 = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88), low23 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+        vf odd01 = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd), odd23 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+        b[j] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+        b[8 + j] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+        b[4 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
+        b[12 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int h = 0; h < 16; h++) vf_store(to + h * KEYS, b[h]);
+}
+#else
+typedef __m256i vw;
+
+VF_INLINE vw load_words(const int16_t *p)
+{
+    return _mm256_loadu_si256((const void *)p);
+}
+
+VF_INLINE vw repeat_pair(const int16_t *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm256_set1_epi32(two);
+}
+
+VF_INLINE vw repeat_columns(const int16_t *p)
+{
+    return repeat_pair(p);
+}
+
+VF_INLINE int64_t place_of_head(int64_t h)
+{
+    return 2 * h;
+}
+
+VF_INLINE void sum_heads(const vw *sum, vf *s)
+{
+    s[0] = _mm256_cvtepi32_ps(sum[0]);
+    s[1] = _mm256_cvtepi32_ps(sum[1]);
+}
+
+VF_INLINE vw zero_words(void)
+{
+    return _mm256_setzero_si256();
+}
+
+VF_INLINE vw add_products(vw sum, vw a, vw b)
+{
+#if defined(__AVXVNNI__)
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#else
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    IN_ORDER(sum);
+#endif
+    return sum;
+}
+
+VF_INLINE vf to_float(vw x)
+{
+    return _mm256_cvtepi32_ps(x);
+}
+
+VF_INLINE void store_nearest(int16_t *to, vf x)
+{
+    __m256i whole = _mm256_cvtps_epi32(x);
+    _mm_storeu_si128((void *)to, _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
+}
+
+VF_INLINE void widen_block(const char *code, int16_t *to)
+{
+    for (int i = 0; i < BLOCK; i += 16) {
+        _mm256_storeu_si256((void *)(to + i), _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(code + i))));
+    }
+}
+
+VF_INLINE void pair_block(const char *a, const char *b, int16_t *to)
+{
+    for (int i = 0; i < BLOCK; i += 16) {
+        __m128i x = _mm_loadu_si128((const void *)(a + i)), y = _mm_loadu_si128((const void *)(b + i));
+        _mm256_storeu_si256((void *)(to + 2 * i), _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, y)));
+        _mm256_storeu_si256((void *)(to + 2 * i + 16), _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(x, y)));
+    }
+}
+
+VF_INLINE void order_columns(vf *a, vf *b)
+{
+    (void)a;
+    (void)b;
+}
+
+VF_INLINE void store_halves_as_float(float *to, const uint16_t *half)
+{
+    for (int i = 0; i < 16; i += 8) vf_store(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + i))));
+}
+
+/* 8 keys and 8 heads */
+VF_INLINE void turn_8(const float *from, float *to)
+{
+    vf a[8];
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        vf x0 = vf_load(from + i * HEADS), x1 = vf_load(from + (i + 1) * HEADS);
+        vf x2 = vf_load(from + (i + 2) * HEADS), x3 = vf_load(from + (i + 3) * HEADS);
+        vf l0 = _mm256_unpacklo_ps(x0, x1), l1 = _mm256_unpacklo_ps(x2, x3);
+        vf h0 = _mm256_unpackhi_ps(x0, x1), h1 = _mm256_unpackhi_ps(x2, x3);
+        a[i] = _mm256_shuffle_ps(l0, l1, 0x44); /* heads 0, 4 of keys i .. i + 3 */
+        a[i + 1] = _mm256_shuffle_ps(l0, l1, 0xee);
+        a[i + 2] = _mm256_shuffle_ps(h0, h1, 0x44);
+        a[i + 3] = _mm256_shuffle_ps(h0, h1, 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        vf_store(to + j * KEYS, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
+        vf_store(to + (4 + j) * KEYS, _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));
+    }
+}
+
+VF_INLINE void turn_scores(const float *from, float *to)
+{
+    for (int i = 0; i < 16; i += 8) {
+        for (int h = 0; h < 16; h += 8) turn_8(from + i * HEADS + h, to + h * KEYS + i);
+    }
+}
+#endif
+
+/* ---- queries and scales ---- */
+
+static void pack(const float *q, int64_t q_stride, int64_t n_row, int64_t columns, int16_t *packed, float *scale)
+{
+    if (n_row < HEADS) memset(packed, 0, (size_t)(columns * HEADS) * sizeof *packed);
+    for (int64_t h = 0; h < HEADS; h++) scale[h] = 0;
+    for (int64_t h = 0; h < n_row; h++, q += q_stride) {
+        vf m = vf_set1(0.0f), zero = m, sign = vf_set1(-0.0f);
+        for (int64_t c = 0; c < columns; c += VF_LANES) {
+            vf x = (vf)((vi)vf_load(q + c) & ~(vi)sign);
+            zero += x * vf_set1(0.0f); /* NaN for an infinity, too */
+            m = vf_max(m, x);
+        }
+        float lane[VF_LANES], largest = 0;
+        vf_store(lane, m);
+        for (int i = 0; i < VF_LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+        bool is_bad = !(vf_sum(zero) == 0), is_zero = !(largest >= tiny) || is_bad;
+        scale[h] = is_bad ? NAN : is_zero ? 0 : largest * unit;
+        vf inverse = vf_set1(32767 / largest);
+        for (int64_t c = 0; c < columns; c += VF_LANES) {
+            int16_t whole[VF_LANES] = { 0 };
+            if (!is_zero) store_nearest(whole, vf_load(q + c) * inverse);
+            for (int i = 0; i < VF_LANES; i += HEAD_COLUMNS) {
+                memcpy(packed + (c + i) * HEADS + place_of_head(h), whole + i, HEAD_COLUMNS * sizeof *whole);
+            }
+        }
+    }
+}
+
+static void scales(const char *const *row, int64_t n, int64_t columns, float *d)
+{
+    for (int64_t b = 0; b < columns / BLOCK; b++, d += KEYS) {
+        uint16_t half[KEYS] = { 0 };
+        for (int64_t i = 0; i < n; i++) memcpy(&half[i], row[i] + b * Q8_BYTES, sizeof half[i]);
+        for (int64_t i = 0; i < KEYS; i += 16) store_halves_as_float(d + i, half + i);
+    }
+}
+
+/* ---- scores ---- */
+
+/* Codes of block b of SCORE_KEYS keys. */
+VF_INLINE void widen_blocks(const char *const *row, int64_t b, int16_t (*to)[BLOCK])
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < SCORE_KEYS; i++) widen_block(row[i] + b * Q8_BYTES + 2, to[i]);
+}
+
+/* to[i][h] of SCORE_KEYS keys */
+VF_INLINE void score_tile(const ml_q8_rows *p, const char *const *row, const float *d, const int16_t *q,
+                          const float *scale, fetcher *f, float *to)
+{
+    int16_t buffer[2][SCORE_KEYS][BLOCK]; /* the block in turn and the next: what was just stored comes late */
+    int64_t n_block = p->columns / BLOCK;
+    widen_blocks(row, 0, buffer[0]);
+    memset(to, 0, SCORE_KEYS * HEADS * sizeof *to);
+    for (int64_t b = 0; b < n_block; b++, d += KEYS) {
+        const int16_t(*wide)[BLOCK] = (const int16_t(*)[BLOCK])buffer[b % 2];
+        if (b + 1 < n_block) widen_blocks(row, b + 1, buffer[(b + 1) % 2]);
+        vw sum[SCORE_KEYS][HEAD_VECTORS];
+#pragma GCC unroll 8
+        for (int i = 0; i < SCORE_KEYS; i++) sum[i][0] = sum[i][1] = zero_words();
+        for (int first = 0; first < BLOCK; first += FETCH_COLUMNS) {
+            fetch_lines(f);
+#pragma GCC unroll 8
+            for (int c = first; c < first + FETCH_COLUMNS; c += HEAD_COLUMNS, q += HEAD_COLUMNS * HEADS) {
+                vw x[HEAD_VECTORS] = { load_words(q), load_words(q + 2 * VF_LANES) };
+#pragma GCC unroll 8
+                for (int i = 0; i < SCORE_KEYS; i++) {
+                    vw key = repeat_columns(wide[i] + c);
+                    sum[i][0] = add_products(sum[i][0], x[0], key);
+                    sum[i][1] = add_products(sum[i][1], x[1], key);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < SCORE_KEYS; i++) {
+            vf s[HEAD_VECTORS];
+            sum_heads(sum[i], s);
+#pragma GCC unroll 2
+            for (int v = 0; v < HEADS / VF_LANES; v++) {
+                float *t = to + i * HEADS + v * VF_LANES;
+                vf_store(t, vf_fma(s[v], vf_set1(d[i]), vf_load(t)));
+            }
+        }
+    }
+    for (int i = 0; i < SCORE_KEYS * HEADS; i += VF_LANES) {
+        vf_store(to + i, vf_load(scale + i % HEADS) * vf_load(to + i));
+    }
+}
+
+static void scores(const ml_q8_rows *p, const int16_t *packed, const float *scale, int64_t n_row,
+                   const ml_rows_ahead *ahead, float *s)
+{
+    float turned[KEYS * HEADS], all[HEADS * KEYS];
+    int64_t n_tile = (p->n + SCORE_KEYS - 1) / SCORE_KEYS;
+    fetcher f = begin_fetching(ahead, n_tile * (p->columns / BLOCK) * (BLOCK / FETCH_COLUMNS));
+    for (int64_t key = 0; key < p->n; key += SCORE_KEYS) {
+        const char *row[SCORE_KEYS];
+        for (int64_t i = 0; i < SCORE_KEYS; i++) row[i] = p->row[key + i < p->n ? key + i : p->n - 1];
+        score_tile(p, row, p->d + key, packed, scale, &f, turned + key * HEADS);
+    }
+    for (int64_t key = n_tile * SCORE_KEYS; key % 16; key++) memset(turned + key * HEADS, 0, HEADS * sizeof *turned);
+    float *to = n_row == HEADS ? s : all;
+    for (int64_t key = 0; key < p->n; key += 16) turn_scores(turned + key * HEADS, to + key);
+    if (to == all) memcpy(s, all, (size_t)(n_row * KEYS) * sizeof *s);
+}
+
+/* ---- values ---- */
+
+/* The largest of x[0 .. 64), or 0; what brings it to `to`, or 0. */
+VF_INLINE float largest_of(const float *x, float to, float *inverse)
+{
+    vf m = vf_set1(0.0f);
+    for (int i = 0; i < KEYS; i += VF_LANES) m = vf_max(m, vf_load(x + i));
+    float lane[VF_LANES], largest;
+    vf_store(lane, m);
+    largest = lane[0];
+    for (int i = 1; i < VF_LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    *inverse = largest >= tiny ? to / largest : 0;
+    return largest;
+}
+
+/* Probabilities of 16 heads divided by their largest, zeros for what is not there. */
+typedef struct {
+    float p[HEADS][KEYS];
+    float largest[HEADS];
+} relative;
+
+static void make_relative(const float *p, int64_t n_row, int64_t n_key, relative *r)
+{
+    for (int64_t h = 0; h < HEADS; h++) {
+        float inverse;
+        memset(r->p[h], 0, sizeof r->p[h]);
+        r->largest[h] = 0;
+        if (h >= n_row) continue;
+        memcpy(r->p[h], p + h * KEYS, (size_t)n_key * sizeof *p);
+        r->largest[h] = largest_of(r->p[h], 1, &inverse);
+        vf f = vf_set1(inverse);
+        for (int i = 0; i < KEYS; i += VF_LANES) vf_store(r->p[h] + i, vf_load(r->p[h] + i) * f);
+    }
+}
+
+/* weight[h][i]; returns D_b / 32767. */
+VF_INLINE float make_weights(const relative *r, const float *d, int64_t n_row, int16_t (*weight)[KEYS])
+{
+    float inverse, largest = largest_of(d, 32767, &inverse);
+    vf f = vf_set1(inverse), x[KEYS / VF_LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < KEYS / VF_LANES; i++) x[i] = vf_load(d + i * VF_LANES) * f;
+    for (int64_t h = 0; h < n_row; h++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < KEYS / VF_LANES; i++) {
+            store_nearest(weight[h] + i * VF_LANES, vf_load(r->p[h] + i * VF_LANES) * x[i]);
+        }
+    }
+    return largest * unit;
+}
+
+/* VALUE_HEADS heads, VALUE_VECTORS vectors of a block's columns: the first n_row of them to out. */
+VF_INLINE void value_tile(int64_t n_pair, const int16_t *pair, const int16_t (*weight)[KEYS], int64_t n_row,
+                          const float *factor, float *out, int64_t out_stride)
+{
+    vw sum[VALUE_HEADS][VALUE_VECTORS];
+#pragma GCC unroll 8
+    for (int h = 0; h < VALUE_HEADS; h++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < VALUE_VECTORS; v++) sum[h][v] = zero_words();
+    }
+    for (int64_t i = 0; i < n_pair; i++, pair += 2 * BLOCK) {
+        vw x[VALUE_VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VALUE_VECTORS; v++) x[v] = load_words(pair + 2 * VF_LANES * v);
+#pragma GCC unroll 8
+        for (int h = 0; h < VALUE_HEADS; h++) {
+            vw w = repeat_pair(weight[h] + 2 * i);
+#pragma GCC unroll 2
+            for (int v = 0; v < VALUE_VECTORS; v++) sum[h][v] = add_products(sum[h][v], x[v], w);
+        }
+    }
+#pragma GCC unroll 8
+    for (int h = 0; h < VALUE_HEADS; h++) {
+        vf f = vf_set1(factor[h]), a = to_float(sum[h][0]), b = to_float(sum[h][1]);
+        float *to = out + h * out_stride;
+        order_columns(&a, &b);
+        if (h >= n_row) continue;
+        vf_store(to, vf_fma(a, f, vf_load(to)));
+        vf_store(to + VF_LANES, vf_fma(b, f, vf_load(to + VF_LANES)));
+    }
+}
+
+static void values(const ml_q8_rows *p, const float *prob, int64_t n_row, float *out, int64_t out_stride)
+{
+    relative r;
+    int16_t weight[HEADS][KEYS], pair[PAIRS * 2 * BLOCK];
+    int64_t n_pair = (p->n + 1) / 2, n_head = (n_row + VALUE_HEADS - 1) / VALUE_HEADS * VALUE_HEADS;
+    make_relative(prob, n_row, p->n, &r);
+    for (int64_t b = 0; b < p->columns / BLOCK; b++, out += BLOCK) {
+        int64_t at = b * Q8_BYTES + 2;
+        float factor[HEADS], d = make_weights(&r, p->d + b * KEYS, n_head, weight);
+        for (int h = 0; h < HEADS; h++) factor[h] = r.largest[h] * d;
+        for (int64_t i = 0; i < n_pair; i++) {
+            const char *second = p->row[2 * i + 1 < p->n ? 2 * i + 1 : 2 * i]; /* its weight is zero */
+            pair_block(p->row[2 * i] + at, second + at, pair + i * 2 * BLOCK);
+        }
+        for (int64_t h = 0; h < n_row; h += VALUE_HEADS) {
+#pragma GCC unroll 2
+            for (int v = 0; v < COLUMN_VECTORS; v += VALUE_VECTORS) {
+                value_tile(n_pair, pair + 2 * VF_LANES * v, weight + h, n_row - h, factor + h,
+                           out + h * out_stride + v * VF_LANES, out_stride);
+            }
+        }
+    }
+}
+
+const ml_q8_kernel Q8_KERNEL_TABLE = { .pack = pack, .scales = scales, .scores = scores, .values = values };
