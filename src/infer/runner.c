@@ -361,6 +361,38 @@ ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, fl
     return ml_ctx_status(ctx, err);
 }
 
+/* Logits of the rows that tokens are drawn from, there, in their order. */
+static float *logits_there(ml_runner *r, ml_sample_row *row, int64_t n_row)
+{
+    ml_ctx *ctx = &r->ctx;
+    if (r->decoded) return r->decoded->logits; /* of all rows */
+    int32_t *want = ml_ctx_scratch(ctx, (size_t)n_row * sizeof *want);
+    for (int64_t i = 0; i < n_row && want; i++) {
+        want[i] = (int32_t)row[i].row;
+        row[i].row = i;
+    }
+    ctx->n_decode = n_row;
+    ml_tensor *logits = want ? ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_row, want)) : NULL;
+    return logits ? ml_f32(logits) : NULL;
+}
+
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err)
+{
+    if (n_row == 0) return ML_OK;
+    ml_ctx *ctx = &r->ctx;
+    ml_device_enter(r->model->device);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    float *logits = logits_there(r, row, n_row);
+    ml_status status = ml_ctx_status(ctx, err);
+    if (status == ML_OK) {
+        status = ml_device_sample(ctx, logits, r->model->config.vocab_size, n_valid, row, n_row, penalised, n_penalised,
+                                  out, err);
+    }
+    ml_ctx_release(ctx, mark);
+    return status;
+}
+
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;

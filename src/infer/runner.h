@@ -5,6 +5,7 @@
 #ifndef ML_INFER_RUNNER_H
 #define ML_INFER_RUNNER_H
 
+#include "infer/cuda/sample.h"
 #include "infer/pages.h"
 #include "model/adapter.h"
 
@@ -50,6 +51,10 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
 ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
+/* On a device: tokens drawn there from the logits of rows of the last pass (ml_sample_row.row), ids below n_valid; the
+ * logits stay there.  out [n_row]; see infer/cuda/sample.h. */
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err);
 /* Memory for n logits that ml_runner_logits fills fastest; NULL when there is none. */
 float *ml_runner_alloc_logits(const ml_model *model, size_t n);
 void ml_runner_free_logits(const ml_model *model, float *logits);
