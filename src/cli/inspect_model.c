@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/safetensors.h"
+#include "infer/fit.h"
 #include "infer/session.h"
 #include "model/config_fields.h"
 #include "model/diagram.h"
@@ -141,7 +142,28 @@ typedef struct {
     const char *recompute_name;
     ml_train_plan plan;
     ml_train_plan gpu[ML_N_PLACE_WAY][2]; /* by way, with fp32 moments and with bf16 ones; products in bf16 */
+    int64_t n_adapter;                    /* numbers of a LoRA adapter as sft makes one unless told otherwise */
+    ml_train_plan adapter[2];             /* beside each of adapter_weights; total 0: no file has those */
 } training;
+
+static const char *const adapter_weights[] = { "bf16", "q4_k" };
+
+static ml_status plan_adapters(const ml_config *c, training *t, ml_error *err)
+{
+    ml_adapter_config lora = { .rank = 8, .alpha = 16 };
+    ml_optim_config adamw = ml_optim_default_config(ML_OPTIM_ADAMW);
+    ml_device_plan_choice choice = { .precision = ML_PRECISION_BF16 };
+    ML_TRY(ml_adapter_plan(&lora, c, &t->n_adapter, err));
+    for (int i = 0; i < 2; i++) {
+        ml_error ignored;
+        ml_adapter_facts facts = { .n_param = t->n_adapter,
+                                   .rank = lora.rank,
+                                   .weight_bytes = ml_model_weight_bytes(c, ML_BF16) };
+        if (i > 0 && ml_fit_measure_mix(c, adapter_weights[i], &facts.weight_bytes, &ignored) != ML_OK) continue;
+        t->adapter[i] = ml_train_make_adapter_device_plan(c, t->batch * t->seq, &adamw, t->recompute, &choice, &facts);
+    }
+    return ML_OK;
+}
 
 static ml_status plan_training(const ml_options *o, const ml_config *c, training *out, ml_error *err)
 {
@@ -164,7 +186,7 @@ static ml_status plan_training(const ml_options *o, const ml_config *c, training
             out->gpu[way][bf16] = ml_train_make_device_plan(c, out->batch * out->seq, &optim, out->recompute, &choice);
         }
     }
-    return ML_OK;
+    return plan_adapters(c, out, err);
 }
 
 static void print_gpu_memory(const training *t)
@@ -177,6 +199,12 @@ static void print_gpu_memory(const training *t)
             printf("  %-*s %12s", NAME_W, bf16 ? "" : ml_train_place_way_name(way), ml_cli_bytes(p->total).text);
             printf(" %12s%s\n", ml_cli_bytes(p->host).text, bf16 ? "  moments in bf16" : "");
         }
+    }
+    printf("\nmemory to train LoRA of rank 8 on self_attn.* there (%s numbers), beside weights in\n",
+           ml_cli_digits(t->n_adapter).text);
+    for (int i = 0; i < 2; i++) {
+        if (t->adapter[i].total == 0) continue;
+        printf("  %-*s %12s\n", NAME_W, adapter_weights[i], ml_cli_bytes(t->adapter[i].total).text);
     }
     printf("\n");
 }
@@ -320,6 +348,17 @@ static json_t *gpu_json(const training *t)
     return list;
 }
 
+static json_t *adapter_json(const training *t)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < 2; i++) {
+        if (t->adapter[i].total == 0) continue;
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "weights", adapter_weights[i], "n_params",
+                                              (json_int_t)t->n_adapter, "gpu", (json_int_t)t->adapter[i].total));
+    }
+    return list;
+}
+
 static json_t *memory_json(const ml_config *c, const training *t)
 {
     const ml_train_plan *p = &t->plan;
@@ -335,7 +374,8 @@ static json_t *memory_json(const ml_config *c, const training *t)
                               (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "activations",
                               (json_int_t)p->activations, "activation_gradients", (json_int_t)p->activation_gradients,
                               "total", (json_int_t)p->total);
-    return json_pack("{s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t));
+    return json_pack("{s:o, s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t),
+                     "adapter_gpu", adapter_json(t));
 }
 
 static json_t *files_json(const weight_files *f)

@@ -31,7 +31,7 @@ ml_fit_plan ml_fit_make_plan(const ml_config *c, int64_t stored, int64_t copied,
 
 /* ---- what would fit ---- */
 
-static ml_status measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err)
+ml_status ml_fit_measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err)
 {
     bool pair_rows;
     uint64_t total;
@@ -53,7 +53,7 @@ const char *ml_fit_find_mix(const ml_config *config, int64_t available, int64_t 
     static const char *const mixes[] = { "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k", "q4_k_m", "q4_k", "q4_0" };
     ml_error ignored;
     for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
-        if (measure_mix(config, mixes[i], mix_bytes, &ignored) != ML_OK) return NULL;
+        if (ml_fit_measure_mix(config, mixes[i], mix_bytes, &ignored) != ML_OK) return NULL;
         if (ml_fit_make_plan(config, *mix_bytes, 0, n_token, kv_dtype).total <= available) return mixes[i];
     }
     return NULL;

@@ -20,6 +20,8 @@ ml_fit_plan ml_fit_make_plan(const ml_config *config, int64_t stored, int64_t co
  * work, and the bytes of its tensors; NULL when none does, or no GGUF file can hold the model. */
 const char *ml_fit_find_mix(const ml_config *config, int64_t available, int64_t n_token, ml_dtype kv_dtype,
                             int64_t *mix_bytes);
+/* Bytes of the tensors of a GGUF file in that mix.  ML_EINVAL where no such file can hold the model. */
+ml_status ml_fit_measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err);
 /* ML_OK when the weights of the source fit into the budget, on a device with experts in this machine's memory where
  * that helps; `path` is for messages. */
 ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source,

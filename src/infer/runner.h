@@ -30,6 +30,9 @@ int64_t ml_runner_choose_pass(const ml_model *model, int64_t capacity, ml_dtype 
  * capacity is not in 1 .. the model's positions. */
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err);
 void ml_runner_free(ml_runner *r);
+/* Bytes of a device's memory that a runner of such a model takes, at most; widest_bytes: of the weights that one
+ * operator reads together, as fp32. */
+int64_t ml_runner_plan_device(const ml_config *c, const ml_runner_config *config, int64_t widest_bytes);
 /* Bytes of the cache when full. */
 int64_t ml_runner_cache_bytes(const ml_runner *r);
 /* The sequences' pages, to be reserved before their tokens are run. */
