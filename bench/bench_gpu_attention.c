@@ -1,11 +1,13 @@
-/* Attention and the operators that move memory, on the first GPU: medians of timings by the device's own events, random
- * inputs.
+/* Attention, of training and of prompts over a cache, and the operators that move memory, on the first GPU: medians of
+ * timings by the device's own events, random inputs.
  *   bench_gpu_attention [--small] [REPEATS]      --small: shapes that only show that the program runs
  * Before them, in the same run, what the machine can do: a large bf16 product (TFLOP/s, ml_linear in ML_PRECISION_BF16
  * with a bf16 weight) and a large copy (bytes read and written).  Attention's TFLOP/s count the products of the causal
- * half that the pass must make: 2 forward, 5 backward.  The other operators' bytes are what they must read and write
- * once.  JSON on the last line.  Exit status 77 where there is no GPU. */
+ * half that the pass must make: 2 forward, 5 backward; of prompts over a cache (f16, pages of 16 tokens) those 2, and
+ * with MLA the product that makes keys and values of each position.  The other operators' bytes are what they must read
+ * and write once.  JSON on the last line.  Exit status 77 where there is no GPU. */
 #include "gpu_timing.h"
+#include "ops/cached.h"
 
 #include <math.h>
 #include <string.h>
@@ -156,6 +158,125 @@ static void measure_attention(const shape *s, bool small, char *json, size_t roo
     drop_to(before);
 }
 
+/* ---- prompts over a cache ---- */
+
+enum { PAGE = 16 };
+
+typedef struct {
+    const char *name;
+    int64_t depth, n_head, n_kv_head, d_qk, d_v, rank, n_rot; /* rank 0: grouped queries */
+} prompt_shape;
+
+static const prompt_shape prompt_shapes[] = {
+    { "prompt MLA 8192 at 0", 0, 16, 16, 192, 128, 512, 64 },
+    { "prompt MLA 8192 at 8192", 8192, 16, 16, 192, 128, 512, 64 },
+    { "prompt GQA 32:8 8192 at 0", 0, 32, 8, 128, 128, 0, 0 },
+    { "prompt GQA 32:8 8192 at 8192", 8192, 32, 8, 128, 128, 0, 0 },
+};
+
+typedef struct {
+    ml_tensor *q, *seq, *pos, *kv_b;
+    ml_kv_view view;
+    ml_attention_param gqa;
+    ml_mla_param mla;
+} prompt_operands;
+
+static ml_tensor *run_prompt(const prompt_operands *o)
+{
+    if (!o->kv_b) return ml_attention_cached(&ctx, o->q, &o->view, o->seq, o->pos, 0, &o->gqa);
+    const ml_mla_weights weights = { .kv_b = o->kv_b };
+    return ml_attention_cached_mla(&ctx, o->q, &weights, &o->view, o->seq, o->pos, 0, &o->mla);
+}
+
+/* Rows of random keys and values for n_position positions of sequence 0. */
+static void fill_cache(const prompt_shape *s, int64_t n_position, prompt_operands *o)
+{
+    int64_t k = s->rank ? s->rank : s->n_kv_head * s->d_qk, v = s->rank ? 0 : s->n_kv_head * s->d_v;
+    int64_t n_page = (n_position + PAGE - 1) / PAGE, most = n_position > n_page ? n_position : n_page;
+    int32_t *number = ml_alloc((size_t)most * sizeof *number), *zero = ml_calloc((size_t)n_position, sizeof *zero);
+    if (!number || !zero) exit(1);
+    for (int64_t i = 0; i < most; i++) number[i] = (int32_t)i;
+    o->view = (ml_kv_view){ .dtype = ML_F16,
+                            .k_row_bytes = (int64_t)ml_dtype_row_bytes(ML_F16, k + s->n_rot),
+                            .v_row_bytes = (int64_t)ml_dtype_row_bytes(ML_F16, v),
+                            .page_size = PAGE,
+                            .page_table = ml_i32(whole_numbers(n_page, number)),
+                            .pages_per_seq = n_page };
+    o->view.k = ml_ctx_scratch_data(&ctx, (size_t)(n_page * PAGE * o->view.k_row_bytes));
+    o->view.v = ml_ctx_scratch_data(&ctx, (size_t)(n_page * PAGE * o->view.v_row_bytes));
+    check_ctx(&ctx);
+    level before = get_level();
+    ml_tensor *rows = random_rows(n_position, k), *tail = s->rank ? random_rows(n_position, s->n_rot) : NULL;
+    ml_tensor *values = v ? random_rows(n_position, v) : NULL;
+    ml_kv_store(&ctx, &o->view, rows, tail, values, whole_numbers(n_position, zero), whole_numbers(n_position, number));
+    check_ctx(&ctx);
+    drop_to(before);
+    ml_free(number);
+    ml_free(zero);
+}
+
+static ml_tensor *random_halves(int64_t n, int64_t columns)
+{
+    ml_tensor *w = ml_tensor_new_2d(&ctx, ML_BF16, n, columns);
+    float *x = ml_alloc((size_t)(n * columns) * sizeof *x);
+    uint16_t *rounded = ml_alloc((size_t)(n * columns) * sizeof *rounded);
+    if (!w || !x || !rounded) exit(1);
+    fill_random(x, n * columns);
+    for (int64_t i = 0; i < n * columns; i++) x[i] /= sqrtf((float)columns);
+    ml_convert_from_f32(ML_BF16, x, rounded, n * columns);
+    ml_tensor_write(&ctx, w, rounded);
+    ml_free(x);
+    ml_free(rounded);
+    return w;
+}
+
+static void measure_prompt(const prompt_shape *s, bool small, char *json, size_t room)
+{
+    level before = get_level();
+    int64_t n = small ? 40 : 8192, depth = small ? s->depth / 256 : s->depth, n_key = depth + n;
+    int32_t *pos = ml_alloc((size_t)n * sizeof *pos), *zero = ml_calloc((size_t)n, sizeof *zero);
+    double seconds[MAX_REPEAT];
+    if (!pos || !zero) exit(1);
+    for (int64_t i = 0; i < n; i++) pos[i] = (int32_t)(depth + i);
+    prompt_operands o = { .q = random_rows(n, s->n_head * s->d_qk),
+                          .seq = whole_numbers(n, zero),
+                          .pos = whole_numbers(n, pos),
+                          .gqa = { .n_head = s->n_head,
+                                   .n_kv_head = s->n_kv_head,
+                                   .d_qk = s->d_qk,
+                                   .d_v = s->d_v,
+                                   .k_step = s->d_qk,
+                                   .v_step = s->d_v },
+                          .mla = { .n_head = s->n_head,
+                                   .d_nope = s->d_qk - s->n_rot,
+                                   .n_rot = s->n_rot,
+                                   .d_v = s->d_v,
+                                   .kv_lora_rank = s->rank } };
+    o.gqa.scale = o.mla.scale = (float)(1 / sqrt((double)s->d_qk));
+    double made = s->rank ? (double)s->rank * (double)(s->n_head * (s->d_qk - s->n_rot + s->d_v)) : 0;
+    if (s->rank) o.kv_b = random_halves(s->n_head * (s->d_qk - s->n_rot + s->d_v), s->rank);
+    fill_cache(s, n_key, &o);
+    for (int i = -2; i < n_repeat; i++) { /* two to warm up */
+        level now = get_level();
+        ml_device_timer *timer = start_timer(ctx.device);
+        run_prompt(&o);
+        double taken = stop_timer(timer);
+        check_ctx(&ctx);
+        drop_to(now);
+        if (i >= 0) seconds[i] = taken;
+    }
+    double median = find_median(seconds, n_repeat), pairs = (double)n * ((double)depth + (double)(n + 1) / 2);
+    double f = 2 * (pairs * (double)(s->n_head * (s->d_qk + s->d_v)) + (double)n_key * made) / median;
+    printf("%-28s forward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", s->name, median * 1e3, f * 1e-12, 100 * f / matrix_rate);
+    char row[512];
+    snprintf(row, sizeof row, "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_tflops\": %.2f}", s->name,
+             median * 1e3, f * 1e-12);
+    add_json(json, room, row);
+    drop_to(before);
+    ml_free(pos);
+    ml_free(zero);
+}
+
 /* ---- operators that move memory ---- */
 
 typedef struct {
@@ -266,6 +387,10 @@ int main(int argc, char **argv)
     static char json[8192];
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         measure_attention(&shapes[i], small, json, sizeof json);
+    ctx.mode = ML_MODE_FAST;
+    for (size_t i = 0; i < sizeof prompt_shapes / sizeof prompt_shapes[0]; i++)
+        measure_prompt(&prompt_shapes[i], small, json, sizeof json);
+    ctx.mode = ML_MODE_EXACT;
     measure_rows(small, json, sizeof json);
     printf("{\"gpu\": \"%s\", \"matrix_tflops\": %.1f, \"copy_gbs\": %.1f, \"rows\": [%s]}\n", info.name,
            matrix_rate * 1e-12, copy_rate * 1e-9, json);

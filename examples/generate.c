@@ -1,4 +1,4 @@
-/* Continue a text:  generate MODEL_FOLDER TEXT */
+/* Continue a text:  generate MODEL_FOLDER TEXT [DEVICE]      DEVICE: cpu, cuda, cuda:N or auto */
 #include <moonlight.h>
 
 #include <stdio.h>
@@ -18,7 +18,8 @@ static bool print_token(void *tokenizer, int32_t id, double logprob)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) return fprintf(stderr, "usage: generate MODEL_FOLDER TEXT\n"), 2;
+    if (argc != 3 && argc != 4) return fprintf(stderr, "usage: generate MODEL_FOLDER TEXT [DEVICE]\n"), 2;
+    const char *device = argc == 4 ? argv[3] : "cpu";
     ml_tokenizer *tokenizer = NULL;
     ml_model *model = NULL;
     ml_session *session = NULL;
@@ -28,7 +29,8 @@ int main(int argc, char **argv)
     ml_sampling sampling = ml_sampling_default(); /* greedy */
     ml_error err;
 
-    bool ok = ml_tokenizer_open(argv[1], &tokenizer, &err) == ML_OK && ml_model_open(argv[1], &model, &err) == ML_OK &&
+    bool ok = ml_tokenizer_open(argv[1], &tokenizer, &err) == ML_OK &&
+              ml_model_open_on(argv[1], device, &model, &err) == ML_OK &&
               ml_tokenizer_append_prefix(tokenizer, &prompt, &err) == ML_OK &&
               ml_tokenizer_encode(tokenizer, argv[2], strlen(argv[2]), false, &prompt, &err) == ML_OK;
     if (ok) {

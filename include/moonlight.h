@@ -1,7 +1,7 @@
 /* libmoonlight: the public API.  Nothing else is installed.
  *
  *   ml_tokenizer   text <-> token ids                       immutable, any number of threads
- *   ml_model       weights and architecture, read from disk  any number of sessions
+ *   ml_model       weights and architecture, read from disk  any number of sessions; on the processor or a GPU
  *   ml_session     one growing sequence of tokens            one thread at a time
  *   ml_sampler     chooses the next token                    one thread at a time
  *   ml_generate    prompt -> text, token by token            (examples/generate.c)
@@ -108,9 +108,20 @@ typedef struct {
  * (any of a split set), a safetensors file beside its config.json, or a run folder (its best checkpoint).  Matrices
  * stay in the mapped file, in the type they have there. */
 ML_API ml_status ml_model_open(const char *path, ml_model **out, ml_error *err);
+/* The same, to compute on `device`: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; or "auto": a GPU if there is one and the
+ * model fits there, else the processor.  On a GPU the weights are copied to its memory, in the types they have; what
+ * does not fit of experts stays in this machine's memory, and a session's keys and values lie there too.  Logits are
+ * always here.  Sessions of a model on a GPU are used by one thread at a time, all of them.
+ * ML_EINVAL for another word, and for "cuda" where there is no GPU, its driver is too old, or the library was built
+ * without CUDA; ML_ENOMEM when the model does not fit, before anything is allocated.  A GPU that is lost later is
+ * ML_EIO of the call that finds out, and of those that follow. */
+ML_API ml_status ml_model_open_on(const char *path, const char *device, ml_model **out, ml_error *err);
+/* Where it computes, and why where that was chosen: "cpu", "cuda:0 (NVIDIA H200, 139.2 of 139.8 GiB free)",
+ * "cpu (cuda:0: there is no NVIDIA GPU here: ...)".  Lives as long as the model. */
+ML_API const char *ml_model_get_device(const ml_model *m);
 /* Rearrange quantised weights in memory, where products are faster: takes as many bytes as they have in the file, whose
- * mapping is given back meanwhile.  Answers stay the same, bit for bit.  Before the first session is made.
- * ML_ENOMEM when there is no room; the model is then as it was. */
+ * mapping is given back meanwhile.  Answers stay the same, bit for bit.  Before the first session is made; of a model
+ * on a GPU nothing changes.  ML_ENOMEM when there is no room; the model is then as it was. */
 ML_API ml_status ml_model_repack(ml_model *m, ml_error *err);
 ML_API void ml_model_free(ml_model *m);
 ML_API ml_model_info ml_model_get_info(const ml_model *m);

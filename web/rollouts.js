@@ -25,26 +25,28 @@ function table(run, rollouts) {
       h("td", null, reward(r.reward)), h("td", null, h("button", { type: "button", class: "small", onclick: () => showRecord(run, r) }, "All"))))));
 }
 
-// null for a run without any.
-export async function rolloutsPanel(run) {
+// { node, refresh }: the node is empty while the run has none; refresh() asks again, for the same page of the same search.
+export function rolloutsPanel(run) {
   const state = { file: "", search: "", order: "newest", offset: 0 };
+  let answer = { files: [], rollouts: [], total: 0 };
   const ask = () => {
     const query = new URLSearchParams({ order: state.order, offset: state.offset, limit: PAGE });
     if (state.file) query.set("file", state.file);
     if (state.search) query.set("search", state.search);
     return get(`/api/runs/${encodeURIComponent(run)}/rollouts?${query}`);
   };
-  let answer;
-  try {
-    answer = await ask();
-  } catch (error) {
-    if (error.status) notice(error.message);
-    return null;
-  }
-  if (!answer.files.length) return null;
   const body = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Rollouts of ${run}` }), pages = h("div", { class: "pages" });
+  const mean = (f) => (f.mean_reward === null ? "" : `, mean reward ${number(f.mean_reward)}`);
+  const file = h("select", { onchange: () => change({ file: file.value }) });
+  const order = h("select", { onchange: () => change({ order: order.value }) }, ["newest", "oldest", "best", "worst"].map((o) => h("option", { value: o }, o)));
+  const search = h("input", { type: "search", placeholder: "in prompts and answers", maxlength: 200, oninput: () => change({ search: search.value.trim() }) });
+  const node = h("div"), section = h("section", { class: "rolloutpanel", "data-run": run }, h("h2", null, `Rollouts: ${run}`),
+    h("div", { class: "row" }, field("File", file), field("Order", order), field("Search", search)), body, pages);
   const draw = () => {
-    const { rollouts, total } = answer;
+    const { files, rollouts, total } = answer;
+    if (!files.length) section.remove();
+    else if (!section.parentNode) node.append(section);
+    replace(file, h("option", { value: "" }, "all"), files.map((f) => h("option", { value: f.file, selected: f.file === state.file }, `${f.file} (${f.n}${mean(f)})`)));
     replace(body, rollouts.length ? table(run, rollouts) : h("p", { class: "empty" }, "None has that in its prompt or answer."));
     const step = (by, text) => h("button", { type: "button", class: "small", disabled: by < 0 ? state.offset === 0 : state.offset + PAGE >= total,
       onclick: () => change({ offset: state.offset + by }) }, text);
@@ -60,15 +62,19 @@ export async function rolloutsPanel(run) {
       answer = found;
       draw();
     } catch (error) {
-      notice(error.message);
+      if (error.status) notice(error.message);
     }
   }
-  const mean = (f) => (f.mean_reward === null ? "" : `, mean reward ${number(f.mean_reward)}`);
-  const file = h("select", { onchange: () => change({ file: file.value }) }, h("option", { value: "" }, "all"),
-                 answer.files.map((f) => h("option", { value: f.file }, `${f.file} (${f.n}${mean(f)})`)));
-  const order = h("select", { onchange: () => change({ order: order.value }) }, ["newest", "oldest", "best", "worst"].map((o) => h("option", { value: o }, o)));
-  const search = h("input", { type: "search", placeholder: "in prompts and answers", maxlength: 200, oninput: () => change({ search: search.value.trim() }) });
-  draw();
-  return h("section", { class: "rolloutpanel", "data-run": run }, h("h2", null, `Rollouts: ${run}`),
-    h("div", { class: "row" }, field("File", file), field("Order", order), field("Search", search)), body, pages);
+  // While somebody is at the table, it stays; what has not changed is not drawn again.
+  async function refresh() {
+    const mine = newest;
+    try {
+      const found = await ask();
+      if (mine !== newest || JSON.stringify(found) === JSON.stringify(answer) || [body, pages, file].some((part) => part.contains(document.activeElement))) return;
+      answer = found;
+      draw();
+    } catch { /* the next time */ }
+  }
+  change({});
+  return { node, refresh };
 }

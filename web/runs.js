@@ -251,18 +251,32 @@ async function drawSamples(always) {
   if (sampled === state) replace(parts.samples, samplesPanel(all));
 }
 
+// Rollouts stay with their search while other runs are chosen; those of a run that goes on are asked for again.
+const rollouts = new Map(); // id -> the panel, and the step at which it was asked for
+
+function drawRollouts() {
+  for (const id of rollouts.keys()) if (!chosen.has(id)) rollouts.delete(id);
+  for (const { run } of chosen.values()) {
+    const seen = rollouts.get(run.id);
+    if (!seen) rollouts.set(run.id, { ...rolloutsPanel(run.id), step: run.step });
+    else if (run.active || run.step !== seen.step) { seen.step = run.step; seen.refresh(); }
+  }
+  const nodes = [...chosen.keys()].map((id) => rollouts.get(id).node);
+  if (nodes.length !== parts.rollouts.children.length || nodes.some((n, i) => n !== parts.rollouts.children[i])) replace(parts.rollouts, nodes);
+}
+
 let drawing = 0; // the newest drawTexts wins
 
 async function drawTexts() {
   const mine = ++drawing;
   drawSamples(true);
+  drawRollouts();
   const all = await Promise.all([...chosen].map(async ([id, { colour }]) => {
     return { id, colour, options: await optional(`/api/runs/${encodeURIComponent(id)}/options`, "options") };
   }));
-  const rollouts = await Promise.all(all.map((r) => rolloutsPanel(r.id)));
   if (mine !== drawing) return;
   const configured = all.filter((r) => Object.keys(r.options).length);
-  replace(parts.texts, rollouts, configured.length ? optionTable(configured) : null);
+  replace(parts.texts, configured.length ? optionTable(configured) : null);
 }
 
 async function refresh() {
@@ -270,6 +284,7 @@ async function refresh() {
   for (const entry of chosen.values()) entry.run = runs.find((r) => r.id === entry.run.id) ?? entry.run;
   if (!document.activeElement?.matches(".runs input:not([type])")) drawList(); // a note being written stays
   drawSamples(false);
+  drawRollouts();
 }
 
 function axes() {
@@ -286,12 +301,13 @@ export const runsView = {
     parts.list = h("div");
     parts.charts = h("div");
     parts.samples = h("div");
+    parts.rollouts = h("div");
     parts.texts = h("div");
     parts.axes = axes();
     parts.axes.hidden = true;
     parts.search = h("input", { type: "search", class: "find", placeholder: "Search runs", "aria-label": "Search runs", value: wanted, hidden: true,
       oninput: () => { wanted = parts.search.value.trim().toLowerCase(); drawList(); } });
-    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.search, parts.list, parts.axes, parts.charts, parts.samples, parts.texts));
+    replace(main, h("div", { class: "page" }, h("h1", null, "Runs"), parts.search, parts.list, parts.axes, parts.charts, parts.samples, parts.rollouts, parts.texts));
     await refresh();
     const first = runs.find((r) => r.id === argument) ?? runs.find((r) => r.active) ?? runs[0];
     if (!chosen.size && first) choose(first, true);

@@ -2,8 +2,8 @@
 # Sourced by the scripts beside it: Debian packages that building and testing need.
 moonlight_packages='build-essential cmake ninja-build pkg-config libpcre2-dev libjansson-dev libinih-dev libssl-dev
 libutf8proc-dev libedit-dev libcmocka-dev zlib1g-dev libzstd-dev libsnappy-dev liblz4-dev libbrotli-dev
-libcurl4-openssl-dev librsvg2-dev libcairo2-dev libxml2-utils libmicrohttpd-dev libsqlite3-dev libjs-marked
-node-highlight.js python3'
+libcurl4-openssl-dev librsvg2-dev libcairo2-dev libxml2-utils libmicrohttpd-dev libsqlite3-dev libxxhash-dev
+libjs-marked node-highlight.js python3'
 # For the fuzz programs: without these they are skipped.
 moonlight_fuzz_packages='clang libclang-rt-14-dev'
 # For the slow tests: likewise.

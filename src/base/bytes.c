@@ -20,14 +20,6 @@ ml_status ml_bytes_u8(ml_bytes *b, uint8_t *out, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_bytes_u16(ml_bytes *b, uint16_t *out, ml_error *err)
-{
-    const uint8_t *p;
-    ML_TRY(ml_bytes_take(b, 2, &p, err));
-    *out = (uint16_t)(p[0] | p[1] << 8);
-    return ML_OK;
-}
-
 ml_status ml_bytes_u32(ml_bytes *b, uint32_t *out, ml_error *err)
 {
     const uint8_t *p;

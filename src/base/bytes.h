@@ -16,7 +16,6 @@ typedef struct {
 /* The next n bytes, or ML_EFORMAT naming the offset and how many were left. */
 ml_status ml_bytes_take(ml_bytes *b, size_t n, const uint8_t **out, ml_error *err);
 ml_status ml_bytes_u8(ml_bytes *b, uint8_t *out, ml_error *err);
-ml_status ml_bytes_u16(ml_bytes *b, uint16_t *out, ml_error *err);
 ml_status ml_bytes_u32(ml_bytes *b, uint32_t *out, ml_error *err);
 ml_status ml_bytes_u64(ml_bytes *b, uint64_t *out, ml_error *err);
 

@@ -68,14 +68,38 @@ ml_status ml_file_read(const char *path, char **text, size_t *size, ml_error *er
     return ML_OK;
 }
 
+static ml_status refuse_dash(const char *path, ml_error *err)
+{
+    if (strcmp(path, "-") != 0) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "-: expected a name: it appears only when all is written, so it cannot be standard output (./- is "
+                   "one called -)");
+}
+
+/* Where the file goes: a link stays, and its target is replaced.  Only a file can be: as root, renaming something to
+ * /dev/null would take the device's place. */
+static ml_status find_target(const char *path, char out[ML_PATH_MAX], ml_error *err)
+{
+    struct stat st;
+    ML_TRY(refuse_dash(path, err));
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return ml_fail(err, ML_EINVAL, "%s: expected a file, or a new name, found %s", path,
+                       S_ISDIR(st.st_mode) ? "a folder" : "a device or pipe, which cannot be replaced");
+    }
+    bool is_link = lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+    char *real = is_link ? realpath(path, NULL) : NULL;
+    int n = snprintf(out, ML_PATH_MAX, "%s", real ? real : path);
+    free(real);
+    if (n >= 0 && n < ML_PATH_MAX) return ML_OK;
+    return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
+}
+
 ml_status ml_file_begin(ml_file_writer *w, const char *path, ml_error *err)
 {
     *w = (ml_file_writer){ 0 };
-    int n = snprintf(w->path, sizeof w->path, "%s", path);
-    int m = snprintf(w->tmp, sizeof w->tmp, "%s.tmp.%ld", path, (long)getpid());
-    if (n < 0 || n >= ML_PATH_MAX || m < 0 || m >= ML_PATH_MAX) {
-        return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
-    }
+    ML_TRY(find_target(path, w->path, err));
+    int n = snprintf(w->tmp, sizeof w->tmp, "%s.tmp.%ld", w->path, (long)getpid());
+    if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
     w->file = fopen(w->tmp, "wbe");
     if (!w->file) return ml_fail_errno(err, "%s: cannot be created", w->tmp);
     return ML_OK;
@@ -130,6 +154,14 @@ ml_status ml_file_commit(ml_file_writer *w, ml_error *err)
     return sync_parent(w->path, err);
 }
 
+ml_status ml_file_check(const char *path, ml_error *err)
+{
+    ml_file_writer w;
+    ML_TRY(ml_file_begin(&w, path, err));
+    ml_file_abandon(&w);
+    return ML_OK;
+}
+
 void ml_file_abandon(ml_file_writer *w)
 {
     if (!w->file) return;
@@ -180,6 +212,7 @@ bool ml_path_is_dir(const char *path)
 ml_status ml_dir_make(const char *path, ml_error *err)
 {
     char partial[ML_PATH_MAX];
+    ML_TRY(refuse_dash(path, err));
     int n = snprintf(partial, sizeof partial, "%s", path);
     if (n <= 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is empty or too long", path);
     for (char *p = partial + 1;; p++) {

@@ -34,12 +34,16 @@ typedef struct {
     char tmp[ML_PATH_MAX];
 } ml_file_writer;
 
+/* ML_EINVAL for "-", which tools elsewhere take for standard output, and for what is there and is no file.  Through a
+ * link its target is written, and the link stays. */
 ml_status ml_file_begin(ml_file_writer *w, const char *path, ml_error *err);
 ml_status ml_file_write(ml_file_writer *w, const void *data, size_t n_bytes, ml_error *err);
 ml_status ml_file_printf(ml_file_writer *w, ml_error *err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* flush, fsync, rename, fsync of the folder */
 ml_status ml_file_commit(ml_file_writer *w, ml_error *err);
+/* Whether a file can be begun there: before the work whose result it is to hold. */
+ml_status ml_file_check(const char *path, ml_error *err);
 /* Remove the temporary; safe after commit and on a zeroed writer. */
 void ml_file_abandon(ml_file_writer *w);
 
@@ -52,7 +56,7 @@ ml_status ml_path_join(char *out, const char *folder, const char *name, ml_error
 ml_status ml_path_parent(char *out, const char *path, ml_error *err);
 bool ml_path_exists(const char *path);
 bool ml_path_is_dir(const char *path);
-/* mkdir -p */
+/* mkdir -p; ML_EINVAL for "-", as above */
 ml_status ml_dir_make(const char *path, ml_error *err);
 /* Remove a folder and everything in it; a missing folder is not an error. */
 ml_status ml_dir_remove(const char *path, ml_error *err);

@@ -3,6 +3,8 @@
 #include "base/alloc.h"
 #include "base/file.h"
 
+#include <math.h>
+
 static const char *type_name(const json_t *value)
 {
     switch (json_typeof(value)) {
@@ -139,6 +141,11 @@ ml_status ml_json_object(const json_t *object, const char *key, const char *wher
     if (!json_is_object(value)) return fail_type(value, key, where, "an object", err);
     *out = value;
     return ML_OK;
+}
+
+json_t *ml_json_number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
 typedef struct {

@@ -30,6 +30,10 @@ ml_status ml_json_text_or(const json_t *object, const char *key, const char *whe
 ml_status ml_json_array(const json_t *object, const char *key, const char *where, json_t **out, ml_error *err);
 ml_status ml_json_object(const json_t *object, const char *key, const char *where, json_t **out, ml_error *err);
 
+/* A measured or computed number: null where it is infinite or not a number, which JSON cannot say (json_real, and "f"
+ * of json_pack, give NULL for it, and with it a missing item or no object at all). */
+json_t *ml_json_number(double value);
+
 /* Write atomically, indented by 2, keys in insertion order.  Steals no reference. */
 ml_status ml_json_save(const json_t *value, const char *path, ml_error *err);
 

@@ -272,7 +272,7 @@ void ml_progress_end(ml_progress *p)
     }
     pthread_mutex_lock(&screen);
     erase(top);
-    print_plain(p, ml_clock_seconds(), true);
+    if (p->has_base) print_plain(p, ml_clock_seconds(), true);
     ml_progress **link = &top;
     while (*link != p) link = &(*link)->below;
     *link = p->below;

@@ -37,7 +37,7 @@ ml_status ml_progress_begin_for(const ml_listener *listener, const char *label, 
 void ml_progress_update(ml_progress *p, double done, const char *note);
 /* Take the bar off the line so that something else can be printed; the next update redraws it. */
 void ml_progress_clear(ml_progress *p);
-/* Final line, and free.  NULL is legal. */
+/* Final line, if anything was begun (updated), and free.  NULL is legal. */
 void ml_progress_end(ml_progress *p);
 /* Whether the work is to stop: its listener says so, or ml_stop_requested().  NULL is legal. */
 bool ml_progress_stopped(const ml_progress *p);

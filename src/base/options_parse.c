@@ -15,19 +15,31 @@ static void path_of(const char *section, const char *name, char out[PATH_NAME_MA
     snprintf(out, PATH_NAME_MAX, "%s%s%s", section, *section ? "." : "", name);
 }
 
+/* Add the verbs of a scope, as they are typed, to a list. */
+static void list_verbs(const char *scope, char *out, size_t size)
+{
+    size_t n = strlen(out);
+    if (n && n < size) n += (size_t)snprintf(out + n, size - n, ", ");
+    for (; *scope && n + 3 < size; scope++) {
+        if (*scope == ' ') out[n++] = ',';
+        out[n++] = *scope == ':' ? ' ' : *scope;
+    }
+    if (n < size) out[n] = 0;
+}
+
 /* "unknown option <dashes>section.name" with the nearest valid name, or the verbs that have it. */
 static ml_status fail_unknown(const ml_options *o, const char *dashes, const char *section, const char *name,
                               ml_error *err)
 {
     char typed[PATH_NAME_MAX], best[PATH_NAME_MAX] = "", path[PATH_NAME_MAX];
-    const char *elsewhere = NULL;
+    char elsewhere[256] = "";
     int distance = 0;
     path_of(section, name, typed);
     for (size_t i = 0; i < o->n_rows; i++) {
         const ml_option_row *row = &o->rows[i];
         bool in_scope = ml_option_in_scope(row, o->verb);
         path_of(row->section, row->name, path);
-        if (!in_scope && strcmp(path, typed) == 0) elsewhere = row->scope;
+        if (!in_scope && strcmp(path, typed) == 0) list_verbs(row->scope, elsewhere, sizeof elsewhere);
         if (!in_scope || (!*dashes && !*row->section)) continue;
         /* A forgotten or mistaken section costs one mistake when the rest is right. */
         ml_nearest whole = ml_nearest_begin(typed);
@@ -39,7 +51,7 @@ static ml_status fail_unknown(const ml_options *o, const char *dashes, const cha
         memcpy(best, path, sizeof best);
         distance = mistakes;
     }
-    if (elsewhere) {
+    if (*elsewhere) {
         return ml_fail(err, ML_EINVAL, "%s%s is not an option of this verb; these have it: %s", dashes, typed,
                        elsewhere);
     }

@@ -79,11 +79,12 @@ static void print_row(const row *r)
 
 static json_t *row_to_json(const row *r)
 {
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "depth", (json_int_t)r->depth, "launches",
-                     (json_int_t)r->speed.n_launch, "prefill_tps", r->speed.prefill.mean, "prefill_tps_sd",
-                     r->speed.prefill.sd, "decode_tps", r->speed.decode.mean, "decode_tps_sd", r->speed.decode.sd,
-                     "decode_bytes", r->decode_bytes, "read_share", r->read_share, "arithmetic_share",
-                     r->arithmetic_share);
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:f, s:o, s:o}", "depth", (json_int_t)r->depth, "launches",
+                     (json_int_t)r->speed.n_launch, "prefill_tps", ml_json_number(r->speed.prefill.mean),
+                     "prefill_tps_sd", ml_json_number(r->speed.prefill.sd), "decode_tps",
+                     ml_json_number(r->speed.decode.mean), "decode_tps_sd", ml_json_number(r->speed.decode.sd),
+                     "decode_bytes", r->decode_bytes, "read_share", ml_json_number(r->read_share), "arithmetic_share",
+                     ml_json_number(r->arithmetic_share));
 }
 
 static void print_device(const job *j)
@@ -169,16 +170,17 @@ static ml_status bench(job *j, ml_error *err)
     }
     ML_TRY(measure_depths(j, err));
     if (!j->object) return ML_OK;
+    json_object_update_new(
+        j->object, json_pack("{s:i, s:s, s:s, s:f, s:o, s:o, s:o, s:I}", "threads", ml_thread_count(), "isa",
+                             ml_isa_name(ml_cpu_isa()), "weights", where_weights_are(j->model), "load_seconds",
+                             j->load_seconds, "read_bytes_per_second", ml_json_number(j->limits.read_bytes),
+                             "int8_macs_per_second", ml_json_number(j->limits.int8_macs), "fp32_macs_per_second",
+                             ml_json_number(j->limits.fp32_macs), "peak_memory", (json_int_t)ml_memory_peak()));
     json_object_update_new(j->object,
-                           json_pack("{s:i, s:s, s:s, s:f, s:f, s:f, s:f, s:I}", "threads", ml_thread_count(), "isa",
-                                     ml_isa_name(ml_cpu_isa()), "weights", where_weights_are(j->model), "load_seconds",
-                                     j->load_seconds, "read_bytes_per_second", j->limits.read_bytes,
-                                     "int8_macs_per_second", j->limits.int8_macs, "fp32_macs_per_second",
-                                     j->limits.fp32_macs, "peak_memory", (json_int_t)ml_memory_peak()));
-    json_object_update_new(j->object,
-                           json_pack("{s:I, s:s, s:f, s:f}", "batch", (json_int_t)ml_options_int(j->o, "batch"),
+                           json_pack("{s:I, s:s, s:o, s:o}", "batch", (json_int_t)ml_options_int(j->o, "batch"),
                                      "device", j->model->device_choice, "device_read_bytes_per_second",
-                                     j->there.read_bytes, "device_bf16_macs_per_second", j->there.bf16_macs));
+                                     ml_json_number(j->there.read_bytes), "device_bf16_macs_per_second",
+                                     ml_json_number(j->there.bf16_macs)));
     json_t *object = j->object;
     j->object = NULL;
     return ml_cli_print_json(object, err);

@@ -45,7 +45,10 @@ ml_status ml_cli_require(const ml_options *o, const char *name, const char **out
 
 ml_status ml_cli_print_json(json_t *object, ml_error *err)
 {
-    if (!object) return ml_fail_memory(err, 0, "the JSON output");
+    if (!object) {
+        return ml_fail(err, ML_EFORMAT,
+                       "the result cannot be said in JSON: a name or text in it is not UTF-8, or memory is out");
+    }
     int failed = json_dumpf(object, stdout, 0);
     json_decref(object);
     if (failed || fputc('\n', stdout) == EOF || fflush(stdout) != 0) {

@@ -32,7 +32,8 @@ ml_status ml_cli_parse(const char *words, const char *open_section, int argc, ch
 ml_status ml_cli_require(const ml_options *o, const char *name, const char **out, ml_error *err);
 
 /* One JSON object on a line of standard output of its own: the last thing a verb with --json prints.  Takes over
- * the reference, also when it fails; NULL (an object that could not be built) is ML_ENOMEM. */
+ * the reference, also when it fails; NULL (an object that could not be built: a text in it is not UTF-8, or memory is
+ * out) is ML_EFORMAT. */
 ml_status ml_cli_print_json(json_t *object, ml_error *err);
 
 #endif

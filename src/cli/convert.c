@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "cli/amount.h"
 #include "infer/open.h"
 #include "quant/convert.h"
 
@@ -131,8 +132,8 @@ static void tell(const job *j)
     }
     char files[128] = "";
     if (r->n_file > 1) snprintf(files, sizeof files, " in %zu files, *-00001-of-%05zu.gguf", r->n_file, r->n_file);
-    ml_log_info("%s: %s, %lld parameters, %.2f GB%s", j->convert.to, r->kind, (long long)r->n_params,
-                (double)r->n_bytes / 1e9, files);
+    ml_log_info("%s: %s, %lld parameters, %s%s", j->convert.to, r->kind, (long long)r->n_params,
+                ml_cli_bytes((int64_t)r->n_bytes).text, files);
 }
 
 ml_status ml_cli_convert_model(const ml_options *o, const char *from, const char *adapter, const char *to,

@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "cli/amount.h"
 #include "data/mix.h"
 #include "data/synth.h"
 #include "data/synth_chat.h"
@@ -70,7 +71,8 @@ static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
                                  err);
     }
     json_decref(rejects);
-    printf("%s: %llu documents, %.1f MB\n", c.out, (unsigned long long)c.n_document, (double)result.n_bytes / 1e6);
+    printf("%s: %s, %s\n", c.out, ml_cli_count((int64_t)c.n_document, "document").text,
+           ml_cli_bytes((int64_t)result.n_bytes).text);
     return ML_OK;
 }
 
@@ -94,7 +96,8 @@ static ml_status synth_chats(const ml_options *o, bool single, ml_error *err)
                                            "bytes", (json_int_t)n_bytes),
                                  err);
     }
-    printf("%s: %llu documents, %.1f MB\n", c.out, (unsigned long long)c.n_document, (double)n_bytes / 1e6);
+    printf("%s: %s, %s\n", c.out, ml_cli_count((int64_t)c.n_document, "document").text,
+           ml_cli_bytes((int64_t)n_bytes).text);
     return ML_OK;
 }
 
@@ -125,8 +128,8 @@ static ml_status synth(const ml_options *o, ml_error *err)
                                            "bytes", (json_int_t)n_bytes, "seconds", seconds),
                                  err);
     }
-    printf("%s: %llu documents, %.1f MB in %.1f s\n", c.out, (unsigned long long)n_document, (double)n_bytes / 1e6,
-           seconds);
+    printf("%s: %s, %s in %.1f s\n", c.out, ml_cli_count((int64_t)n_document, "document").text,
+           ml_cli_bytes((int64_t)n_bytes).text, seconds);
     return ML_OK;
 }
 
@@ -189,9 +192,10 @@ static ml_status print_build(const ml_options *o, const ml_build_config *c, cons
                              double n_bytes, double seconds, ml_error *err)
 {
     if (r->tally.n_bad) {
-        ml_log_warn("%lld malformed records left out; the first: %s", (long long)r->tally.n_bad, r->tally.first);
+        ml_log_warn("%s left out; the first: %s", ml_cli_count(r->tally.n_bad, "malformed record").text,
+                    r->tally.first);
     }
-    if (r->n_empty) ml_log_warn("%lld documents without text left out", (long long)r->n_empty);
+    if (r->n_empty) ml_log_warn("%s without text left out", ml_cli_count(r->n_empty, "document").text);
     if (r->n_document[ML_SPLIT_VAL] == 0) {
         ml_log_warn("no document fell to the validation split: there will be no validation loss; raise --val-fraction");
     }
@@ -207,15 +211,17 @@ static ml_status print_build(const ml_options *o, const ml_build_config *c, cons
             err);
     }
     for (int i = 0; i < ML_N_SPLIT; i++) {
-        printf("%s: %lld documents, %lld tokens, %zu shard%s\n", ml_dataset_split_name((ml_data_split)i),
-               (long long)r->n_document[i], (long long)r->n_token[i], r->n_shard[i], r->n_shard[i] == 1 ? "" : "s");
+        printf("%s: %s, %s, %s\n", ml_dataset_split_name((ml_data_split)i),
+               ml_cli_count(r->n_document[i], "document").text, ml_cli_count(r->n_token[i], "token").text,
+               ml_cli_count((int64_t)r->n_shard[i], "shard").text);
     }
     ml_cli_print_sources(sources);
     double n_token = (double)(r->n_token[0] + r->n_token[1]);
     if (r->was_complete)
         printf("%s was complete\n", c->out);
     else
-        printf("%s: %.1f MB in %.1f s, %.2f bytes per token\n", c->out, n_bytes / 1e6, seconds, n_bytes / n_token);
+        printf("%s: %s in %.1f s, %.2f bytes per token\n", c->out, ml_cli_bytes((int64_t)n_bytes).text, seconds,
+               n_bytes / n_token);
     return ML_OK;
 }
 

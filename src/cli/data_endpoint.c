@@ -1,5 +1,6 @@
 #include "cli/data_endpoint.h"
 
+#include "cli/amount.h"
 #include "cli/cli.h"
 #include "data/synth_endpoint.h"
 
@@ -49,8 +50,8 @@ static ml_status print_result(const ml_options *o, const ml_synth_endpoint_confi
                                  err);
     }
     json_decref(rejects);
-    printf("%s: %llu documents, %.1f MB, from %lld requests with %lld + %lld tokens", c->out,
-           (unsigned long long)c->n_document, (double)r->n_bytes / 1e6, (long long)r->n_request,
+    printf("%s: %s, %s, from %s with %lld + %lld tokens", c->out, ml_cli_count((int64_t)c->n_document, "document").text,
+           ml_cli_bytes((int64_t)r->n_bytes).text, ml_cli_count(r->n_request, "request").text,
            (long long)r->n_prompt_token, (long long)r->n_completion_token);
     if (r->cost > 0) printf(", cost %.4f", r->cost);
     printf("\n");

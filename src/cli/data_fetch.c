@@ -1,4 +1,5 @@
 /* moonlight data fetch: a data set or model from the hub. */
+#include "cli/amount.h"
 #include "cli/cli.h"
 
 #include "base/clock.h"
@@ -70,7 +71,8 @@ static ml_status print_result(const ml_options *o, const ml_fetch_plan *p, const
         json_object_set_new(root, "seconds", json_real(seconds));
         return ml_cli_print_json(root, err);
     }
-    printf("%s: %zu file%s, %.1f MB", p->dst, p->repo.n_file, p->repo.n_file == 1 ? "" : "s", (double)p->n_bytes / 1e6);
+    printf("%s: %s, %s", p->dst, ml_cli_count((int64_t)p->repo.n_file, "file").text,
+           ml_cli_bytes((int64_t)p->n_bytes).text);
     if (r->n_there) printf(" (%zu were there)", r->n_there);
     printf(" in %.1f s\n", seconds);
     return ML_OK;
@@ -96,8 +98,9 @@ static ml_status fetch(const ml_options *o, ml_error *err)
     ML_TRY(open_http(o, &http, err));
     ml_status status = ml_fetch_make_plan(http, &config, &plan, err);
     if (status == ML_OK) {
-        ml_log_info("%s %s at %.12s: %zu of %zu files, %.1f MB -> %s", ml_hub_kind_name(plan.repo.kind), plan.repo.repo,
-                    plan.repo.commit, plan.repo.n_file, plan.n_listed, (double)plan.n_bytes / 1e6, plan.dst);
+        ml_log_info("%s %s at %.12s: %zu of %s, %s -> %s", ml_hub_kind_name(plan.repo.kind), plan.repo.repo,
+                    plan.repo.commit, plan.repo.n_file, ml_cli_count((int64_t)plan.n_listed, "file").text,
+                    ml_cli_bytes((int64_t)plan.n_bytes).text, plan.dst);
         if (plan.is_partial) {
             ml_log_warn("the hub has converted only the begin of this data set: for all of it leave out --subset and "
                         "--split, and choose files with --include");

@@ -3,7 +3,10 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "cli/amount.h"
+#include "cli/data_rows.h"
 #include "data/dataset.h"
+#include "data/rows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,9 +70,9 @@ static void print_dataset(const ml_dataset *data)
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_dataset_split *s = &data->split[i];
         double mean = s->n_document ? (double)s->n_token / (double)s->n_document : 0;
-        printf("%-12s %lld documents, %lld tokens (%.1f each), %zu shard%s, %.1f MB\n",
-               ml_dataset_split_name((ml_data_split)i), (long long)s->n_document, (long long)s->n_token, mean,
-               s->n_shard, s->n_shard == 1 ? "" : "s", (double)s->n_token * data->id_bytes / 1e6);
+        printf("%-12s %s, %s (%.1f each), %s, %s\n", ml_dataset_split_name((ml_data_split)i),
+               ml_cli_count(s->n_document, "document").text, ml_cli_count(s->n_token, "token").text, mean,
+               ml_cli_count((int64_t)s->n_shard, "shard").text, ml_cli_bytes(s->n_token * data->id_bytes).text);
     }
 }
 
@@ -246,12 +249,12 @@ static ml_status print_file(const file_info *f, ml_error *err)
     ML_TRY(show_columns(f->path, NULL, err));
     printf("%s: ", f->path);
     if (f->n_document || !f->n_other)
-        printf("%lld documents, %.1f MB of text", (long long)f->n_document, (double)f->n_bytes / 1e6);
+        printf("%s, %s of text", ml_cli_count(f->n_document, "document").text, ml_cli_bytes((int64_t)f->n_bytes).text);
     if (f->n_other) {
-        printf("%s%lld records without a text under \"%s\"", f->n_document ? ", " : "", (long long)f->n_other,
+        printf("%s%s without a text under \"%s\"", f->n_document ? ", " : "", ml_cli_count(f->n_other, "record").text,
                f->field);
     }
-    if (f->tally.n_bad) printf(", %lld malformed records", (long long)f->tally.n_bad);
+    if (f->tally.n_bad) printf(", %s", ml_cli_count(f->tally.n_bad, "malformed record").text);
     putchar('\n');
     return ML_OK;
 }
@@ -280,6 +283,7 @@ static ml_status info(const ml_options *o, ml_error *err)
 {
     const char *path = ml_options_positional(o, 0);
     if (!ml_path_is_dir(path) && ml_path_exists(path)) return show_file(o, path, err);
+    if (ml_rows_are_in(path)) return ml_cli_show_rows(o, path, err);
     ml_dataset *data;
     ML_TRY(ml_dataset_open(path, &data, err));
     ml_status status = show_folder(o, data, err);

@@ -1,6 +1,7 @@
 #include "cli/data_rows.h"
 
 #include "base/clock.h"
+#include "cli/amount.h"
 #include "cli/cli.h"
 #include "cli/data_sources.h"
 #include "data/build_rows.h"
@@ -30,10 +31,15 @@ static ml_status print_result(const ml_options *o, const ml_build_rows_config *c
 {
     for (int i = 1; i < ML_N_REJECT && !r->sources; i++) {
         if (r->n_reject[i])
-            ml_log_warn("%lld records left out: %s", (long long)r->n_reject[i], ml_row_reject_name((ml_row_reject)i));
+            ml_log_warn("%s left out: %s", ml_cli_count(r->n_reject[i], "record").text,
+                        ml_row_reject_name((ml_row_reject)i));
     }
     if (*r->first_bad && !r->sources) ml_log_warn("the first defective record: %s", r->first_bad);
     if (*r->first_bad) ml_log_warn("all defective records: %s/rejects.jsonl", c->out);
+    if (r->n_row[ML_SPLIT_VAL] == 0) {
+        ml_log_warn("no row fell to the validation split: there will be no validation loss; raise --val-fraction, or "
+                    "give a file with --val");
+    }
     if (ml_options_flag(o, "json")) {
         return ml_cli_print_json(
             json_pack("{s:s, s:s, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:o, s:f, s:O*}", "path", c->out, "kind",
@@ -46,10 +52,11 @@ static ml_status print_result(const ml_options *o, const ml_build_rows_config *c
     }
     ml_cli_print_sources(r->sources);
     for (int i = 0; i < ML_N_SPLIT; i++) {
-        printf("%s: %lld rows, %lld tokens, of which %lld are learned\n", ml_dataset_split_name((ml_data_split)i),
-               (long long)r->n_row[i], (long long)r->n_token[i], (long long)r->n_target[i]);
+        printf("%s: %s, %s, of which %lld are learned\n", ml_dataset_split_name((ml_data_split)i),
+               ml_cli_count(r->n_row[i], "row").text, ml_cli_count(r->n_token[i], "token").text,
+               (long long)r->n_target[i]);
     }
-    printf("%s: %lld records in %.1f s\n", c->out, (long long)r->n_record, seconds);
+    printf("%s: %s in %.1f s\n", c->out, ml_cli_count(r->n_record, "record").text, seconds);
     return ML_OK;
 }
 

@@ -58,11 +58,13 @@ static ml_status report_perplexity(job *j, const ml_perplexity *p, ml_error *err
     if (j->base.model) ml_eval_scores_add_value(&j->scores, "divergence from base", p->kl, p->kl_error);
     if (ml_options_flag(j->o, "json")) {
         json_t *object =
-            json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "task", "perplexity", "perplexity", exp(p->nll), "nll", p->nll,
-                      "nll_error", p->nll_error, "tokens", (json_int_t)p->n_token, "windows", (json_int_t)p->n_window);
+            json_pack("{s:s, s:o, s:o, s:o, s:I, s:I}", "task", "perplexity", "perplexity", ml_json_number(exp(p->nll)),
+                      "nll", ml_json_number(p->nll), "nll_error", ml_json_number(p->nll_error), "tokens",
+                      (json_int_t)p->n_token, "windows", (json_int_t)p->n_window);
         if (j->base.model) {
-            json_object_update_new(object, json_pack("{s:f, s:f, s:f, s:f}", "base_perplexity", exp(p->base_nll), "kl",
-                                                     p->kl, "kl_error", p->kl_error, "same_top", p->same_top));
+            json_object_update_new(object, json_pack("{s:o, s:o, s:o, s:f}", "base_perplexity",
+                                                     ml_json_number(exp(p->base_nll)), "kl", ml_json_number(p->kl),
+                                                     "kl_error", ml_json_number(p->kl_error), "same_top", p->same_top));
         }
         return ml_cli_print_json(object, err);
     }

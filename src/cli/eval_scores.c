@@ -88,10 +88,10 @@ static json_t *scores_to_json(const ml_eval_scores *s)
     json_t *all = json_array();
     for (size_t i = 0; i < s->n; i++) {
         const ml_eval_score *x = &s->item[i];
-        json_array_append_new(
-            all, x->of ? json_pack("{s:s, s:I, s:I}", "name", x->name, "count", (json_int_t)x->count, "of",
-                                   (json_int_t)x->of)
-                       : json_pack("{s:s, s:f, s:f}", "name", x->name, "value", x->value, "error", x->error));
+        json_array_append_new(all, x->of ? json_pack("{s:s, s:I, s:I}", "name", x->name, "count", (json_int_t)x->count,
+                                                     "of", (json_int_t)x->of)
+                                         : json_pack("{s:s, s:o, s:o}", "name", x->name, "value",
+                                                     ml_json_number(x->value), "error", ml_json_number(x->error)));
     }
     return all;
 }

@@ -172,7 +172,7 @@ static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
     json_t *ids = json_array(), *logprobs = json_array();
     for (int64_t i = 0; i < g->n; i++) {
         json_array_append_new(ids, json_integer(g->id[i]));
-        json_array_append_new(logprobs, json_real(g->logprob[i]));
+        json_array_append_new(logprobs, ml_json_number(g->logprob[i]));
     }
     double seconds = g->prefill_seconds + g->decode_seconds;
     json_t *object =

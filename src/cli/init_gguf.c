@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "cli/amount.h"
 #include "format/gguf_config.h"
 #include "model/model.h"
 #include "quant/gguf_export.h"
@@ -76,8 +77,9 @@ static ml_status write_file(const ml_options *o, fresh *f, ml_gguf_export *x, co
     ml_progress_end(f->progress);
     ml_tokenizer_free(t);
     if (status == ML_OK) {
-        ml_log_info("%s: %s, %lld parameters in %s, %.2f GB", path, x->arch->name,
-                    (long long)ml_model_count(x->config).total, ml_quant_mix_name(x->plan.mix), (double)total / 1e9);
+        ml_log_info("%s: %s, %lld parameters in %s, %s", path, x->arch->name,
+                    (long long)ml_model_count(x->config).total, ml_quant_mix_name(x->plan.mix),
+                    ml_cli_bytes((int64_t)total).text);
     }
     return status;
 }

@@ -4,7 +4,7 @@
 #include "base/alloc.h"
 #include "base/text.h"
 #include "cli/cli.h"
-#include "data/dataset.h"
+#include "data/rows.h"
 #include "format/run.h"
 #include "format/source.h"
 
@@ -82,10 +82,46 @@ static ml_status inspect_tokenizer(ml_inspection *x, const char *path, ml_error 
     return ml_cli_inspect_tokenizer(x, path, err);
 }
 
+static ml_status inspect_rows(ml_inspection *x, const char *path, ml_error *err)
+{
+    ml_rows *rows;
+    ML_TRY(ml_rows_open(path, &rows, err));
+    if (!x->json) {
+        printf("%s: a data folder (%s) of %s for tuning, ids below %s in %d bytes each; moonlight data info says "
+               "more\n\n",
+               path, rows->name, ml_rows_kind_name(rows->kind), ml_cli_digits(rows->vocab_size).text, rows->id_bytes);
+    }
+    for (ml_data_split s = 0; s < ML_N_SPLIT; s++) {
+        const ml_rows_split *split = &rows->split[s];
+        if (x->json) {
+            json_object_set_new(x->object, ml_dataset_split_name(s),
+                                json_pack("{s:I, s:I, s:I}", "n_token", (json_int_t)split->n_token, "n_row",
+                                          (json_int_t)split->n_row, "n_target", (json_int_t)split->n_target));
+        } else {
+            printf("  %-6s %16s tokens %14s rows %14s learned\n", ml_dataset_split_name(s),
+                   ml_cli_digits(split->n_token).text, ml_cli_digits(split->n_row).text,
+                   ml_cli_digits(split->n_target).text);
+        }
+    }
+    if (x->json) {
+        json_object_set_new(x->object, "rows", json_string(ml_rows_kind_name(rows->kind)));
+        json_object_set_new(x->object, "vocab_size", json_integer(rows->vocab_size));
+        json_object_set_new(x->object, "tokenizer", json_string(rows->tokenizer));
+    } else {
+        printf("  tokenizer %s\n", rows->tokenizer);
+    }
+    ml_rows_free(rows);
+    return ML_OK;
+}
+
 static ml_status inspect_data(ml_inspection *x, const char *path, ml_error *err)
 {
     ml_dataset *data;
     ML_TRY(ml_cli_inspect_refuse_svg(x, path, err));
+    if (ml_rows_are_in(path)) {
+        if (x->json) json_object_set_new(x->object, "kind", json_string("data"));
+        return inspect_rows(x, path, err);
+    }
     ML_TRY(ml_dataset_open(path, &data, err));
     if (x->json) json_object_set_new(x->object, "kind", json_string("data"));
     if (!x->json) {

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/options.h"
+#include "cli/amount.h"
 #include "model/config.h"
 
 /* Each finds out about one kind of thing, prints it for a person, or with --json adds to `object`. */
@@ -11,21 +12,16 @@ typedef struct {
     const ml_options *o;
     bool json;
     json_t *object;
+    const char *weights; /* NULL, or the file or folder that has the model's weights */
 } ml_inspection;
-
-/* "163,840": digits in threes. */
-typedef struct {
-    char text[32];
-} ml_digits;
-ml_digits ml_cli_digits(int64_t n);
-/* "1.64 GB" */
-ml_digits ml_cli_bytes(int64_t n_bytes);
 
 /* ML_EINVAL when --svg was given: only an architecture can be drawn. */
 ml_status ml_cli_inspect_refuse_svg(const ml_inspection *x, const char *path, ml_error *err);
 /* A model: `name` as title, its architecture, and the folder its weights and tokenizer are in (NULL: none). */
 ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_config *config, const char *folder,
                                ml_error *err);
+/* How a model would lie on a GPU for inference; with --json "inference_gpu" in `memory`. */
+ml_status ml_cli_inspect_gpu(const ml_inspection *x, const ml_config *config, json_t *memory, ml_error *err);
 /* A .safetensors file, or an index of several: every tensor. */
 ml_status ml_cli_inspect_tensors(ml_inspection *x, const char *path, ml_error *err);
 /* A GGUF file (architecture, tensors, metadata) and a PyTorch checkpoint (tensors, architecture where it is known). */

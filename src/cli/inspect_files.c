@@ -1,36 +1,9 @@
-/* moonlight inspect: tensor files and tokenizers, and the numbers in what it prints. */
+/* moonlight inspect: tensor files and tokenizers. */
 #include "cli/inspect.h"
 #include "format/safetensors.h"
 #include "token/tokenizer.h"
 
 #include <stdio.h>
-
-ml_digits ml_cli_digits(int64_t n)
-{
-    ml_digits out;
-    char plain[24];
-    int length = snprintf(plain, sizeof plain, "%lld", (long long)n), at = 0;
-    for (int i = 0; i < length; i++) {
-        if (i > 0 && plain[i - 1] != '-' && (length - i) % 3 == 0) out.text[at++] = ',';
-        out.text[at++] = plain[i];
-    }
-    out.text[at] = 0;
-    return out;
-}
-
-ml_digits ml_cli_bytes(int64_t n_bytes)
-{
-    static const char *const unit[] = { "bytes", "kB", "MB", "GB", "TB" };
-    ml_digits out;
-    double value = (double)n_bytes;
-    int u = 0;
-    while (value >= 1000 && u < 4) {
-        value /= 1000;
-        u++;
-    }
-    snprintf(out.text, sizeof out.text, "%.*f %s", u == 0 ? 0 : value < 10 ? 2 : 1, value, unit[u]);
-    return out;
-}
 
 ml_status ml_cli_inspect_refuse_svg(const ml_inspection *x, const char *path, ml_error *err)
 {

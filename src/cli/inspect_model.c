@@ -181,7 +181,7 @@ static void print_gpu_memory(const training *t)
     printf("\n");
 }
 
-static void print_memory(const ml_config *c, const training *t)
+static void print_memory_to_run(const ml_config *c)
 {
     int64_t token_bytes = ml_kv_cache_token_bytes(c, ML_SESSION_KV);
     printf("memory to run it\n");
@@ -194,6 +194,10 @@ static void print_memory(const ml_config *c, const training *t)
            ml_dtype_name(ML_SESSION_KV));
     printf("  %-*s %12s at %s tokens\n\n", NAME_W, "", ml_cli_bytes(token_bytes * c->max_position_embeddings).text,
            ml_cli_digits(c->max_position_embeddings).text);
+}
+
+static void print_memory_to_train(const training *t)
+{
     const ml_train_plan *p = &t->plan;
     printf("memory to train it (%lld x %lld tokens a micro-step, %s, recompute %s)\n", (long long)t->batch,
            (long long)t->seq, t->muon ? "Muon" : "AdamW", t->recompute_name);
@@ -383,15 +387,19 @@ ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_conf
     weight_files files = { 0 };
     ML_TRY(plan_training(x->o, c, &t, err));
     if (folder) ML_TRY(read_files(folder, &files, err));
+    if (files.present) x->weights = folder;
     if (x->json) {
         add_json(x->object, name, c, &t, &files);
+        ML_TRY(ml_cli_inspect_gpu(x, c, json_object_get(x->object, "memory"), err));
     } else {
         printf("%s: %s, %s layers %s wide\n\n", name, ml_config_class_name(c), ml_cli_digits(c->num_hidden_layers).text,
                ml_cli_digits(c->hidden_size).text);
         print_architecture(c);
         print_layers(c);
         print_counts(c);
-        print_memory(c, &t);
+        print_memory_to_run(c);
+        ML_TRY(ml_cli_inspect_gpu(x, c, NULL, err));
+        print_memory_to_train(&t);
         if (folder) print_files(&files);
     }
     bool tokenizer = folder && (holds(folder, "tokenizer.json") || holds(folder, "tiktoken.model"));

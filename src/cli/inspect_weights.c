@@ -15,7 +15,7 @@ enum { MOST_CHARACTERS = 72, MOST_VALUES = 8 };
 static json_t *number_json(const ml_gguf_value *v, size_t i)
 {
     if (v->element == ML_GGUF_BOOL) return json_boolean(ml_gguf_integer(v, i));
-    if (v->element == ML_GGUF_F32 || v->element == ML_GGUF_F64) return json_real(ml_gguf_number(v, i));
+    if (v->element == ML_GGUF_F32 || v->element == ML_GGUF_F64) return ml_json_number(ml_gguf_number(v, i));
     return json_integer(ml_gguf_integer(v, i));
 }
 
@@ -103,6 +103,7 @@ static ml_status inspect_open_gguf(ml_inspection *x, const char *path, const ml_
     ml_error why;
     ml_status known = ml_gguf_config(g, &config, &why);
     if (known == ML_OK) (void)ml_hf_view_config(g, &config);
+    x->weights = path;
     if (x->json) json_object_set_new(x->object, "kind", json_string("gguf"));
     ML_TRY(show_architecture(x, path, &config, known, &why, err));
     if (ml_gguf_find_key(g, "tokenizer.ggml.tokens")) ML_TRY(ml_cli_inspect_tokenizer(x, path, err));

@@ -84,7 +84,7 @@ const ml_option_row ml_cli_rows[] = {
     REAL("generate chat", "", "repetition-penalty", 0.01, 100, "1", "lower the logits of recent tokens by this factor"),
     INT("generate chat", "", "repetition-window", 0, 1e9, "64", "how many recent tokens that concerns; 0: all"),
     INT("generate chat", "", "seed", 0, 9e15, "0", "of the random choices: the same seed gives the same text"),
-    CHOICE("generate chat bench eval serve", "", "kv-cache-type", "f16|bf16|f32|q8_0", "f16",
+    CHOICE("generate chat bench eval serve inspect", "", "kv-cache-type", "f16|bf16|f32|q8_0", "f16",
            "type of the stored keys and values: how much memory a long context takes"),
     FLAG("generate", "", "kv-cache", "on", "keep keys and values; off computes the whole text again for each token"),
     FLAG("generate", "", "special", "off", "read special tokens such as [EOS] in the prompt"),
@@ -115,6 +115,10 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("eval", "", "json", "off", "print one JSON object: perplexity, nll, ... or accuracy, ..."),
     TEXT("inspect", "", "config", NULL, "PRESET", "an architecture by name instead of a path; --model.KEY changes it"),
     TEXT("inspect", "", "svg", NULL, "FILE", "draw the architecture"),
+    REAL("inspect", "", "gpu-memory", 0, 1e9, "0",
+         "gigabytes of a GPU's memory to plan inference for; 0: what is free on the one here"),
+    INT("inspect", "", "context", 0, 1e9, "0",
+        "tokens whose keys and values that plan has; 0: the model's positions, up to 8192"),
     FLAG("inspect", "", "json", "off", "print one JSON object: n_params, n_params_active, memory, ..."),
     CHOICE("init", "", "dtype", "f32|bf16|f16", "f32", "type of the matrices in the file"),
     TEXT("init", "", "quant", NULL, "MIX",
@@ -156,7 +160,8 @@ const ml_option_row ml_cli_rows[] = {
     FLAG("pretrain sft dpo", "", "resume", "off", "continue the run from its latest checkpoint"),
 
     TEXT("data:build", "", "tokenizer", NULL, "T", "folder or file of the tokenizer"),
-    TEXT("data:info", "", "tokenizer", NULL, "T", "tokenizer for the samples; default: the copy in the data folder"),
+    TEXT("data:info", "", "tokenizer", NULL, "T",
+         "tokenizer for the samples; default: the copy that a folder of token shards keeps"),
     CHOICE("data:build", "", "kind", "pretrain|prompt|instruction|chat|preference", "pretrain",
            "token shards; or, from JSON or Parquet records, rows for sft and pairs for dpo"),
     LIST("data:build", "", "source", NULL, "PATH:SHARE",
@@ -217,7 +222,7 @@ const ml_option_row ml_cli_rows[] = {
     REAL("data:fetch data:synth", "", "retry-wait", 0, 3600, "1",
          "seconds before the first of them; doubled each time"),
     REAL("data:fetch", "", "timeout", 1, 86400, "30", "seconds without a byte that end an attempt"),
-    INT("data:info", "", "samples", 0, 1000, "0", "documents to show"),
+    INT("data:info", "", "samples", 0, 1000, "0", "documents, or rows, to show"),
     FLAG("data:info", "", "verify", "off", "compare every shard with its hash"),
 
 #include "recipe/options.def"

@@ -1,4 +1,5 @@
 /* moonlight report: runs on one HTML page. */
+#include "cli/amount.h"
 #include "cli/cli.h"
 #include "cli/prompts.h"
 #include "cli/svg_to_png.h"
@@ -137,12 +138,15 @@ static ml_status report(job *j, ml_error *err)
 {
     const char *out = ml_options_text(j->o, "o"), *figures = ml_options_text(j->o, "figures");
     size_t n_figure;
+    ML_TRY(ml_file_check(out, err));
+    if (figures) ML_TRY(ml_dir_make(figures, err));
     ML_TRY(read_runs(j, err));
     ML_TRY(tell_apart(j, err));
     if (!ml_options_flag(j->o, "no-model") && count_checkpoints(&j->report)) ML_TRY(ask_models(j, err));
     ml_report_export export = { figures, ml_cli_svg_to_png };
     ML_TRY(ml_report_write(&j->report, out, &export, &n_figure, err));
-    printf("%s: %zu run%s, %zu figures\n", out, j->report.n_run, j->report.n_run > 1 ? "s" : "", n_figure);
+    printf("%s: %s, %s\n", out, ml_cli_count((int64_t)j->report.n_run, "run").text,
+           ml_cli_count((int64_t)n_figure, "figure").text);
     if (figures) printf("%s: each figure as .svg and .png\n", figures);
     return ML_OK;
 }

@@ -79,7 +79,7 @@ static json_t *describe_cell(const ml_sweep *s, const ml_sweep_cell *c)
         "optimizer", ml_options_text(c->o, "optim.name"), "lr", ml_options_real(c->o, "optim.lr"), "weight_decay",
         ml_options_real(c->o, "optim.weight_decay"), "steps", (json_int_t)ml_options_int(c->o, "train.steps"),
         "diverged", c->is_diverged, "lowest_at", (json_int_t)step, "seconds", c->seconds);
-    if (j) json_object_set_new(j, "lowest_val_loss", isfinite(loss) ? json_real(loss) : json_null());
+    if (j) json_object_set_new(j, "lowest_val_loss", ml_json_number(loss));
     return j;
 }
 

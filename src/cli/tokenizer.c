@@ -1,4 +1,5 @@
 /* moonlight tokenizer train|encode|decode|info */
+#include "cli/amount.h"
 #include "cli/cli.h"
 
 #include "base/alloc.h"
@@ -288,7 +289,7 @@ static ml_status count_words(const ml_options *o, ml_records *records, ml_bpe_tr
     ml_progress_end(config.progress);
     ML_TRY(status);
     if (tally->n_bad) {
-        ml_log_warn("%lld malformed records left out; the first: %s", (long long)tally->n_bad, tally->first);
+        ml_log_warn("%s left out; the first: %s", ml_cli_count(tally->n_bad, "malformed record").text, tally->first);
     }
     return ML_OK;
 }
@@ -325,6 +326,7 @@ static ml_status train(const ml_options *o, ml_error *err)
     config.n_special = ml_options_list(o, "special", &config.special);
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
+    ML_TRY(ml_dir_make(folder, err)); /* before the work */
     size_t n_inputs = ml_options_positional_count(o);
     const char **inputs = ml_calloc(n_inputs, sizeof *inputs);
     if (!inputs) return ml_fail_memory(err, n_inputs * sizeof *inputs, "the names of the inputs");

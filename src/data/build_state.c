@@ -31,7 +31,7 @@ static ml_status describe_inputs(const ml_build_config *config, json_t **out, ml
         ML_TRY(ml_map_open(config->input[i], &map, err));
         json_int_t n_bytes = (json_int_t)map.size;
         ml_map_close(&map);
-        ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "sha256", ""), &entry,
+        ML_TRY(own(json_pack("{s:s, s:I, s:s}", "file", config->input[i], "bytes", n_bytes, "xxh3_128", ""), &entry,
                    config->input[i], err));
         json_array_append_new(*out, entry);
     }
@@ -93,7 +93,7 @@ static bool differs(const json_t *old, const json_t *new, const char *path, char
         {
             char inner[256];
             if (strcmp(key, "file") == 0 || strcmp(key, "kind") == 0) continue;
-            if (strcmp(key, "sha256") == 0 && json_string_length(json_object_get(old, key)) == 0) continue;
+            if (strcmp(key, "xxh3_128") == 0 && json_string_length(json_object_get(old, key)) == 0) continue;
             snprintf(inner, sizeof inner, "%s%s%s", path, *path ? "." : "", key);
             if (differs(json_object_get(old, key), value, inner, out, size)) return true;
         }

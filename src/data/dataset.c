@@ -2,7 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "base/json.h"
+#include "data/meta.h"
 
 #include <assert.h>
 #include <string.h>
@@ -13,26 +13,6 @@ const char *ml_dataset_split_name(ml_data_split split)
 }
 
 /* ---- reading meta.json ---- */
-
-static ml_status copy_text(const json_t *object, const char *key, const char *where, char *out, size_t size,
-                           ml_error *err)
-{
-    const char *text;
-    ML_TRY(ml_json_text(object, key, where, &text, err));
-    size_t n = strlen(text);
-    if (n >= size) {
-        return ml_fail(err, ML_EFORMAT, "%s: %s: expected at most %zu bytes, found %zu", where, key, size - 1, n);
-    }
-    memcpy(out, text, n + 1);
-    return ML_OK;
-}
-
-static ml_status read_count(const json_t *object, const char *key, const char *where, int64_t *out, ml_error *err)
-{
-    ML_TRY(ml_json_int(object, key, where, out, err));
-    if (*out >= 0) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s: %s: expected a count, found %lld", where, key, (long long)*out);
-}
 
 static ml_status read_special(const json_t *specials, const char *key, const char *where, int64_t vocab_size,
                               int32_t *out, ml_error *err)
@@ -54,28 +34,9 @@ static ml_status read_head(ml_dataset *data, const json_t *meta, const char *whe
     if (!complete) {
         return ml_fail(err, ML_EIO, "%s: the data folder is not complete: run the same `data build` again", where);
     }
-    int64_t version;
-    ML_TRY(ml_json_int(meta, "version", where, &version, err));
-    if (version != 1) {
-        return ml_fail(err, ML_EFORMAT, "%s: version: expected 1, found %lld: build the folder again", where,
-                       (long long)version);
-    }
-    ML_TRY(copy_text(meta, "dataset", where, data->name, sizeof data->name, err));
-    ML_TRY(copy_text(meta, "fingerprint", where, data->fingerprint, sizeof data->fingerprint, err));
-    json_t *tokenizer, *specials;
-    ML_TRY(ml_json_object(meta, "tokenizer", where, &tokenizer, err));
-    ML_TRY(copy_text(tokenizer, "fingerprint", where, data->tokenizer, sizeof data->tokenizer, err));
-    ML_TRY(ml_json_int(meta, "vocab_size", where, &data->vocab_size, err));
-    if (data->vocab_size < 1 || data->vocab_size > INT32_MAX) {
-        return ml_fail(err, ML_EFORMAT, "%s: vocab_size: expected 1 to 2^31 - 1, found %lld", where,
-                       (long long)data->vocab_size);
-    }
-    char dtype[16];
-    ML_TRY(copy_text(meta, "dtype", where, dtype, sizeof dtype, err));
-    data->id_bytes = strcmp(dtype, "uint16") == 0 ? 2 : strcmp(dtype, "uint32") == 0 ? 4 : 0;
-    if (!data->id_bytes) {
-        return ml_fail(err, ML_EFORMAT, "%s: dtype: expected uint16 or uint32, found \"%s\"", where, dtype);
-    }
+    const ml_meta_head head = { data->name, data->tokenizer, data->fingerprint, &data->vocab_size, &data->id_bytes };
+    json_t *specials;
+    ML_TRY(ml_meta_read_head(meta, where, &head, err));
     ML_TRY(ml_json_object(meta, "special_token_ids", where, &specials, err));
     ML_TRY(read_special(specials, "bos", where, data->vocab_size, &data->bos_id, err));
     return read_special(specials, "eos", where, data->vocab_size, &data->eos_id, err);
@@ -117,21 +78,20 @@ static void index_path(const char *bin, char out[ML_PATH_MAX])
 static ml_status open_shard(ml_dataset *data, ml_shard *shard, const json_t *entry, const char *where, ml_error *err)
 {
     char name[64], idx[ML_PATH_MAX];
-    ML_TRY(copy_text(entry, "file", where, name, sizeof name, err));
+    ML_TRY(ml_meta_text(entry, "file", where, name, sizeof name, err));
     size_t n = strlen(name);
     if (n < 5 || strchr(name, '/') || strcmp(name + n - 4, ".bin") != 0) {
         return ml_fail(err, ML_EFORMAT, "%s: file: expected a name like train_00000.bin, found \"%s\"", where, name);
     }
     ML_TRY(ml_path_join(shard->path, data->path, name, err));
     index_path(shard->path, idx);
-    ML_TRY(read_count(entry, "tokens", where, &shard->n_token, err));
-    ML_TRY(read_count(entry, "documents", where, &shard->n_document, err));
-    ML_TRY(copy_text(entry, "sha256", where, shard->bin_sha256, sizeof shard->bin_sha256, err));
-    ML_TRY(copy_text(entry, "idx_sha256", where, shard->idx_sha256, sizeof shard->idx_sha256, err));
+    ML_TRY(ml_meta_count(entry, "tokens", where, &shard->n_token, err));
+    ML_TRY(ml_meta_count(entry, "documents", where, &shard->n_document, err));
+    ML_TRY(ml_meta_text(entry, "sha256", where, shard->bin_sha256, sizeof shard->bin_sha256, err));
+    ML_TRY(ml_meta_text(entry, "idx_sha256", where, shard->idx_sha256, sizeof shard->idx_sha256, err));
     ML_TRY(ml_map_open(shard->path, &shard->bin, err));
     ML_TRY(ml_map_open(idx, &shard->idx, err));
     ML_TRY(check_size(shard->path, shard->bin.size, shard->n_token, (size_t)data->id_bytes, "tokens", err));
-    if (shard->n_document == INT64_MAX) shard->n_document = -1;
     ML_TRY(check_size(idx, shard->idx.size, shard->n_document + 1, 8, "offsets", err));
     return check_index(shard, idx, err);
 }
@@ -142,8 +102,8 @@ static ml_status open_split(ml_dataset *data, ml_data_split id, const json_t *sp
     json_t *object, *shards;
     int64_t n_token, n_document;
     ML_TRY(ml_json_object(splits, ml_dataset_split_name(id), where, &object, err));
-    ML_TRY(read_count(object, "tokens", where, &n_token, err));
-    ML_TRY(read_count(object, "documents", where, &n_document, err));
+    ML_TRY(ml_meta_count(object, "tokens", where, &n_token, err));
+    ML_TRY(ml_meta_count(object, "documents", where, &n_document, err));
     ML_TRY(ml_json_array(object, "shards", where, &shards, err));
     size_t n = json_array_size(shards);
     split->shard = ml_calloc(n ? n : 1, sizeof *split->shard);
@@ -218,20 +178,7 @@ void ml_dataset_free(ml_dataset *data)
 
 ml_status ml_dataset_check_tokenizer(const ml_dataset *data, const char *fingerprint, ml_error *err)
 {
-    if (strcmp(data->tokenizer, fingerprint) == 0) return ML_OK;
-    return ml_fail(err, ML_EINVAL,
-                   "%s: the ids were made by tokenizer %.16s..., not by tokenizer %.16s...: build the data with the "
-                   "tokenizer in use",
-                   data->path, data->tokenizer, fingerprint);
-}
-
-static ml_status check_hash(const char *path, const char *expected, ml_error *err)
-{
-    char found[ML_SHA256_HEX];
-    ML_TRY(ml_sha256_file(path, found, err));
-    if (strcmp(found, expected) == 0) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s: expected SHA-256 %s, found %s: the file has changed since it was built", path,
-                   expected, found);
+    return ml_meta_check_tokenizer(data->path, data->tokenizer, fingerprint, err);
 }
 
 ml_status ml_dataset_verify(const ml_dataset *data, ml_error *err)
@@ -241,8 +188,8 @@ ml_status ml_dataset_verify(const ml_dataset *data, ml_error *err)
             const ml_shard *shard = &data->split[i].shard[k];
             char idx[ML_PATH_MAX];
             index_path(shard->path, idx);
-            ML_TRY(check_hash(shard->path, shard->bin_sha256, err));
-            ML_TRY(check_hash(idx, shard->idx_sha256, err));
+            ML_TRY(ml_meta_check_hash(shard->path, shard->bin_sha256, err));
+            ML_TRY(ml_meta_check_hash(idx, shard->idx_sha256, err));
         }
     }
     return ML_OK;

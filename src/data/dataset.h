@@ -14,7 +14,7 @@
 #define ML_DATA_DATASET_H
 
 #include "base/file.h"
-#include "base/hash.h"
+#include "data/meta.h"
 
 typedef enum { ML_SPLIT_TRAIN = 0, ML_SPLIT_VAL, ML_N_SPLIT } ml_data_split;
 
@@ -38,9 +38,9 @@ typedef struct {
 
 typedef struct ml_dataset {
     char path[ML_PATH_MAX];
-    char name[256];                  /* "dataset" of meta.json */
-    char tokenizer[128];             /* fingerprint of the tokenizer the ids belong to */
-    char fingerprint[ML_SHA256_HEX]; /* of the data: SHA-256 over the shards' hashes in order */
+    char name[ML_META_NAME];           /* "dataset" of meta.json */
+    char tokenizer[ML_META_TOKENIZER]; /* fingerprint of the tokenizer the ids belong to */
+    char fingerprint[ML_SHA256_HEX];   /* of the data: SHA-256 over the shards' hashes in order */
     int64_t vocab_size;
     int32_t bos_id, eos_id; /* written around each document; -1: none */
     int id_bytes;           /* 2 or 4 */

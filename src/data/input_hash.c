@@ -16,7 +16,7 @@ struct ml_input_hash {
     int fd;      /* -1: not open */
     ml_map map;  /* of a file that the records are mapped from, too */
     size_t at;   /* of the map */
-    ml_sha256 *hash;
+    ml_xxh3 *hash;
     uint64_t n_done;
     uint8_t block[BLOCK_BYTES]; /* of a file that is not mapped */
 };
@@ -45,18 +45,16 @@ void ml_input_hash_free(ml_input_hash *h)
 {
     if (!h) return;
     close_file(h);
-    ml_sha256_free(h->hash);
+    ml_xxh3_free(h->hash);
     ml_free(h);
 }
 
 static void finish_file(ml_input_hash *h, json_t *input)
 {
-    uint8_t digest[ML_SHA256_BYTES];
-    char hex[ML_SHA256_HEX];
-    ml_sha256_end(h->hash, digest);
+    char hex[ML_XXH3_HEX];
+    ml_xxh3_end(h->hash, hex);
     h->hash = NULL;
-    ml_sha256_to_hex(digest, hex);
-    json_object_set_new(input, "sha256", json_string(hex));
+    json_object_set_new(input, "xxh3_128", json_string(hex));
     close_file(h);
     h->file++;
 }
@@ -64,7 +62,7 @@ static void finish_file(ml_input_hash *h, json_t *input)
 static ml_status open_file(ml_input_hash *h, const char *path, ml_error *err)
 {
     bool is_compressed = path[ml_stream_name_length(path)] != 0;
-    ML_TRY(ml_sha256_begin(&h->hash, err));
+    ML_TRY(ml_xxh3_begin(&h->hash, err));
     if (!is_compressed) ML_TRY(ml_map_open(path, &h->map, err));
     h->at = 0;
     h->fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -78,14 +76,14 @@ static ml_status hash_block(ml_input_hash *h, const char *path, size_t *n_read, 
     if (h->map.data) {
         size_t left = h->map.size - h->at;
         *n_read = left < BLOCK_BYTES ? left : BLOCK_BYTES;
-        ml_sha256_add(h->hash, (const uint8_t *)h->map.data + h->at, *n_read);
+        ml_xxh3_add(h->hash, (const uint8_t *)h->map.data + h->at, *n_read);
         h->at += *n_read;
         return ML_OK;
     }
     ssize_t n = read(h->fd, h->block, BLOCK_BYTES);
     if (n < 0) return ml_fail_errno(err, "%s: cannot be read", path);
     *n_read = (size_t)n;
-    ml_sha256_add(h->hash, h->block, *n_read);
+    ml_xxh3_add(h->hash, h->block, *n_read);
     return ML_OK;
 }
 
@@ -94,7 +92,7 @@ ml_status ml_input_hash_until(ml_input_hash *h, uint64_t n_bytes, bool *done, ml
     while (h->n_done < n_bytes && h->file < json_array_size(h->inputs)) {
         json_t *input = json_array_get(h->inputs, h->file);
         size_t n;
-        if (json_string_length(json_object_get(input, "sha256")) > 0) {
+        if (json_string_length(json_object_get(input, "xxh3_128")) > 0) {
             h->file++;
             continue;
         }

@@ -1,4 +1,4 @@
-/* SHA-256 of input files a piece at a time, so that it can be done while they are worked on. */
+/* XXH3 of input files a piece at a time, so that it can be done while they are worked on. */
 #ifndef ML_DATA_INPUT_HASH_H
 #define ML_DATA_INPUT_HASH_H
 
@@ -6,8 +6,8 @@
 
 typedef struct ml_input_hash ml_input_hash;
 
-/* `inputs` is an array of objects with "file" and "sha256", and outlives it: an empty "sha256" is filled in when the
- * file has been read. */
+/* `inputs` is an array of objects with "file" and "xxh3_128", and outlives it: an empty "xxh3_128" is filled in when
+ * the file has been read. */
 ml_status ml_input_hash_begin(json_t *inputs, ml_input_hash **out, ml_error *err);
 void ml_input_hash_free(ml_input_hash *h);
 /* Until so many bytes of the files have been hashed since the begin, or a block more; *done: all have. */

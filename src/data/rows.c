@@ -2,7 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "base/json.h"
+#include "data/meta.h"
 
 #include <assert.h>
 #include <string.h>
@@ -55,31 +55,11 @@ void ml_rows_file_name(ml_data_split split, int file, char out[32])
 
 /* ---- opening ---- */
 
-static ml_status copy_text(const json_t *object, const char *key, const char *where, char *out, size_t size,
-                           ml_error *err)
-{
-    const char *text;
-    ML_TRY(ml_json_text(object, key, where, &text, err));
-    size_t n = strlen(text);
-    if (n >= size) {
-        return ml_fail(err, ML_EFORMAT, "%s: %s: expected at most %zu bytes, found %zu", where, key, size - 1, n);
-    }
-    memcpy(out, text, n + 1);
-    return ML_OK;
-}
-
-static ml_status read_count(const json_t *object, const char *key, const char *where, int64_t *out, ml_error *err)
-{
-    ML_TRY(ml_json_int(object, key, where, out, err));
-    if (*out >= 0 && *out < (int64_t)1 << 56) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s: %s: expected a count, found %lld", where, key, (long long)*out);
-}
-
 static ml_status read_kind(ml_rows *rows, const json_t *meta, const char *where, ml_error *err)
 {
-    const char *format, *kind, *dtype;
+    const char *format, *kind;
     ML_TRY(ml_json_text(meta, "format", where, &format, err));
-    if (strcmp(format, "moonlight rows") != 0) {
+    if (strcmp(format, ML_ROWS_FORMAT) != 0) {
         return ml_fail(
             err, ML_EFORMAT,
             "%s: expected a folder of rows for tuning, found \"%.40s\": build one with `moonlight data build "
@@ -87,34 +67,9 @@ static ml_status read_kind(ml_rows *rows, const json_t *meta, const char *where,
             where, format);
     }
     ML_TRY(ml_json_text(meta, "kind", where, &kind, err));
-    ML_TRY(ml_json_text(meta, "dtype", where, &dtype, err));
     rows->kind = strcmp(kind, kind_names[ML_ROWS_PAIR]) ? ML_ROWS_SINGLE : ML_ROWS_PAIR;
-    if (strcmp(kind, kind_names[rows->kind]) != 0) {
-        return ml_fail(err, ML_EFORMAT, "%s: kind: expected rows or pairs, found \"%.40s\"", where, kind);
-    }
-    rows->id_bytes = strcmp(dtype, "uint16") == 0 ? 2 : strcmp(dtype, "uint32") == 0 ? 4 : 0;
-    if (rows->id_bytes) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s: dtype: expected uint16 or uint32, found \"%.40s\"", where, dtype);
-}
-
-static ml_status read_head(ml_rows *rows, const json_t *meta, const char *where, ml_error *err)
-{
-    int64_t version;
-    json_t *tokenizer;
-    ML_TRY(read_kind(rows, meta, where, err));
-    ML_TRY(ml_json_int(meta, "version", where, &version, err));
-    if (version != 1) {
-        return ml_fail(err, ML_EFORMAT, "%s: version: expected 1, found %lld: build the folder again", where,
-                       (long long)version);
-    }
-    ML_TRY(copy_text(meta, "dataset", where, rows->name, sizeof rows->name, err));
-    ML_TRY(copy_text(meta, "fingerprint", where, rows->fingerprint, sizeof rows->fingerprint, err));
-    ML_TRY(ml_json_object(meta, "tokenizer", where, &tokenizer, err));
-    ML_TRY(copy_text(tokenizer, "fingerprint", where, rows->tokenizer, sizeof rows->tokenizer, err));
-    ML_TRY(ml_json_int(meta, "vocab_size", where, &rows->vocab_size, err));
-    if (rows->vocab_size >= 1 && rows->vocab_size <= INT32_MAX) return ML_OK;
-    return ml_fail(err, ML_EFORMAT, "%s: vocab_size: expected 1 to 2^31 - 1, found %lld", where,
-                   (long long)rows->vocab_size);
+    if (strcmp(kind, kind_names[rows->kind]) == 0) return ML_OK;
+    return ml_fail(err, ML_EFORMAT, "%s: kind: expected rows or pairs, found \"%.40s\"", where, kind);
 }
 
 static ml_status open_file(ml_rows *rows, ml_data_split id, int file, int64_t n, size_t each, ml_error *err)
@@ -202,14 +157,14 @@ static ml_status open_split(ml_rows *rows, ml_data_split id, const json_t *split
     ml_rows_split *s = &rows->split[id];
     json_t *object, *hashes;
     ML_TRY(ml_json_object(splits, ml_dataset_split_name(id), where, &object, err));
-    ML_TRY(read_count(object, "rows", where, &s->n_row, err));
-    ML_TRY(read_count(object, "tokens", where, &s->n_token, err));
-    ML_TRY(read_count(object, "spans", where, &s->n_span, err));
+    ML_TRY(ml_meta_count(object, "rows", where, &s->n_row, err));
+    ML_TRY(ml_meta_count(object, "tokens", where, &s->n_token, err));
+    ML_TRY(ml_meta_count(object, "spans", where, &s->n_span, err));
     ML_TRY(ml_json_object(object, "sha256", where, &hashes, err));
     const int64_t count[ML_ROWS_N_FILE] = { s->n_token, s->n_row + 1, s->n_span };
     const size_t each[ML_ROWS_N_FILE] = { (size_t)rows->id_bytes, 16, 8 };
     for (int i = 0; i < ML_ROWS_N_FILE; i++) {
-        ML_TRY(copy_text(hashes, file_ends[i], where, s->sha256[i], ML_SHA256_HEX, err));
+        ML_TRY(ml_meta_text(hashes, file_ends[i], where, s->sha256[i], ML_SHA256_HEX, err));
         ML_TRY(open_file(rows, id, i, count[i], each[i], err));
     }
     return check_rows(rows, id, s, err);
@@ -217,15 +172,30 @@ static ml_status open_split(ml_rows *rows, ml_data_split id, const json_t *split
 
 static ml_status open_from_meta(ml_rows *rows, const char *meta_path, ml_error *err)
 {
+    const ml_meta_head head = { rows->name, rows->tokenizer, rows->fingerprint, &rows->vocab_size, &rows->id_bytes };
     json_t *meta = NULL, *splits;
     ml_status status;
     ML_TRY_GOTO(ml_json_load(meta_path, &meta, err));
-    ML_TRY_GOTO(read_head(rows, meta, meta_path, err));
+    ML_TRY_GOTO(read_kind(rows, meta, meta_path, err));
+    ML_TRY_GOTO(ml_meta_read_head(meta, meta_path, &head, err));
     ML_TRY_GOTO(ml_json_object(meta, "splits", meta_path, &splits, err));
     for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY_GOTO(open_split(rows, (ml_data_split)i, splits, meta_path, err));
 done:
     json_decref(meta);
     return status;
+}
+
+bool ml_rows_are_in(const char *path)
+{
+    char meta_path[ML_PATH_MAX];
+    ml_error ignored;
+    json_t *meta;
+    if (ml_path_join(meta_path, path, "meta.json", &ignored) != ML_OK) return false;
+    if (ml_json_load(meta_path, &meta, &ignored) != ML_OK) return false;
+    const char *format = json_string_value(json_object_get(meta, "format"));
+    bool are = format && strcmp(format, ML_ROWS_FORMAT) == 0;
+    json_decref(meta);
+    return are;
 }
 
 ml_status ml_rows_open(const char *path, ml_rows **out, ml_error *err)
@@ -267,25 +237,17 @@ ml_status ml_rows_check_kind(const ml_rows *rows, ml_rows_kind kind, ml_error *e
 
 ml_status ml_rows_check_tokenizer(const ml_rows *rows, const char *fingerprint, ml_error *err)
 {
-    if (strcmp(rows->tokenizer, fingerprint) == 0) return ML_OK;
-    return ml_fail(err, ML_EINVAL,
-                   "%s: the ids were made by tokenizer %.16s..., not by tokenizer %.16s...: build the rows with the "
-                   "tokenizer in use",
-                   rows->path, rows->tokenizer, fingerprint);
+    return ml_meta_check_tokenizer(rows->path, rows->tokenizer, fingerprint, err);
 }
 
 ml_status ml_rows_verify(const ml_rows *rows, ml_error *err)
 {
     for (int i = 0; i < ML_N_SPLIT; i++) {
         for (int k = 0; k < ML_ROWS_N_FILE; k++) {
-            char name[32], path[ML_PATH_MAX], found[ML_SHA256_HEX];
+            char name[32], path[ML_PATH_MAX];
             ml_rows_file_name((ml_data_split)i, k, name);
             ML_TRY(ml_path_join(path, rows->path, name, err));
-            ML_TRY(ml_sha256_file(path, found, err));
-            if (strcmp(found, rows->split[i].sha256[k]) == 0) continue;
-            return ml_fail(err, ML_EFORMAT,
-                           "%s: expected SHA-256 %s, found %s: the file has changed since it was built", path,
-                           rows->split[i].sha256[k], found);
+            ML_TRY(ml_meta_check_hash(path, rows->split[i].sha256[k], err));
         }
     }
     return ML_OK;

@@ -18,6 +18,9 @@
 #include "data/dataset.h"
 #include "token/tokenizer.h"
 
+/* "format" of meta.json */
+#define ML_ROWS_FORMAT "moonlight rows"
+
 typedef enum { ML_ROWS_SINGLE, ML_ROWS_PAIR } ml_rows_kind;
 
 typedef struct {
@@ -50,10 +53,10 @@ typedef struct {
 
 typedef struct ml_rows {
     char path[ML_PATH_MAX];
-    char name[256];
+    char name[ML_META_NAME];
     ml_rows_kind kind;
-    char tokenizer[128];             /* fingerprint of the tokenizer the ids belong to */
-    char fingerprint[ML_SHA256_HEX]; /* of the data: SHA-256 over the files' hashes */
+    char tokenizer[ML_META_TOKENIZER]; /* fingerprint of the tokenizer the ids belong to */
+    char fingerprint[ML_SHA256_HEX];   /* of the data: SHA-256 over the files' hashes */
     int64_t vocab_size;
     int id_bytes;
     ml_rows_split split[ML_N_SPLIT];
@@ -64,6 +67,8 @@ const char *ml_rows_kind_name(ml_rows_kind kind);
 /* "train.ids", ... into out[32] */
 void ml_rows_file_name(ml_data_split split, int file, char out[32]);
 
+/* Whether the folder says that it holds rows, and not token shards. */
+bool ml_rows_are_in(const char *path);
 /* ML_EIO when there is no such folder or it is unfinished, ML_EFORMAT when files disagree. */
 ml_status ml_rows_open(const char *path, ml_rows **out, ml_error *err);
 void ml_rows_free(ml_rows *rows);

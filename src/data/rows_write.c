@@ -179,8 +179,8 @@ ml_status ml_rows_writer_finish(ml_rows_writer *w, const json_t *facts, ml_error
     for (int i = 0; i < ML_N_SPLIT; i++) ML_TRY(finish_split(&w->split[i], err));
     ML_TRY(fingerprint(w, hex, err));
     json_t *meta =
-        json_pack("{s:s, s:i, s:s, s:s, s:{s:s}, s:I, s:s, s:{s:o, s:o}, s:s}", "format", "moonlight rows", "version",
-                  1, "dataset", w->name, "kind", ml_rows_kind_name(w->kind), "tokenizer", "fingerprint", w->tokenizer,
+        json_pack("{s:s, s:i, s:s, s:s, s:{s:s}, s:I, s:s, s:{s:o, s:o}, s:s}", "format", ML_ROWS_FORMAT, "version", 1,
+                  "dataset", w->name, "kind", ml_rows_kind_name(w->kind), "tokenizer", "fingerprint", w->tokenizer,
                   "vocab_size", (json_int_t)w->vocab_size, "dtype", w->id_bytes == 2 ? "uint16" : "uint32", "splits",
                   "train", describe_split(&w->split[0]), "val", describe_split(&w->split[1]), "fingerprint", hex);
     if (!meta) return ml_fail_memory(err, 0, "the description of a folder of rows");

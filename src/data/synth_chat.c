@@ -278,7 +278,7 @@ ml_status ml_data_synth_chat(const ml_synth_chat_config *c, uint64_t *n_bytes, m
     ml_status status = ML_OK;
     for (uint64_t i = 0; i < c->n_document && status == ML_OK; i++) {
         status = write_example(c, i, &file, n_bytes, err);
-        if (i % 256 == 0) ml_progress_update(c->progress, (double)i, NULL);
+        if (i % 256 == 255 || i + 1 == c->n_document) ml_progress_update(c->progress, (double)(i + 1), NULL);
         if (status == ML_OK && ml_progress_stopped(c->progress))
             status = ml_fail(err, ML_ECANCEL, "%s: stopped before it was complete; nothing was written", c->out);
     }

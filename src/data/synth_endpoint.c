@@ -23,7 +23,8 @@ typedef struct {
     bool *done; /* [n_done] prompts that the journal has */
     size_t n_done, done_capacity;
     uint64_t next, n_kept, n_busy;
-    ml_status status; /* of the first failure: all end */
+    int64_t busy_prompt_token, busy_completion_token, n_busy_reject; /* of prompts under way */
+    ml_status status;                                                /* of the first failure: all end */
     ml_error err;
 } collection;
 
@@ -81,9 +82,42 @@ static json_t *describe_reject(const char *id, const char *prompt, const char *t
                      ml_synth_fault_name(fault), "try", number);
 }
 
+static double cost_of(const collection *c)
+{
+    const ml_synth_endpoint_result *r = c->result;
+    return ((double)r->n_prompt_token * c->config->prompt_price +
+            (double)r->n_completion_token * c->config->completion_price) /
+           1e6;
+}
+
+/* Under the lock.  Rejects first: a terminal of 80 columns has no room for all of it. */
+static void show(collection *c)
+{
+    char note[160], money[40] = "";
+    const ml_synth_endpoint_result *r = c->result;
+    uint64_t n_reject = (uint64_t)c->n_busy_reject;
+    for (int i = 1; i < ML_N_SYNTH_FAULT; i++) n_reject += r->n_reject[i];
+    if (cost_of(c) > 0) snprintf(money, sizeof money, ", cost %.4f", cost_of(c));
+    snprintf(note, sizeof note, "%llu rejected%s, %lld + %lld tokens", (unsigned long long)n_reject, money,
+             (long long)(r->n_prompt_token + c->busy_prompt_token),
+             (long long)(r->n_completion_token + c->busy_completion_token));
+    ml_progress_update(c->config->progress, (double)c->n_kept, note);
+}
+
+/* Show an answer at once: a prompt may take several, and a model whose answers are all rejected looks like none. */
+static void show_answer(collection *c, const ml_completion *a, bool is_rejected)
+{
+    pthread_mutex_lock(&c->lock);
+    c->busy_prompt_token += a->n_prompt;
+    c->busy_completion_token += a->n_completion;
+    c->n_busy_reject += is_rejected;
+    show(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* Ask until an answer can be taken, into *text; it stays NULL when none can. */
-static ml_status find_answer(ml_completion_client *client, const ml_constraint_order *order, bool is_wrong,
-                             const char *id, piece *p, char **text, char model[128], ml_error *err)
+static ml_status find_answer(collection *c, ml_completion_client *client, const ml_constraint_order *order,
+                             bool is_wrong, const char *id, piece *p, char **text, char model[128], ml_error *err)
 {
     char request[ML_PROMPT_MAX + 256];
     ml_completion a = { 0 };
@@ -97,6 +131,7 @@ static ml_status find_answer(ml_completion_client *client, const ml_constraint_o
         p->n_completion_token += a.n_completion;
         trim(a.text);
         ml_synth_fault fault = judge(order, &a, is_wrong);
+        show_answer(c, &a, fault != ML_SYNTH_KEPT);
         if (fault == ML_SYNTH_KEPT) {
             *text = a.text;
             a.text = NULL;
@@ -123,7 +158,7 @@ static json_t *make_row(const collection *c, const char *id, const ml_constraint
     return j;
 }
 
-static ml_status work_on(const collection *c, ml_completion_client *client, uint64_t index, piece *p, ml_error *err)
+static ml_status work_on(collection *c, ml_completion_client *client, uint64_t index, piece *p, ml_error *err)
 {
     const ml_synth_endpoint_config *config = c->config;
     ml_constraint_order order;
@@ -133,9 +168,9 @@ static ml_status work_on(const collection *c, ml_completion_client *client, uint
              ml_dataset_split_name(config->split), (unsigned long long)config->seed, (unsigned long long)index);
     *p = (piece){ .rejects = json_array() };
     if (!p->rejects) return ml_fail_memory(err, 0, "a list of rejects");
-    ml_status status = find_answer(client, &order, false, id, p, &chosen, model, err);
+    ml_status status = find_answer(c, client, &order, false, id, p, &chosen, model, err);
     if (status == ML_OK && chosen && config->pairs)
-        status = find_answer(client, &order, true, id, p, &rejected, model, err);
+        status = find_answer(c, client, &order, true, id, p, &rejected, model, err);
     if (status == ML_OK && chosen && (rejected || !config->pairs)) {
         p->row = make_row(c, id, &order, chosen, rejected, model);
         if (!p->row) status = ml_fail_memory(err, 0, "an example");
@@ -146,14 +181,6 @@ static ml_status work_on(const collection *c, ml_completion_client *client, uint
 }
 
 /* ---- all prompts ---- */
-
-static double cost_of(const collection *c)
-{
-    const ml_synth_endpoint_result *r = c->result;
-    return ((double)r->n_prompt_token * c->config->prompt_price +
-            (double)r->n_completion_token * c->config->completion_price) /
-           1e6;
-}
 
 static ml_synth_fault find_fault(const char *name)
 {
@@ -192,18 +219,6 @@ static void see_entry(void *arg, const json_t *entry)
     }
 }
 
-static void show(collection *c)
-{
-    char note[160], money[40] = "";
-    const ml_synth_endpoint_result *r = c->result;
-    uint64_t n_reject = 0;
-    for (int i = 1; i < ML_N_SYNTH_FAULT; i++) n_reject += r->n_reject[i];
-    if (cost_of(c) > 0) snprintf(money, sizeof money, ", cost %.4f", cost_of(c));
-    snprintf(note, sizeof note, "%lld + %lld tokens%s, %llu answers rejected", (long long)r->n_prompt_token,
-             (long long)r->n_completion_token, money, (unsigned long long)n_reject);
-    ml_progress_update(c->config->progress, (double)c->n_kept, note);
-}
-
 /* Under the lock: the next prompt, unless what is there and under way is enough. */
 static bool take_index(collection *c, uint64_t *index)
 {
@@ -231,6 +246,9 @@ static ml_status keep(collection *c, uint64_t index, const piece *p, ml_error *e
     ml_status status = ml_journal_add(&c->journal, entry, err);
     if (status == ML_OK) see_entry(c, entry);
     json_decref(entry);
+    c->busy_prompt_token -= p->n_prompt_token;
+    c->busy_completion_token -= p->n_completion_token;
+    c->n_busy_reject -= (int64_t)json_array_size(p->rejects);
     show(c);
     if (status == ML_OK && c->result->n_prompt >= HOPELESS && 20 * c->n_kept < c->result->n_prompt)
         return ml_fail(err, ML_EFORMAT,

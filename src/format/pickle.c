@@ -26,7 +26,7 @@ typedef struct {
             uint32_t first, last; /* cells; none: empty */
         } list;
         struct {
-            uint32_t class, args, state;
+            uint32_t class, args;
         } call; /* CLASS has only class, PERSISTENT only args */
     } as;
 } value;
@@ -239,7 +239,7 @@ static ml_status push_class(machine *m, const char *module, size_t n_module, con
         const ml_pickle_class *c = &m->p->classes[i];
         if (strlen(c->module) != n_module || memcmp(c->module, module, n_module)) continue;
         if (strlen(c->name) != n_name || memcmp(c->name, name, n_name)) continue;
-        return push_value(m, (value){ .kind = ML_PICKLE_CLASS, .as.call = { (uint32_t)i, none, none } }, err);
+        return push_value(m, (value){ .kind = ML_PICKLE_CLASS, .as.call = { (uint32_t)i, none } }, err);
     }
     return ml_fail(err, ML_EFORMAT,
                    "pickle, offset %zu: asks for code: %.*s.%.*s is none of the classes that a checkpoint of numbers "
@@ -309,28 +309,25 @@ static ml_status call(machine *m, ml_error *err)
         return fail_at(m, err, "calls a class without a tuple of arguments");
     uint32_t index = c->as.call.class;
     if (m->p->classes[index].makes_dict) return push_dict_of(m, args, err);
-    return push_value(m, (value){ .kind = ML_PICKLE_CALL, .as.call = { index, args, none } }, err);
+    return push_value(m, (value){ .kind = ML_PICKLE_CALL, .as.call = { index, args } }, err);
 }
 
-/* The state of an object is kept; that of a dict ("_metadata" of a state dict) is of no use here. */
+/* The state of an object, or of a dict ("_metadata" of a state dict), is of no use here. */
 static ml_status build(machine *m, ml_error *err)
 {
     uint32_t state, id;
     ML_TRY(pop(m, &state, err));
     ML_TRY(peek(m, &id, err));
-    value *v = &m->p->values[id];
-    if (v->kind == ML_PICKLE_CALL) {
-        v->as.call.state = state;
-        return ML_OK;
-    }
-    return v->kind == ML_PICKLE_DICT ? ML_OK : fail_at(m, err, "gives a state to what is no object");
+    ml_pickle_kind kind = m->p->values[id].kind;
+    if (kind == ML_PICKLE_CALL || kind == ML_PICKLE_DICT) return ML_OK;
+    return fail_at(m, err, "gives a state to what is no object");
 }
 
 static ml_status push_persistent(machine *m, ml_error *err)
 {
     uint32_t id;
     ML_TRY(pop(m, &id, err));
-    return push_value(m, (value){ .kind = ML_PICKLE_PERSISTENT, .as.call = { none, id, none } }, err);
+    return push_value(m, (value){ .kind = ML_PICKLE_PERSISTENT, .as.call = { none, id } }, err);
 }
 
 static ml_status memo_put(machine *m, uint64_t index, ml_error *err)
@@ -596,13 +593,6 @@ size_t ml_pickle_class_index(const ml_pickle *p, ml_pickle_id id)
 ml_pickle_id ml_pickle_call_args(const ml_pickle *p, ml_pickle_id id)
 {
     return p->values[id].as.call.args;
-}
-
-bool ml_pickle_call_state(const ml_pickle *p, ml_pickle_id id, ml_pickle_id *state)
-{
-    if (p->values[id].as.call.state == none) return false;
-    *state = p->values[id].as.call.state;
-    return true;
 }
 
 size_t ml_pickle_size(const ml_pickle *p, ml_pickle_id id)

@@ -30,7 +30,7 @@ typedef enum {
     ML_PICKLE_TUPLE,
     ML_PICKLE_DICT,
     ML_PICKLE_CLASS,      /* a name of the caller's table */
-    ML_PICKLE_CALL,       /* of a class, with arguments and maybe a state */
+    ML_PICKLE_CALL,       /* of a class, with arguments */
     ML_PICKLE_PERSISTENT, /* a value that the file keeps elsewhere */
 } ml_pickle_kind;
 
@@ -61,7 +61,6 @@ const char *ml_pickle_bytes(const ml_pickle *p, ml_pickle_id id, size_t *n_bytes
 bool ml_pickle_is_text(const ml_pickle *p, ml_pickle_id id, const char *text);
 size_t ml_pickle_class_index(const ml_pickle *p, ml_pickle_id id);     /* CLASS, CALL: in the caller's table */
 ml_pickle_id ml_pickle_call_args(const ml_pickle *p, ml_pickle_id id); /* CALL: any value; PERSISTENT: its id */
-bool ml_pickle_call_state(const ml_pickle *p, ml_pickle_id id, ml_pickle_id *state); /* CALL; false: none */
 
 /* Entries of a LIST or TUPLE; a DICT counts its pairs. */
 size_t ml_pickle_size(const ml_pickle *p, ml_pickle_id id);

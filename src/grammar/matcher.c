@@ -234,8 +234,3 @@ bool ml_matcher_continues(const ml_matcher *m, int32_t i)
 {
     return i != ML_STATE_DEAD && m->state[i].n > 0;
 }
-
-int32_t ml_matcher_count(const ml_matcher *m)
-{
-    return (int32_t)m->n_state;
-}

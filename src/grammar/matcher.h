@@ -22,6 +22,5 @@ ml_status ml_matcher_step(ml_matcher *m, int32_t state, int32_t unit, int32_t *n
 /* Whether the text may end here; whether it can go on. */
 bool ml_matcher_accepts(const ml_matcher *m, int32_t state);
 bool ml_matcher_continues(const ml_matcher *m, int32_t state);
-int32_t ml_matcher_count(const ml_matcher *m);
 
 #endif

@@ -394,8 +394,3 @@ ml_status ml_schema_compile(const json_t *schema, ml_grammar *g, ml_error *err)
     ML_TRY(add(schema, false, g, &g->root, err));
     return ml_grammar_prune(g, err);
 }
-
-ml_status ml_schema_compile_object(ml_grammar *g, ml_error *err)
-{
-    return ml_schema_compile(NULL, g, err);
-}

@@ -20,7 +20,5 @@ ml_status ml_schema_compile(const json_t *schema, ml_grammar *g, ml_error *err);
 ml_status ml_schema_add(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err);
 /* A schema of objects: what is no object is not made. */
 ml_status ml_schema_add_object(const json_t *schema, ml_grammar *g, ml_symbol *out, ml_error *err);
-/* Any object. */
-ml_status ml_schema_compile_object(ml_grammar *g, ml_error *err);
 
 #endif

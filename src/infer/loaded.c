@@ -5,6 +5,7 @@
 #include "format/source.h"
 #include "format/ends.h"
 #include "infer/fit.h"
+#include "infer/session.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,8 +41,10 @@ static ml_status open_there(const char *path, const ml_memory_budget *budget, ml
     ml_memory_budget there = *budget;
     there.on = device;
     ML_TRY(ml_model_open_within(path, &there, model, err));
-    int64_t most = ml_fit_device_weights(&(*model)->config, &there);
-    ml_status status = ml_model_upload(*model, device, (size_t)most, err);
+    ml_fit_device_plan plan;
+    ml_status status =
+        ml_fit_plan_device(&(*model)->config, ML_F32, (*model)->source, &there, ml_fit_memory(&there), &plan, err);
+    if (status == ML_OK) status = ml_model_upload(*model, device, (size_t)plan.weights_room, err);
     if (status == ML_OK && (*model)->n_layer_pinned > 0) {
         size_t n = strlen(choice);
         snprintf(choice + n, 256 - n, ", experts of the last %lld layers in this machine's memory",
@@ -73,11 +76,20 @@ ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_
             if (!must) *err = why;
             return status;
         }
-        if (status != ML_OK) snprintf(choice, sizeof choice, "cpu (%.240s)", why.message);
+        if (status != ML_OK) {
+            why.message[strcspn(why.message, ";")] = 0; /* what could be done about it has no room here */
+            snprintf(choice, sizeof choice, "cpu (%.240s)", why.message);
+        }
     }
     if (!*model) ML_TRY(open_here(path, repack, budget, model, err));
     memcpy((*model)->device_choice, choice, sizeof choice);
     return ML_OK;
+}
+
+ml_status ml_model_open_on(const char *path, const char *device, ml_model **out, ml_error *err)
+{
+    const ml_memory_budget usual = { .kv_dtype = ML_SESSION_KV, .device = device };
+    return ml_loaded_open_weights(path, "off", &usual, out, err);
 }
 
 static ml_status check_sizes(const char *found, const ml_loaded *m, ml_error *err)

@@ -1,4 +1,5 @@
-/* What a path to a model names, ready for inference: weights, tokenizer, and the ids that end a text. */
+/* What a path to a model names, ready for inference: weights, tokenizer, and the ids that end a text.
+ * ml_model_open_on is declared in moonlight.h. */
 #ifndef ML_INFER_LOADED_H
 #define ML_INFER_LOADED_H
 

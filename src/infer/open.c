@@ -91,6 +91,11 @@ ml_status ml_adapter_split_name(const char *given, char **name, const char **pat
     return ML_OK;
 }
 
+const char *ml_model_get_device(const ml_model *m)
+{
+    return m->device_choice[0] ? m->device_choice : "cpu";
+}
+
 ml_model_info ml_model_get_info(const ml_model *m)
 {
     const ml_config *c = &m->config;

@@ -1,5 +1,5 @@
 /* Opening a model from what a person names: a model folder or file, or a run folder, of which the best checkpoint is
- * meant. ml_model_open and ml_model_get_info are declared in moonlight.h. */
+ * meant. ml_model_open, ml_model_get_device and ml_model_get_info are declared in moonlight.h. */
 #ifndef ML_INFER_OPEN_H
 #define ML_INFER_OPEN_H
 

@@ -39,7 +39,20 @@ static size_t device_bytes(const ml_model *m, int64_t n_token)
     const ml_config *c = &m->config;
     int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
     if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
-    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
+    size_t prompts = (size_t)ML_PROMPT_WINDOW_BYTES + (size_t)ML_PROMPT_STATE_BYTES;
+    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + prompts + ((size_t)256 << 20);
+}
+
+int64_t ml_runner_choose_pass(const ml_model *m, int64_t capacity, ml_dtype kv_dtype)
+{
+    int64_t n = ML_PROMPT_PASS;
+    if (m->device) {
+        int64_t cache = ml_kv_cache_token_bytes(&m->config, kv_dtype) * capacity;
+        int64_t left = ml_device_get_info(m->device).free_bytes - cache;
+        n = ML_DEVICE_PROMPT_PASS;
+        while (n > ML_PROMPT_PASS && (int64_t)(activation_bytes(&m->config, n) + device_bytes(m, n)) > left / 4) n /= 2;
+    }
+    return n < capacity ? n : capacity;
 }
 
 static ml_status make(ml_runner *r, ml_error *err)
@@ -346,6 +359,38 @@ ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, fl
     take(ctx, ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)), logits); // [n_want, vocab]
     ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
+}
+
+/* Logits of the rows that tokens are drawn from, there, in their order. */
+static float *logits_there(ml_runner *r, ml_sample_row *row, int64_t n_row)
+{
+    ml_ctx *ctx = &r->ctx;
+    if (r->decoded) return r->decoded->logits; /* of all rows */
+    int32_t *want = ml_ctx_scratch(ctx, (size_t)n_row * sizeof *want);
+    for (int64_t i = 0; i < n_row && want; i++) {
+        want[i] = (int32_t)row[i].row;
+        row[i].row = i;
+    }
+    ctx->n_decode = n_row;
+    ml_tensor *logits = want ? ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_row, want)) : NULL;
+    return logits ? ml_f32(logits) : NULL;
+}
+
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err)
+{
+    if (n_row == 0) return ML_OK;
+    ml_ctx *ctx = &r->ctx;
+    ml_device_enter(r->model->device);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    float *logits = logits_there(r, row, n_row);
+    ml_status status = ml_ctx_status(ctx, err);
+    if (status == ML_OK) {
+        status = ml_device_sample(ctx, logits, r->model->config.vocab_size, n_valid, row, n_row, penalised, n_penalised,
+                                  out, err);
+    }
+    ml_ctx_release(ctx, mark);
+    return status;
 }
 
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)

@@ -5,6 +5,7 @@
 #ifndef ML_INFER_RUNNER_H
 #define ML_INFER_RUNNER_H
 
+#include "infer/cuda/sample.h"
 #include "infer/pages.h"
 #include "model/adapter.h"
 
@@ -17,6 +18,13 @@ typedef struct {
     int64_t max_token;   /* of one pass at most */
     ml_dtype kv_dtype;   /* of the cache */
 } ml_runner_config;
+
+/* Tokens of a prompt in one pass of a single sequence.  A device reads all weights and makes latent attention's keys
+ * and values anew for each pass, and has enough to do in parallel only in long ones. */
+enum { ML_PROMPT_PASS = 1024, ML_DEVICE_PROMPT_PASS = 8192 };
+/* How many, of a context of `capacity` tokens: on a device so many that a runner's work, beside the weights there and
+ * such a cache, takes at most a quarter of what is free, and ML_PROMPT_PASS at least. */
+int64_t ml_runner_choose_pass(const ml_model *model, int64_t capacity, ml_dtype kv_dtype);
 
 /* Where the model's weights are, there are the cache and the work.  The model must outlive the runner.  ML_EINVAL when
  * capacity is not in 1 .. the model's positions. */
@@ -43,6 +51,10 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
 ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
+/* On a device: tokens drawn there from the logits of rows of the last pass (ml_sample_row.row), ids below n_valid; the
+ * logits stay there.  out [n_row]; see infer/cuda/sample.h. */
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err);
 /* Memory for n logits that ml_runner_logits fills fastest; NULL when there is none. */
 float *ml_runner_alloc_logits(const ml_model *model, size_t n);
 void ml_runner_free_logits(const ml_model *model, float *logits);

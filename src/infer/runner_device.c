@@ -47,6 +47,7 @@ ml_status ml_runner_device_put(ml_runner_device *d, ml_ctx *ctx, const ml_pages 
         if (!*tensor[i]) return ml_ctx_status(ctx, err);
         **tensor[i] = ml_tensor_describe(ML_I32, 1, &n_run, d->there + (here - d->here));
         (*tensor[i])->device = d->device;
+        (*tensor[i])->here = here;
     }
     out->page_table = d->there;
     return ml_device_upload(d->device, d->there, d->here, (size_t)(d->n_table + 3 * n_run) * sizeof *d->here, err);

@@ -6,8 +6,8 @@
 #include <string.h>
 
 /* Tokens of a pass: bounds the activations, and changes no bit of the result.  Latent attention makes keys and values
- * of all positions before it once per pass, so passes grow with the depth. */
-enum { CHUNK = 512, LONGEST_CHUNK = 1024 };
+ * of all positions before it once per pass, so on the processor passes grow with the depth, from this many on. */
+enum { CHUNK = 512 };
 
 struct ml_session {
     ml_model *model;
@@ -17,8 +17,9 @@ struct ml_session {
     bool *generated; /* [capacity] the phase of each token */
     int64_t n, capacity;
     int64_t n_cached; /* tokens whose keys and values are in the cache */
-    int32_t pos[LONGEST_CHUNK], seq[LONGEST_CHUNK];
-    float *logits; /* [vocab_size] */
+    int64_t longest_pass;
+    int32_t *pos, *seq; /* [longest_pass] */
+    float *logits;      /* [vocab_size] */
     bool has_logits;
 };
 
@@ -31,14 +32,17 @@ ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, 
     s->model = model;
     s->use_cache = use_cache;
     s->capacity = capacity;
-    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = LONGEST_CHUNK, .kv_dtype = kv_dtype };
+    s->longest_pass = ml_runner_choose_pass(model, capacity, kv_dtype);
+    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = s->longest_pass, .kv_dtype = kv_dtype };
     ml_status status = ml_runner_make(model, &config, &s->runner, err);
     if (status == ML_OK) {
         size_t n_vocab = (size_t)model->config.vocab_size;
         s->id = ml_calloc((size_t)capacity, sizeof *s->id);
         s->generated = ml_calloc((size_t)capacity, sizeof *s->generated);
+        s->pos = ml_calloc((size_t)s->longest_pass, sizeof *s->pos);
+        s->seq = ml_calloc((size_t)s->longest_pass, sizeof *s->seq);
         s->logits = ml_runner_alloc_logits(model, n_vocab);
-        if (!s->id || !s->generated || !s->logits) {
+        if (!s->id || !s->generated || !s->pos || !s->seq || !s->logits) {
             status = ml_fail_memory(err, n_vocab * sizeof *s->logits, "a session");
         }
     }
@@ -73,6 +77,8 @@ void ml_session_free(ml_session *s)
     ml_runner_free(s->runner);
     ml_free(s->id);
     ml_free(s->generated);
+    ml_free(s->pos);
+    ml_free(s->seq);
     ml_runner_free_logits(s->model, s->logits);
     ml_free(s);
 }
@@ -83,7 +89,7 @@ static ml_status run_chunk(ml_session *s, ml_error *err)
 {
     int64_t n = 0, most = s->n_cached < CHUNK ? CHUNK : s->n_cached;
     bool generated = s->generated[s->n_cached];
-    if (most > LONGEST_CHUNK) most = LONGEST_CHUNK;
+    if (most > s->longest_pass || s->model->device) most = s->longest_pass;
     while (n < most && s->n_cached + n < s->n && s->generated[s->n_cached + n] == generated) {
         s->pos[n] = (int32_t)(s->n_cached + n);
         s->seq[n++] = 0;

@@ -242,6 +242,7 @@ ml_status ml_adapter_make_chosen(const ml_model *m, bool dora, bool trainable, m
 void ml_adapter_free(ml_adapter *a)
 {
     if (!a) return;
+    ml_adapter_leave_place(a);
     ml_arena_free(&a->values);
     ml_arena_free(&a->grads);
     ml_free(a->term);
@@ -296,7 +297,10 @@ ml_status ml_adapter_make(const ml_adapter_config *config, const ml_model *m, ui
 
 void ml_adapter_zero_grads(ml_adapter *a)
 {
-    if (a->grads.base) memset(a->grads.base, 0, a->grads.capacity);
+    if (a->is_there)
+        ml_device_zero(a->device, a->grads_there, a->grads.capacity);
+    else if (a->grads.base)
+        memset(a->grads.base, 0, a->grads.capacity);
 }
 
 int64_t ml_adapter_count(const ml_adapter *a)

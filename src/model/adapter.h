@@ -64,9 +64,12 @@ struct ml_adapter {
     ml_param *param;                   /* value and grad set only when trainable */
     size_t n_param;
     ml_arena values, grads;
-    float *rows;           /* DoRA: where rows of weights become fp32 */
-    char *names;           /* of the parameters */
-    uint64_t dropout_seed; /* of the next forward pass in training: of the caller */
+    float *rows;                      /* DoRA: where rows of weights become fp32 */
+    char *names;                      /* of the parameters */
+    uint64_t dropout_seed;            /* of the next forward pass in training: of the caller */
+    ml_device *device;                /* NULL, or where values and gradients lie too (ml_adapter_place); then: */
+    void *values_there, *grads_there; /* laid out as the arenas */
+    bool is_there;                    /* what terms and parameters stand for now */
 };
 
 typedef struct {
@@ -92,6 +95,24 @@ extern const ml_adapter ml_adapter_none;
 ml_status ml_adapter_update_norms(ml_adapter *a, ml_error *err);
 void ml_adapter_zero_grads(ml_adapter *a);
 int64_t ml_adapter_count(const ml_adapter *a);
+
+/* ---- on a device ----
+ * A trainable adapter beside a model that was uploaded (ml_model_upload): values, gradients and norms lie there too, in
+ * fp32, and the forward pass, the backward and the optimizer read and write those. */
+
+/* Give it a place and compute there from now on; gradients are zero.  ML_ENOMEM with the remedy. */
+ml_status ml_adapter_place(ml_adapter *a, ml_device *device, ml_error *err);
+/* Give the place up; the values here are what was pulled last.  Nothing without a place. */
+void ml_adapter_leave_place(ml_adapter *a);
+/* Terms and parameters stand for what lies there, or here; contents stay as they are.  Nothing without a place. */
+void ml_adapter_use_place(ml_adapter *a, bool there);
+/* Values and norms from here to there; back; gradients back.  Nothing without a place. */
+ml_status ml_adapter_push(ml_adapter *a, ml_error *err);
+ml_status ml_adapter_pull(ml_adapter *a, ml_error *err);
+ml_status ml_adapter_pull_grads(ml_adapter *a, ml_error *err);
+/* As ml_adapter_update_norms, there: queued, with scratch of ctx.  Failures are the context's. */
+ml_status ml_adapter_queue_norms(ml_ctx *ctx, const ml_adapter *a);
+
 /* For memory plans: trainable numbers of an adapter before there is a model.  ML_EINVAL as ml_adapter_make. */
 ml_status ml_adapter_plan(const ml_adapter_config *config, const ml_config *model, int64_t *n_param, ml_error *err);
 

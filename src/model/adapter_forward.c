@@ -53,10 +53,14 @@ static ml_tensor *add_term(ml_ctx *ctx, const ml_adapter_group *g, const ml_adap
     return ml_lora(ctx, y, x, maybe(&t->a), maybe(&t->b), g->row, &param);
 }
 
-/* A part of a bias, as a tensor of its own. */
-static ml_tensor *bias_part(ml_ctx *ctx, ml_tensor *bias, int64_t first, int64_t n)
+/* A part of a bias, as a tensor of its own, which gets no gradient. */
+static ml_tensor *bias_part(ml_ctx *ctx, const ml_tensor *bias, int64_t first, int64_t n)
 {
-    return bias ? ml_tensor_wrap(ctx, ML_F32, 1, &n, ml_f32(bias) + first) : NULL;
+    ml_tensor *part = bias ? ml_ctx_scratch(ctx, sizeof *part) : NULL;
+    if (!part) return NULL;
+    *part = ml_tensor_describe(ML_F32, 1, &n, ml_f32(bias) + first);
+    part->device = ctx->device;
+    return part;
 }
 
 ml_tensor *ml_adapter_linear(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_slot *slot, int n_slot,

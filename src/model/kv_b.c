@@ -1,6 +1,7 @@
 #include "model/kv_b.h"
 
 #include "base/thread.h"
+#include "model/cuda/adapter.h"
 
 typedef struct {
     const ml_model *m;
@@ -36,7 +37,7 @@ static void join_heads(void *arg, int64_t begin, int64_t end, int thread)
 void ml_model_read_kv_b(const ml_model *m, int64_t layer_id, float *out)
 {
     const ml_config *c = &m->config;
-    const ml_layer *y = &m->layer[layer_id];
+    const ml_layer *y = ml_model_layer_here(m, layer_id);
     if (y->kv_b.data) {
         read_rows(&y->kv_b, 0, y->kv_b.dim[0], c->kv_lora_rank, out);
         return;
@@ -53,6 +54,9 @@ ml_tensor *ml_model_join_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id)
     if (!y->k_b.data || !y->v_b.data) return NULL;
     ml_tensor *joined =
         ml_tensor_new_2d(ctx, ML_F32, c->num_attention_heads * (c->qk_nope_head_dim + c->v_head_dim), c->kv_lora_rank);
-    if (joined) ml_model_read_kv_b(m, layer_id, ml_f32(joined));
+    if (joined && ctx->device)
+        (void)ml_cuda_read_kv_b(ctx, m, layer_id, ml_f32(joined)); /* a failure is the context's */
+    else if (joined)
+        ml_model_read_kv_b(m, layer_id, ml_f32(joined));
     return joined;
 }

@@ -87,7 +87,7 @@ size_t ml_model_repack_bytes(const ml_model *m)
 
 ml_status ml_model_repack(ml_model *m, ml_error *err)
 {
-    size_t n_bytes = ml_model_repack_bytes(m);
+    size_t n_bytes = m->device ? 0 : ml_model_repack_bytes(m);
     if (n_bytes == 0) return ML_OK;
     int64_t available = ml_memory_available();
     if ((int64_t)n_bytes > available) {

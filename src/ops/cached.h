@@ -6,9 +6,15 @@
  * With MLA decoding is the absorbed form and prefill the decompressed one.  Both are exact up to fp32 rounding, which
  * differs: the phase belongs to the token, not to the call.
  *
+ * On a device decoding is the same, in fp32.  Prefill in ML_PRECISION_BF16 is attention in tiles on the matrix unit:
+ * queries, keys and values, the weights of keys, and with MLA latent rows and kv_b are rounded to bf16; sums, the
+ * softmax and what is kept between windows of keys are fp32.  In ML_PRECISION_F32 prefill walks the keys as decoding
+ * does.
+ *
  * The result for a token depends on its phase, its query, its position and the cached rows it sees, and on nothing
- * else: not on the other tokens of the batch, how a prompt was cut into chunks, the number of threads or where the
- * pages lie, bit for bit.  Keys are walked in blocks and spans aligned to position 0, and summed in their order. */
+ * else: not on the other tokens of the batch, how a prompt was cut into chunks, the number of threads, how many keys a
+ * device has at a time, or where the pages lie, bit for bit.  Keys are walked in blocks and spans aligned to position
+ * 0, and summed in their order. */
 #ifndef ML_OPS_CACHED_H
 #define ML_OPS_CACHED_H
 
@@ -38,7 +44,13 @@ bool ml_kv_dtype_is_valid(ml_dtype dtype);
 ml_status ml_kv_store(ml_ctx *ctx, const ml_kv_view *kv, ml_tensor *k, ml_tensor *k_tail, ml_tensor *v,
                       ml_tensor *seq_of_token, ml_tensor *pos);
 
+/* What prefill on a device takes at most beside its result and copies of kv_b: keys and values of as many positions as
+ * fit into the first at a time, and what tokens keep between windows of a sequence longer than that.  (Heads so many
+ * that 64 positions or 128 tokens do not fit take those.) */
+enum { ML_PROMPT_WINDOW_BYTES = 96 << 20, ML_PROMPT_STATE_BYTES = 96 << 20 };
+
 /* Token t attends to positions 0 .. pos[t] of sequence seq_of_token[t], whose rows must be in the cache (its own too).
+ * Tokens of a sequence lie best together: on a device each stretch of neighbouring prompt tokens packs its keys anew.
  *   q [tokens, n_head * d_qk]; param as in ml_attention, d_shared = 0, steps in columns of a cached row
  *   -> y [tokens, n_head * d_v] */
 ml_tensor *ml_attention_cached(ml_ctx *ctx, ml_tensor *q, const ml_kv_view *kv, ml_tensor *seq_of_token, ml_tensor *pos,
@@ -61,7 +73,8 @@ typedef struct {
 } ml_mla_term;
 
 /* What makes keys and values of a latent row: kv_b, or both others.  Any float or block type whose rows divide, each
- * tensor its own.  Products with them are fp32: nothing but the weight itself is rounded.
+ * tensor its own.  Products with them are fp32: nothing but the weight itself is rounded; but for prefill in
+ * ML_PRECISION_BF16, which rounds both operands.
  *   kv_b [n_head * (d_nope + d_v), kv_lora_rank]   W_uk[h] then W_uv[h] for each head (Hugging Face)
  *   k_b  [n_head, kv_lora_rank, d_nope]            W_uk[h] transposed (GGUF)
  *   v_b  [n_head, d_v, kv_lora_rank]               W_uv[h] (GGUF);  leading dimensions may be merged into one */

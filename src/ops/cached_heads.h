@@ -12,8 +12,9 @@ extern "C" {
 typedef struct {
     const ml_kv_view *kv;
     const int32_t *seq_of_token, *pos;
-    const ml_tensor *q, *y;  /* [tokens, n_head * d_qk], [tokens, n_head * d_v] */
-    int64_t n_head, n_group; /* query heads, and how many read one key head */
+    const int32_t *seq_here, *pos_here; /* the same in this machine's memory; NULL: only the device knows */
+    const ml_tensor *q, *y;             /* [tokens, n_head * d_qk], [tokens, n_head * d_v] */
+    int64_t n_head, n_group;            /* query heads, and how many read one key head */
     int64_t d_qk, d_v;
     int64_t k_step, v_step; /* columns of a cached row from one key head to the next */
     float scale;

@@ -73,13 +73,6 @@ const char *ml_weight_class_name(ml_weight_class c)
     return "other";
 }
 
-const char *const *ml_quant_mix_names(void)
-{
-    static const char *names[N_MIX + 1];
-    for (int i = 0; i < N_MIX; i++) names[i] = mixes[i].name;
-    return names;
-}
-
 ml_status ml_quant_mix_find(const char *name, const struct ml_quant_mix **out, ml_error *err)
 {
     char list[256] = "";

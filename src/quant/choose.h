@@ -69,8 +69,6 @@ typedef struct {
     ml_dtype stored;           /* the type it has, for a plan without a mix */
 } ml_quant_tensor;
 
-/* The names of the mixes, NULL-terminated: f32, bf16, f16, q8_0, q6_k, ..., q4_k_m. */
-const char *const *ml_quant_mix_names(void);
 /* ML_EINVAL naming the mixes there are. */
 ml_status ml_quant_mix_find(const char *name, const struct ml_quant_mix **out, ml_error *err);
 const char *ml_quant_mix_name(const struct ml_quant_mix *mix);

@@ -32,12 +32,11 @@ static ml_status load_meta(const ml_recipe_data *d, char path[ML_PATH_MAX], json
 static ml_status check_input(const ml_recipe_data *d, const json_t *entry, const char *where, const char *path,
                              ml_error *err)
 {
-    const char *name, *sha256;
-    char found[ML_SHA256_HEX], expected[64], size[64];
+    const char *name, *hash;
+    char found[ML_XXH3_HEX], expected[64], size[64];
     int64_t n_bytes;
     ml_map map;
     ML_TRY(ml_json_text(entry, "file", where, &name, err));
-    ML_TRY(ml_json_text(entry, "sha256", where, &sha256, err));
     ML_TRY(ml_json_int(entry, "bytes", where, &n_bytes, err));
     bool same_name = strcmp(name, path) == 0;
     if (same_name && !ml_path_exists(path)) return ML_OK;
@@ -50,8 +49,10 @@ static ml_status check_input(const ml_recipe_data *d, const json_t *entry, const
         ML_TRY(fail_differs(d, "text", expected, size, err));
     }
     if (same_name) return ML_OK;
-    if (n_found == n_bytes) ML_TRY(ml_sha256_file(path, found, err));
-    if (n_found == n_bytes && strcmp(found, sha256) == 0) return ML_OK;
+    if (n_found != n_bytes) return fail_differs(d, "text", name, path, err);
+    ML_TRY(ml_json_text(entry, "xxh3_128", where, &hash, err));
+    ML_TRY(ml_xxh3_file(path, found, err));
+    if (strcmp(found, hash) == 0) return ML_OK;
     return fail_differs(d, "text", name, path, err);
 }
 

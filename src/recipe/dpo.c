@@ -31,15 +31,31 @@ static ml_status check(ml_recipe_run *r, ml_error *err)
     return ML_OK;
 }
 
+/* The reference goes where the model is trained: whole when it is asked along each batch or an adapter is trained
+ * beside it; else as much of it as the GPU has room for, before the model comes there. */
+static ml_status go_there(const ml_recipe_run *r, const tuning_run *p, ml_model *reference, bool whole, ml_error *err)
+{
+    ml_device *device = r->train.device;
+    const int64_t least_left = (int64_t)256 << 20;
+    if (!device || reference->device) return ML_OK;
+    if (whole) return ml_model_upload(reference, device, 0, err);
+    int64_t tokens = 2 * p->n_pair * r->train.seq, most = ml_device_get_info(device).free_bytes - least_left;
+    most -= ml_train_plan_device_pass(&r->config, tokens, r->train.precision);
+    return ml_model_upload(reference, device, most > 0 ? (size_t)most : 1, err);
+}
+
+/* Products in bf16 have a cache of their own, so that the first loss is that of equal models. */
 static ml_status use_cache(ml_recipe_run *r, tuning_run *p, ml_model *reference, ml_error *err)
 {
     char name[64], path[ML_PATH_MAX];
     bool found;
     ml_progress *progress;
-    snprintf(name, sizeof name, "reference_%.16s.json", ml_dpo_reference_name(p->stage));
+    bool bf16 = r->train.device && r->train.precision == ML_PRECISION_BF16;
+    snprintf(name, sizeof name, "reference_%.16s%s.json", ml_dpo_reference_name(p->stage), bf16 ? "_bf16" : "");
     ML_TRY(ml_path_join(path, p->tuning.dir, name, err));
     ML_TRY(ml_dpo_load_reference(p->stage, path, &found, err));
     if (found) return ML_OK;
+    ML_TRY(go_there(r, p, reference, r->has_adapter, err));
     const ml_rows *rows = p->tuning.rows;
     double n = (double)(rows->split[ML_SPLIT_TRAIN].n_row + rows->split[ML_SPLIT_VAL].n_row);
     ml_listener_say(r->listener, "asking the reference, %s, about every pair; kept in %s", p->tuning.model, path);
@@ -54,7 +70,9 @@ static ml_status make_reference(ml_recipe_run *r, tuning_run *p, ml_error *err)
 {
     if (r->has_adapter) { /* the reference is the model without it */
         ML_TRY(ml_dpo_identify(p->stage, r->model, err));
-        return is_live(r->o) ? ml_dpo_use_live_reference(p->stage, r->model, err) : use_cache(r, p, r->model, err);
+        if (!is_live(r->o)) return use_cache(r, p, r->model, err);
+        ML_TRY(go_there(r, p, r->model, true, err));
+        return ml_dpo_use_live_reference(p->stage, r->model, err);
     }
     ml_model *reference;
     ML_TRY(ml_model_make(&r->config, ML_F32, false, &reference, err));
@@ -62,6 +80,7 @@ static ml_status make_reference(ml_recipe_run *r, tuning_run *p, ml_error *err)
     if (status == ML_OK) status = ml_dpo_identify(p->stage, reference, err);
     if (status == ML_OK && is_live(r->o)) {
         p->reference = reference;
+        ML_TRY(go_there(r, p, reference, true, err));
         return ml_dpo_use_live_reference(p->stage, reference, err);
     }
     if (status == ML_OK) status = use_cache(r, p, reference, err);
@@ -87,7 +106,8 @@ static ml_status prepare(ml_recipe_run *r, ml_error *err)
         .feed = { .batch = p->n_pair, .seq = t->seq, .seed = t->seed, .eval_rows = ml_options_int(r->o, "eval.rows") },
         .beta = ml_options_real(r->o, "dpo.beta"),
         .loss = strcmp(ml_options_text(r->o, "dpo.loss"), "ipo") ? ML_DPO_SIGMOID : ML_DPO_IPO,
-        .chosen = ml_options_real(r->o, "dpo.chosen")
+        .chosen = ml_options_real(r->o, "dpo.chosen"),
+        .precision = t->precision
     };
     drop_stage(p); /* of an attempt that failed later on */
     ML_TRY(ml_dpo_make(p->tuning.rows, &config, &p->stage, err));

@@ -144,8 +144,23 @@ static ml_status check_processor(const ml_options *o, ml_error *err)
     return ML_OK;
 }
 
-ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, ml_train_config *train,
-                                  const char **way, ml_error *err)
+/* What stays beside an adapter has neither gradients nor moments: there is one way. */
+static ml_status place_adapter(const char *memory, bool bf16_moments, ml_train_config *train, const char **way,
+                               ml_error *err)
+{
+    *way = "plain";
+    train->placing = ML_PLACE_F32;
+    train->moments = (ml_optim_storage){ .bf16 = bf16_moments };
+    if (!strcmp(memory, "auto") || !strcmp(memory, "plain")) return ML_OK;
+    return ml_fail(
+        err, ML_EINVAL,
+        "train.memory %s is for whole models: an adapter's weights stay as they are, and its own numbers are "
+        "few: leave it out",
+        memory);
+}
+
+ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, bool has_adapter, int64_t taken,
+                                  ml_train_config *train, const char **way, ml_error *err)
 {
     *way = "";
     if (!train->device) return check_processor(o, err);
@@ -153,6 +168,7 @@ ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, 
     bool bf16_moments = !strcmp(ml_options_text(o, "optim.moments"), "bf16");
     int64_t tokens = train->batch * train->seq;
     train->precision = strcmp(ml_options_text(o, "train.precision"), "f32") ? ML_PRECISION_BF16 : ML_PRECISION_F32;
+    if (has_adapter) return place_adapter(memory, bf16_moments, train, way, err);
     if (!strcmp(memory, "split") && train->precision == ML_PRECISION_F32) {
         return ml_fail(err, ML_EINVAL,
                        "train.memory split keeps no fp32 weights, which train.precision f32 reads: set it to plain or "
@@ -160,7 +176,7 @@ ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, 
     }
     ml_device_plan_choice choice =
         ml_train_choose_place(config, tokens, &train->optim, train->recompute, train->precision, bf16_moments,
-                              ml_device_get_info(train->device).free_bytes, ml_memory_available());
+                              ml_device_get_info(train->device).free_bytes - taken, ml_memory_available() - taken);
     for (int i = 0; i < ML_N_PLACE_WAY; i++) {
         if (!strcmp(memory, ml_train_place_way_name(i))) choice = ml_train_place_way(i, train->precision, bf16_moments);
     }

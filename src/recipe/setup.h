@@ -10,10 +10,12 @@
 ml_status ml_recipe_train_config(const ml_options *o, const ml_listener *listener, ml_train_config *out, ml_error *err);
 
 /* What a device computes with and how its memory is used: from train.precision, train.memory and optim.moments, for a
- * model of this configuration, into *train (whose device is set: NULL is the processor).  ML_EINVAL for what only a GPU
- * can do where there is none.  way: the name of how weights lie on the device. */
-ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, ml_train_config *train,
-                                  const char **way, ml_error *err);
+ * model of this configuration (or an adapter beside it), into *train (whose device is set: NULL is the processor).
+ * ML_EINVAL for what only a GPU can do where there is none.
+ *   taken  bytes on the device, and as many here, that something else is going to have
+ *   way    the name of how weights lie on the device */
+ml_status ml_recipe_device_config(const ml_options *o, const ml_config *config, bool has_adapter, int64_t taken,
+                                  ml_train_config *train, const char **way, ml_error *err);
 
 /* From section adapter: *has_adapter false when its kind is none.  ML_EINVAL when other keys are set all the same.
  * Texts point into `o`. */

@@ -107,33 +107,36 @@ static int64_t count_weight_bytes(const ml_model *m)
     return n_bytes;
 }
 
+static ml_device_plan_choice get_choice(const ml_train_config *c)
+{
+    return (ml_device_plan_choice){ .precision = c->precision, .placing = c->placing, .moments = c->moments };
+}
+
 static ml_status plan_adapter(ml_trainer *t, ml_error *err)
 {
     const ml_recipe_run *r = &t->run;
     const ml_adapter_config *a = &r->adapter_config;
     int64_t n_param, n_bytes = count_weight_bytes(r->model), n_token = r->train.batch * r->train.seq;
     ML_TRY(ml_adapter_plan(a, &r->config, &n_param, err));
-    ml_train_plan_adapter(&t->plan, &r->config, n_param, n_bytes, a->dora, n_token, r->train.recompute);
+    if (t->device) {
+        ml_device_plan_choice choice = get_choice(&r->train);
+        ml_adapter_facts facts = { .n_param = n_param, .rank = a->rank, .weight_bytes = n_bytes, .dora = a->dora };
+        t->plan = ml_train_make_adapter_device_plan(&r->config, n_token, &r->train.optim, r->train.recompute, &choice,
+                                                    &facts);
+    } else {
+        ml_train_plan_adapter(&t->plan, &r->config, n_param, n_bytes, a->dora, n_token, r->train.recompute);
+    }
     ml_listener_say(&t->listener, "%s of rank %lld: %lld numbers are trained, beside %.1f MB of weights that stay",
                     a->dora ? "dora" : "lora", (long long)a->rank, (long long)n_param, (double)n_bytes / 1e6);
     return ML_OK;
 }
 
-/* With an adapter the processor trains: a GPU that was asked for is then an error. */
 static ml_status choose_device(ml_trainer *t, ml_error *err)
 {
     char choice[256];
     const char *wanted = t->config.device ? t->config.device : "cpu";
-    bool is_auto = !strcmp(wanted, "auto"), is_cpu = !strcmp(wanted, "cpu");
-    if (t->run.has_adapter && is_auto) {
-        snprintf(choice, sizeof choice, "cpu (adapters are trained there only)");
-    } else {
-        ML_TRY(ml_device_choose(wanted, &t->device, choice, err));
-    }
-    if (t->run.has_adapter && t->device) {
-        return ml_fail(err, ML_EINVAL,
-                       "adapters are trained on the processor only: give --device cpu, or adapter.kind none");
-    }
+    bool is_cpu = !strcmp(wanted, "cpu");
+    ML_TRY(ml_device_choose(wanted, &t->device, choice, err));
     if (t->device)
         snprintf(t->device_name, sizeof t->device_name, "cuda:%d", ml_device_get_info(t->device).index);
     else
@@ -145,12 +148,10 @@ static ml_status choose_device(ml_trainer *t, ml_error *err)
 
 static int64_t memory_available(const ml_trainer *t)
 {
-    return t->device ? ml_device_get_info(t->device).free_bytes : ml_memory_available();
-}
-
-static ml_device_plan_choice get_choice(const ml_train_config *c)
-{
-    return (ml_device_plan_choice){ .precision = c->precision, .placing = c->placing, .moments = c->moments };
+    if (!t->device) return ml_memory_available();
+    /* Weights that stay may lie there already. */
+    bool is_there = t->run.has_adapter && t->run.model && t->run.model->device;
+    return ml_device_get_info(t->device).free_bytes + (is_there ? count_weight_bytes(t->run.model) : 0);
 }
 
 static ml_status make_run_plan(ml_trainer *t, ml_error *err)
@@ -158,7 +159,7 @@ static ml_status make_run_plan(ml_trainer *t, ml_error *err)
     ml_train_config *c = &t->run.train;
     int64_t tokens = c->batch * c->seq;
     const char *way;
-    ML_TRY(ml_recipe_device_config(t->o, &t->run.config, c, &way, err));
+    ML_TRY(ml_recipe_device_config(t->o, &t->run.config, t->run.has_adapter, 4 * t->run.n_frozen, c, &way, err));
     if (!t->device) {
         t->plan = ml_train_make_plan(&t->run.config, tokens, c->optim.name == ML_OPTIM_MUON, c->recompute);
         return ML_OK;
@@ -175,10 +176,9 @@ static ml_status make_plan(ml_trainer *t, ml_error *err)
     char text[512];
     ML_TRY(make_run_plan(t, err));
     if (t->run.has_adapter) ML_TRY(plan_adapter(t, err));
-    if (!t->device) { /* else that lies in this machine's memory */
-        t->plan.weights += 4 * t->run.n_frozen;
-        t->plan.total += 4 * t->run.n_frozen;
-    }
+    t->plan.weights += 4 * t->run.n_frozen;
+    t->plan.total += 4 * t->run.n_frozen;
+    if (t->device) t->plan.host += 4 * t->run.n_frozen; /* where it came from */
     t->n_params = ml_model_count(&t->run.config);
     t->available = memory_available(t);
     ml_train_format_plan(&t->plan, text, sizeof text);

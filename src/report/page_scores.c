@@ -4,6 +4,8 @@
 #include "base/markup.h"
 #include "report/scores.h"
 
+#include <math.h>
+
 static void put_score(const ml_report_run *r, const ml_report_measure *m, FILE *out)
 {
     ml_report_score s;
@@ -11,6 +13,8 @@ static void put_score(const ml_report_run *r, const ml_report_measure *m, FILE *
     if (ml_report_score_find(r, m, &s)) {
         if (s.of > 0) {
             fprintf(out, "%lld of %lld (%.1f %%)", s.count, s.of, 100 * (double)s.count / (double)s.of);
+        } else if (!isfinite(s.value)) {
+            fputs("no number", out);
         } else {
             fprintf(out, "%.4g", s.value);
             if (s.error > 0) fprintf(out, " ± %.2g", s.error);

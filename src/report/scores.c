@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct {
@@ -92,10 +93,11 @@ bool ml_report_score_find(const ml_report_run *r, const ml_report_measure *m, ml
     for (size_t i = json_array_size(r->evals); i-- > 0;) {
         const json_t *record = json_array_get(r->evals, i), *score = find_in(record, m);
         if (!score) continue;
+        const json_t *value = json_object_get(score, "value"); /* null: the model gave no number */
         *out = (ml_report_score){ .step = json_integer_value(json_object_get(record, "step")),
                                   .count = json_integer_value(json_object_get(score, "count")),
                                   .of = json_integer_value(json_object_get(score, "of")),
-                                  .value = json_number_value(json_object_get(score, "value")),
+                                  .value = json_is_number(value) ? json_number_value(value) : (double)NAN,
                                   .error = json_number_value(json_object_get(score, "error")) };
         return true;
     }

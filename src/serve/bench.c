@@ -113,12 +113,12 @@ static json_t *mode_object(const bench *b, int mode)
     json_t *list = json_array();
     for (int64_t i = 0; i < n; i++) {
         mean += b->rate[mode][i] / (double)n;
-        json_array_append_new(list, json_real(b->rate[mode][i]));
+        json_array_append_new(list, ml_json_number(b->rate[mode][i]));
     }
     memcpy(sorted, b->rate[mode], (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, compare);
-    return json_pack("{s:b, s:f, s:f, s:o}", "kv_cache", mode == 0, "mean", mean, "median",
-                     0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]), "tokens_per_second", list);
+    return json_pack("{s:b, s:o, s:o, s:o}", "kv_cache", mode == 0, "mean", ml_json_number(mean), "median",
+                     ml_json_number(0.5 * (sorted[(n - 1) / 2] + sorted[n / 2])), "tokens_per_second", list);
 }
 
 static ml_status reply(bench *b, bool undisturbed, ml_error *err)

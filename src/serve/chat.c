@@ -1,11 +1,8 @@
 /* POST /v1/chat/completions */
 #include "base/alloc.h"
-#include "base/clock.h"
-#include "serve/answer.h"
 #include "serve/handlers.h"
-#include "serve/ids.h"
 #include "serve/prompt.h"
-#include "serve/server_internal.h"
+#include "serve/reply.h"
 
 #include <string.h>
 
@@ -19,22 +16,14 @@ typedef struct {
 } sent;
 
 typedef struct {
-    ml_web *h;
-    ml_params params;
-    ml_served *named, *served;
-    ml_answers answers;
+    ml_reply r;
     sent *sent; /* [n_choice] */
-    char id[48], trace_id[ML_TRACE_ID_BYTES];
-    json_int_t created;
 } chat;
 
 static void free_chat(void *arg)
 {
     chat *c = arg;
-    if (!c) return;
-    ml_answers_free(&c->answers);
-    ml_models_release(c->h->server->models, c->named);
-    ml_params_free(&c->params);
+    ml_reply_free(&c->r);
     ml_free(c->sent);
     ml_free(c);
 }
@@ -48,11 +37,12 @@ static json_t *scored_token(const ml_choice *c, int64_t i)
     json_t *top = json_array();
     for (int64_t k = 0; k < c->all->params->n_top; k++) {
         if (s.top_id[k] < 0) continue;
-        json_array_append_new(top, json_pack("{s:o, s:f, s:o}", "token", ml_piece_text(t, s.top_id[k]), "logprob",
-                                             s.top_logprob[k], "bytes", ml_piece_bytes(t, s.top_id[k])));
+        json_array_append_new(top,
+                              json_pack("{s:o, s:o, s:o}", "token", ml_piece_text(t, s.top_id[k]), "logprob",
+                                        ml_json_number(s.top_logprob[k]), "bytes", ml_piece_bytes(t, s.top_id[k])));
     }
-    return json_pack("{s:o, s:f, s:o, s:o}", "token", ml_piece_text(t, c->id[i]), "logprob", s.logprob, "bytes",
-                     ml_piece_bytes(t, c->id[i]), "top_logprobs", top);
+    return json_pack("{s:o, s:o, s:o, s:o}", "token", ml_piece_text(t, c->id[i]), "logprob", ml_json_number(s.logprob),
+                     "bytes", ml_piece_bytes(t, c->id[i]), "top_logprobs", top);
 }
 
 /* Log-probabilities of tokens [from, to); null when they were not asked for. */
@@ -74,50 +64,30 @@ static json_t *whole_choice(ml_choice *c)
                      logprobs(c, 0, c->n_counts), "finish_reason", c->finish_reason);
 }
 
-/* What is known when all are done. */
-static ml_status finish(chat *c, ml_error *err)
-{
-    ml_answers_count(&c->answers);
-    return c->params.trace ? ml_traces_keep(c->h->server->traces, &c->answers.choice[0], c->trace_id, err) : ML_OK;
-}
-
-static json_t *extra(const chat *c)
-{
-    return ml_answers_extra(&c->answers, c->trace_id[0] ? c->trace_id : NULL);
-}
-
 /* ---- in one piece ---- */
 
 static ml_status reply_whole(chat *c, ml_error *err)
 {
-    ML_TRY(ml_answers_finish(&c->answers, err));
-    ML_TRY(finish(c, err));
+    ml_answers *a = &c->r.answers;
+    ML_TRY(ml_answers_finish(a, err));
+    ML_TRY(ml_reply_finish(&c->r, err));
     json_t *choices = json_array();
-    for (size_t i = 0; i < c->answers.n_choice; i++) {
-        json_array_append_new(choices, whole_choice(&c->answers.choice[i]));
-    }
-    json_t *all = json_pack("{s:s, s:s, s:I, s:s, s:o, s:o, s:o}", "id", c->id, "object", "chat.completion", "created",
-                            c->created, "model", c->named->id, "choices", choices, "usage",
-                            ml_answers_usage(&c->answers), "moonlight", extra(c));
-    return ml_web_reply_json(c->h, 200, all, err);
+    for (size_t i = 0; i < a->n_choice; i++) json_array_append_new(choices, whole_choice(&a->choice[i]));
+    json_t *all = ml_reply_object(&c->r, "chat.completion", choices);
+    ml_reply_add_figures(&c->r, all);
+    return ml_web_reply_json(c->r.h, 200, all, err);
 }
 
 /* ---- as events ---- */
 
-static json_t *chunk(const chat *c, json_t *choices)
-{
-    json_t *out = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "chat.completion.chunk", "created",
-                            c->created, "model", c->named->id, "choices", choices);
-    if (c->params.include_usage) json_object_set_new(out, "usage", json_null()); /* the last one has it */
-    return out;
-}
+static const char chunk[] = "chat.completion.chunk";
 
 static ml_status put_delta(const chat *c, const ml_choice *choice, json_t *delta, json_t *scores, json_t *routing,
                            ml_chars *out, ml_error *err)
 {
     json_t *one = json_pack("[{s:I, s:o, s:o, s:s?}]", "index", (json_int_t)choice->index, "delta", delta, "logprobs",
                             scores, "finish_reason", NULL);
-    json_t *whole = chunk(c, one);
+    json_t *whole = ml_reply_object(&c->r, chunk, one);
     if (routing) json_object_set_new(whole, "moonlight", json_pack("{s:o}", "tokens", routing));
     return ml_web_put_event(out, whole, err);
 }
@@ -204,11 +174,14 @@ static json_t *new_delta(const ml_choice *c, sent *s)
     return delta;
 }
 
-static ml_status put_news(chat *c, ml_choice *choice, sent *s, ml_chars *out, ml_error *err)
+static ml_status put_news(void *arg, size_t i, ml_chars *out, ml_error *err)
 {
+    chat *c = arg;
+    const ml_choice *choice = &c->r.answers.choice[i];
+    sent *s = &c->sent[i];
     if (s->finish) return ML_OK;
     json_t *delta = new_delta(choice, s), *routing = new_routing(choice, s), *scores = json_null();
-    if (choice->n_counts > s->n_scored && c->params.logprobs) {
+    if (choice->n_counts > s->n_scored && c->r.params.logprobs) {
         scores = logprobs(choice, s->n_scored, choice->n_counts);
         s->n_scored = choice->n_counts;
     }
@@ -220,71 +193,31 @@ static ml_status put_news(chat *c, ml_choice *choice, sent *s, ml_chars *out, ml
     }
     if (!choice->done) return ML_OK;
     s->finish = true;
-    return ml_web_put_event(out,
-                            chunk(c, json_pack("[{s:I, s:{}, s:n, s:s}]", "index", (json_int_t)choice->index, "delta",
-                                               "logprobs", "finish_reason", choice->finish_reason)),
-                            err);
-}
-
-static ml_status put_end(chat *c, ml_chars *out, ml_error *err)
-{
-    ML_TRY(finish(c, err));
-    if (c->params.include_usage) {
-        json_t *last = chunk(c, json_array());
-        json_object_set_new(last, "usage", ml_answers_usage(&c->answers));
-        json_object_set_new(last, "moonlight", extra(c));
-        ML_TRY(ml_web_put_event(out, last, err));
-    }
-    return ml_chars_append(out, "data: [DONE]\n\n", 14, err);
-}
-
-/* An answer that cannot go on says so before the stream ends. */
-static ml_status put_failure(chat *c, ml_chars *out, const ml_error *failure, ml_error *err)
-{
-    ML_TRY(ml_web_put_event(out, ml_web_error_object(c->h, failure, NULL), err));
-    return ml_chars_append(out, "data: [DONE]\n\n", 14, err);
+    json_t *last = json_pack("[{s:I, s:{}, s:n, s:s}]", "index", (json_int_t)choice->index, "delta", "logprobs",
+                             "finish_reason", choice->finish_reason);
+    return ml_web_put_event(out, ml_reply_object(&c->r, chunk, last), err);
 }
 
 static ml_status next(void *arg, ml_chars *out, bool *end, ml_error *err)
 {
     chat *c = arg;
-    ml_answers *a = &c->answers;
     bool begun = c->sent[0].role;
-    if (begun) ml_answers_wait(a); /* the role comes at once: the client sees that it was heard */
-    for (size_t i = 0; i < a->n_choice; i++) {
-        ml_error failure;
-        if (ml_choice_advance(&a->choice[i], &failure) != ML_OK) {
-            *end = true;
-            return put_failure(c, out, &failure, err);
-        }
-        ML_TRY(put_news(c, &a->choice[i], &c->sent[i], out, err));
-    }
-    *end = ml_answers_are_done(a);
-    return *end ? put_end(c, out, err) : ML_OK;
+    if (begun) ml_answers_wait(&c->r.answers); /* the role comes at once: the client sees that it was heard */
+    return ml_reply_next(&c->r, put_news, c, chunk, out, end, err);
 }
 
 /* ---- the handler ---- */
 
 static ml_status begin(chat *c, ml_error *err)
 {
-    ml_params *p = &c->params;
-    ML_TRY(ml_params_read(c->h, ML_FOR_CHAT, p, err));
-    if (!p->logprobs && p->n_top) {
-        return ml_web_refuse(c->h, err, 400, "top_logprobs", "top_logprobs: needs logprobs");
-    }
-    if (p->trace && p->n > 1) return ml_web_refuse(c->h, err, 400, "trace", "trace: expected n to be 1");
-    ML_TRY(ml_models_acquire(c->h, p->model, &c->named, err));
-    c->served = ml_served_model(c->named);
-    ml_ids *prompt = ml_calloc(1, sizeof *prompt);
-    if (!prompt) return ml_fail_memory(err, sizeof *prompt, "a prompt");
-    const json_t *tools = p->tools_off || json_array_size(p->tools) == 0 ? NULL : p->tools;
-    ml_status status = ml_prompt_from_messages(c->h, c->served, p->messages, tools, prompt, err);
-    if (status != ML_OK) {
-        ml_prompts_free(prompt, 1);
-        return status;
-    }
-    ML_TRY(ml_answers_start(&c->answers, c->h, c->named, p, prompt, 1, &c->served->format, err));
-    c->sent = ml_calloc(c->answers.n_choice, sizeof *c->sent);
+    ml_web *h = c->r.h;
+    ml_params *p = &c->r.params;
+    ML_TRY(ml_params_read(h, ML_FOR_CHAT, p, err));
+    if (!p->logprobs && p->n_top) return ml_web_refuse(h, err, 400, "top_logprobs", "top_logprobs: needs logprobs");
+    if (p->trace && p->n > 1) return ml_web_refuse(h, err, 400, "trace", "trace: expected n to be 1");
+    ML_TRY(ml_models_acquire(h, p->model, &c->r.named, err));
+    ML_TRY(ml_reply_start_messages(&c->r, err));
+    c->sent = ml_calloc(c->r.answers.n_choice, sizeof *c->sent);
     return c->sent ? ML_OK : ml_fail_memory(err, 0, "answers");
 }
 
@@ -292,11 +225,9 @@ ml_status ml_openai_chat(ml_web *h, ml_error *err)
 {
     chat *c = ml_calloc(1, sizeof *c);
     if (!c) return ml_fail_memory(err, sizeof *c, "a request");
-    c->h = h;
-    c->created = (json_int_t)ml_clock_unix_seconds();
-    ml_make_id("chatcmpl-", c->id, sizeof c->id);
+    ml_reply_begin(&c->r, h, "chatcmpl-");
     ml_status status = begin(c, err);
-    if (status == ML_OK && c->params.stream) {
+    if (status == ML_OK && c->r.params.stream) {
         const ml_web_source source = { c, next, free_chat, true };
         return ml_web_stream(h, "text/event-stream", &source, err);
     }

@@ -1,11 +1,8 @@
 /* POST /v1/completions */
 #include "base/alloc.h"
-#include "base/clock.h"
-#include "serve/answer.h"
 #include "serve/handlers.h"
-#include "serve/ids.h"
 #include "serve/prompt.h"
-#include "serve/server_internal.h"
+#include "serve/reply.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,21 +16,16 @@ typedef struct {
 } sent;
 
 typedef struct {
-    ml_web *h;
-    ml_params params;
-    ml_served *named, *served;
-    ml_answers answers;
+    ml_reply r;
     sent *sent; /* [n_choice] */
-    char id[48], trace_id[ML_TRACE_ID_BYTES];
-    json_int_t created;
 } completion;
+
+static const char object[] = "text_completion";
 
 static void free_completion(void *arg)
 {
     completion *c = arg;
-    ml_answers_free(&c->answers);
-    ml_models_release(c->h->server->models, c->named);
-    ml_params_free(&c->params);
+    ml_reply_free(&c->r);
     ml_free(c->sent);
     ml_free(c);
 }
@@ -61,7 +53,7 @@ static json_t *top_of(const ml_choice *c, const ml_scored *s, const char *own)
         json_t *text = ml_piece_text(t, s->top_id[k]);
         /* Two tokens may look alike: the likelier one keeps its place. */
         if (!json_object_get(top, json_string_value(text))) {
-            json_object_set_new(top, json_string_value(text), json_real(s->top_logprob[k]));
+            json_object_set_new(top, json_string_value(text), ml_json_number(s->top_logprob[k]));
         }
         json_decref(text);
     }
@@ -78,7 +70,7 @@ static int64_t add_token(const ml_choice *c, int64_t i, bool prompt, int64_t off
     json_array_append_new(out->offsets, json_integer(offset));
     offset += count_characters(json_string_value(text));
     json_array_append(out->tokens, text);
-    json_array_append_new(out->logprobs, scored && isfinite(s.logprob) ? json_real(s.logprob) : json_null());
+    json_array_append_new(out->logprobs, scored ? ml_json_number(s.logprob) : json_null());
     json_array_append_new(out->top, scored ? top_of(c, &s, json_string_value(text)) : json_null());
     json_decref(text);
     return offset;
@@ -132,118 +124,82 @@ static ml_status new_text(const ml_choice *c, sent *s, json_t **out, ml_error *e
     return status;
 }
 
-static json_t *whole(const completion *c, json_t *choices)
-{
-    json_t *out = json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", c->id, "object", "text_completion", "created",
-                            c->created, "model", c->named->id, "choices", choices);
-    if (c->params.include_usage) json_object_set_new(out, "usage", json_null()); /* the last one has it */
-    return out;
-}
-
-static ml_status finish(completion *c, ml_error *err)
-{
-    ml_answers_count(&c->answers);
-    return c->params.trace ? ml_traces_keep(c->h->server->traces, &c->answers.choice[0], c->trace_id, err) : ML_OK;
-}
-
-static json_t *extra(const completion *c)
-{
-    return ml_answers_extra(&c->answers, c->trace_id[0] ? c->trace_id : NULL);
-}
+/* ---- in one piece ---- */
 
 static ml_status reply_whole(completion *c, ml_error *err)
 {
-    ML_TRY(ml_answers_finish(&c->answers, err));
-    ML_TRY(finish(c, err));
+    ml_answers *a = &c->r.answers;
+    ML_TRY(ml_answers_finish(a, err));
+    ML_TRY(ml_reply_finish(&c->r, err));
     json_t *choices = json_array(), *text;
-    for (size_t i = 0; i < c->answers.n_choice; i++) {
-        ml_choice *choice = &c->answers.choice[i];
-        bool echo = c->params.echo;
+    for (size_t i = 0; i < a->n_choice; i++) {
+        ml_choice *choice = &a->choice[i];
         ml_status status = new_text(choice, &c->sent[i], &text, err);
         if (status != ML_OK) {
             json_decref(choices);
             return status;
         }
-        json_t *scores = logprobs(choice, &c->sent[i], echo, n_scored(choice));
+        json_t *scores = logprobs(choice, &c->sent[i], c->r.params.echo, n_scored(choice));
         json_array_append_new(choices, choice_object(choice, text, scores, choice->finish_reason));
     }
-    json_t *all = whole(c, choices);
-    json_object_set_new(all, "usage", ml_answers_usage(&c->answers));
-    json_object_set_new(all, "moonlight", extra(c));
-    return ml_web_reply_json(c->h, 200, all, err);
+    json_t *all = ml_reply_object(&c->r, object, choices);
+    ml_reply_add_figures(&c->r, all);
+    return ml_web_reply_json(c->r.h, 200, all, err);
 }
 
 /* ---- as events ---- */
 
-static ml_status put_news(completion *c, ml_choice *choice, sent *s, ml_chars *out, ml_error *err)
+static ml_status put_news(void *arg, size_t i, ml_chars *out, ml_error *err)
 {
+    completion *c = arg;
+    const ml_choice *choice = &c->r.answers.choice[i];
+    sent *s = &c->sent[i];
     if (s->finish) return ML_OK;
-    bool echo = c->params.echo && !s->prompt;
+    bool echo = c->r.params.echo && !s->prompt;
     if (echo && !choice->done && choice->n_taken == 0) return ML_OK; /* the prompt has not been read */
-    bool news = echo || choice->n_text > s->text || (c->params.logprobs && choice->n_counts > s->n_scored);
+    bool news = echo || choice->n_text > s->text || (c->r.params.logprobs && choice->n_counts > s->n_scored);
     if (!news && !choice->done) return ML_OK;
     json_t *text;
     ML_TRY(new_text(choice, s, &text, err));
     json_t *scores = logprobs(choice, s, echo, n_scored(choice));
     s->finish = choice->done;
     const char *reason = choice->done ? choice->finish_reason : NULL;
-    return ml_web_put_event(out, whole(c, json_pack("[o]", choice_object(choice, text, scores, reason))), err);
-}
-
-static ml_status put_end(completion *c, ml_chars *out, ml_error *err)
-{
-    ML_TRY(finish(c, err));
-    if (c->params.include_usage) {
-        json_t *last = whole(c, json_array());
-        json_object_set_new(last, "usage", ml_answers_usage(&c->answers));
-        json_object_set_new(last, "moonlight", extra(c));
-        ML_TRY(ml_web_put_event(out, last, err));
-    }
-    return ml_chars_append(out, "data: [DONE]\n\n", 14, err);
+    json_t *one = json_pack("[o]", choice_object(choice, text, scores, reason));
+    return ml_web_put_event(out, ml_reply_object(&c->r, object, one), err);
 }
 
 static ml_status next(void *arg, ml_chars *out, bool *end, ml_error *err)
 {
     completion *c = arg;
-    ml_answers *a = &c->answers;
-    ml_answers_wait(a);
-    for (size_t i = 0; i < a->n_choice; i++) {
-        ml_error failure;
-        if (ml_choice_advance(&a->choice[i], &failure) != ML_OK) {
-            *end = true;
-            ML_TRY(ml_web_put_event(out, ml_web_error_object(c->h, &failure, NULL), err));
-            return ml_chars_append(out, "data: [DONE]\n\n", 14, err);
-        }
-        ML_TRY(put_news(c, &a->choice[i], &c->sent[i], out, err));
-    }
-    *end = ml_answers_are_done(a);
-    return *end ? put_end(c, out, err) : ML_OK;
+    ml_answers_wait(&c->r.answers);
+    return ml_reply_next(&c->r, put_news, c, object, out, end, err);
 }
 
 /* ---- the handler ---- */
 
 static ml_status begin(completion *c, ml_error *err)
 {
-    ml_params *p = &c->params;
+    ml_web *h = c->r.h;
+    ml_params *p = &c->r.params;
     ml_chat_format none;
     ml_ids *prompt;
     size_t n;
-    ML_TRY(ml_params_read(c->h, ML_FOR_COMPLETION, p, err));
-    if (!p->prompt) return ml_web_refuse(c->h, err, 400, "prompt", "prompt: expected a text or token ids");
+    ML_TRY(ml_params_read(h, ML_FOR_COMPLETION, p, err));
+    if (!p->prompt) return ml_web_refuse(h, err, 400, "prompt", "prompt: expected a text or token ids");
     if (p->max_tokens == 0 && !p->echo) {
-        return ml_web_refuse(c->h, err, 400, "max_tokens", "max_tokens: 0 makes sense with echo only");
+        return ml_web_refuse(h, err, 400, "max_tokens", "max_tokens: 0 makes sense with echo only");
     }
     if (p->max_tokens == 0 && !p->logprobs) p->logprobs = true; /* the prompt is read in any case */
-    ML_TRY(ml_models_acquire(c->h, p->model, &c->named, err));
-    c->served = ml_served_model(c->named);
-    ML_TRY(ml_chat_choose(c->served->m.tokenizer, "none", NULL, &none, err));
-    ML_TRY(ml_prompts_from_json(c->h, c->served, p->prompt, "prompt", &prompt, &n, err));
+    ML_TRY(ml_models_acquire(h, p->model, &c->r.named, err));
+    const ml_served *served = ml_served_model(c->r.named);
+    ML_TRY(ml_chat_choose(served->m.tokenizer, "none", NULL, &none, err));
+    ML_TRY(ml_prompts_from_json(h, served, p->prompt, "prompt", &prompt, &n, err));
     if (p->trace && (p->n > 1 || n > 1)) {
         ml_prompts_free(prompt, n);
-        return ml_web_refuse(c->h, err, 400, "trace", "trace: expected one prompt, and n to be 1");
+        return ml_web_refuse(h, err, 400, "trace", "trace: expected one prompt, and n to be 1");
     }
-    ML_TRY(ml_answers_start(&c->answers, c->h, c->named, p, prompt, n, &none, err));
-    c->sent = ml_calloc(c->answers.n_choice, sizeof *c->sent);
+    ML_TRY(ml_answers_start(&c->r.answers, h, c->r.named, p, prompt, n, &none, err));
+    c->sent = ml_calloc(c->r.answers.n_choice, sizeof *c->sent);
     return c->sent ? ML_OK : ml_fail_memory(err, 0, "answers");
 }
 
@@ -251,11 +207,9 @@ ml_status ml_openai_completions(ml_web *h, ml_error *err)
 {
     completion *c = ml_calloc(1, sizeof *c);
     if (!c) return ml_fail_memory(err, sizeof *c, "a request");
-    c->h = h;
-    c->created = (json_int_t)ml_clock_unix_seconds();
-    ml_make_id("cmpl-", c->id, sizeof c->id);
+    ml_reply_begin(&c->r, h, "cmpl-");
     ml_status status = begin(c, err);
-    if (status == ML_OK && c->params.stream) {
+    if (status == ML_OK && c->r.params.stream) {
         const ml_web_source source = { c, next, free_completion, true };
         return ml_web_stream(h, "text/event-stream", &source, err);
     }

@@ -100,7 +100,7 @@ static json_t *embedding(const input *in, bool as_base64)
     double scale = square > 0 ? 1 / sqrt(square) : 0;
     if (!as_base64) {
         json_t *list = json_array();
-        for (int64_t i = 0; i < in->width; i++) json_array_append_new(list, json_real(scale * in->sum[i]));
+        for (int64_t i = 0; i < in->width; i++) json_array_append_new(list, ml_json_number(scale * in->sum[i]));
         return list;
     }
     float *value = ml_calloc((size_t)in->width, sizeof *value);

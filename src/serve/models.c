@@ -273,9 +273,11 @@ ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error
     ml_models *m = h->server->models;
     ml_served *found = NULL;
     bool any = false;
+    char failure[ML_MODEL_ID_BYTES + ML_ERROR_MAX + 8] = "";
     pthread_mutex_lock(&m->lock);
     for (size_t i = 0; i < m->n && !found; i++) {
         ml_served *s = m->served[i];
+        if (s->state == ML_STATE_FAILED) snprintf(failure, sizeof failure, "; %s: %s", s->id, s->failure.message);
         if (s->state != ML_STATE_LOADED || ml_served_model(s)->state != ML_STATE_LOADED) continue;
         any = true;
         if (!id || !strcmp(id, s->id)) found = s;
@@ -285,7 +287,7 @@ ml_status ml_models_acquire(ml_web *h, const char *id, ml_served **out, ml_error
     pthread_mutex_unlock(&m->lock);
     *out = found;
     if (found) return ML_OK;
-    if (!any) return ml_web_refuse(h, err, 503, NULL, "no model is loaded: POST /api/models/load loads one");
+    if (!any) return ml_web_refuse(h, err, 503, NULL, "no model is loaded: POST /api/models/load loads one%s", failure);
     return ml_web_refuse(h, err, 404, "model", "there is no loaded model %.200s: GET /v1/models lists them", id);
 }
 

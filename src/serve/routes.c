@@ -48,14 +48,6 @@ static const route routes[] = {
 };
 enum { N_ROUTE = sizeof routes / sizeof routes[0] };
 
-bool ml_route_row(size_t i, const char **method, const char **pattern)
-{
-    if (i >= N_ROUTE) return false;
-    *method = routes[i].method;
-    *pattern = routes[i].pattern;
-    return true;
-}
-
 /* Whether a path is of the pattern; then what {id} stands for, "" where there is none. */
 static bool match(const char *pattern, const char *path, char id[ML_PARAM_BYTES])
 {

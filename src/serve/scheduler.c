@@ -124,7 +124,8 @@ static ml_served *next_served(ml_scheduler *c)
     return NULL;
 }
 
-/* The engine cannot go on: its tasks end with the reason, and another takes its place. */
+/* The engine cannot go on: its tasks end with the reason, and another takes its place, unless the model's device is
+ * lost. */
 static void replace_engine(ml_models *m, ml_served *s, const ml_error *failure)
 {
     ml_engine_stats old = ml_engine_get_stats(s->engine);
@@ -134,13 +135,17 @@ static void replace_engine(ml_models *m, ml_served *s, const ml_error *failure)
     s->gone.n_reused_token += old.n_reused_token;
     ml_engine_free(s->engine);
     s->engine = NULL;
-    while (s->tasks) end_task(m, s->tasks, ML_FINISH_CANCEL, failure);
     ml_error err;
-    if (ml_engine_make(s->m.model, &s->config, &s->engine, &err) == ML_OK) return;
-    pthread_mutex_lock(&m->lock);
-    s->state = ML_STATE_FAILED;
-    s->failure = err;
-    pthread_mutex_unlock(&m->lock);
+    ml_device *device = s->m.model->device;
+    ml_status status = device ? ml_device_wait(device, &err) : ML_OK;
+    if (status == ML_OK) status = ml_engine_make(s->m.model, &s->config, &s->engine, &err);
+    if (status != ML_OK) { /* before its tasks end: no new ones may come that nobody would take up */
+        pthread_mutex_lock(&m->lock);
+        s->state = ML_STATE_FAILED;
+        s->failure = err;
+        pthread_mutex_unlock(&m->lock);
+    }
+    while (s->tasks) end_task(m, s->tasks, ML_FINISH_CANCEL, failure);
 }
 
 /* Hand new tasks to the engine and tell it who no longer wants an answer. */

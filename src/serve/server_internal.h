@@ -43,7 +43,5 @@ bool ml_guard_is_loopback(const char *host);
 /* ---- routes.c ---- */
 /* Find the handler, and let it answer. */
 ml_status ml_route_request(ml_web *h, ml_error *err);
-/* Row i of the table: false behind the last. */
-bool ml_route_row(size_t i, const char **method, const char **pattern);
 
 #endif

@@ -102,10 +102,10 @@ static json_t *one_layer(const ml_routing_trace *t, int64_t place)
     json_t *experts = json_array(), *weights = json_array();
     for (int64_t k = 0; k < t->top_k; k++) {
         json_array_append_new(experts, json_integer(t->expert[place * t->top_k + k]));
-        json_array_append_new(weights, json_real((double)t->weight[place * t->top_k + k]));
+        json_array_append_new(weights, ml_json_number((double)t->weight[place * t->top_k + k]));
     }
-    return json_pack("{s:o, s:o, s:f, s:f}", "experts", experts, "weights", weights, "margin", (double)t->margin[place],
-                     "entropy", (double)t->entropy[place]);
+    return json_pack("{s:o, s:o, s:o, s:o}", "experts", experts, "weights", weights, "margin",
+                     ml_json_number((double)t->margin[place]), "entropy", ml_json_number((double)t->entropy[place]));
 }
 
 /* Layers [from, to) of the trace for token i. */
@@ -115,7 +115,7 @@ static json_t *one_token(const record *r, int64_t i, int64_t from, int64_t to)
     for (int64_t l = from; l < to && i < r->n_read; l++) {
         json_array_append_new(layers, one_layer(&r->trace, i * r->trace.n_layer + l));
     }
-    json_t *logprob = isfinite(r->logprob[i]) ? json_real(r->logprob[i]) : json_null();
+    json_t *logprob = ml_json_number(r->logprob[i]);
     return json_pack("{s:i, s:O, s:b, s:o, s:o}", "id", r->token[i], "text", json_array_get(r->text, (size_t)i),
                      "prompt", i < r->n_prompt, "logprob", logprob, "layers", layers);
 }
@@ -135,7 +135,7 @@ static void add_sums(const record *r, int64_t first, int64_t layer, json_t *usag
     }
     for (int64_t i = first; i < r->n_read; i++) sum += (double)t->entropy[i * t->n_layer + layer];
     json_array_append_new(usage, counts);
-    json_array_append_new(entropy, json_real(r->n_read > first ? sum / (double)(r->n_read - first) : 0));
+    json_array_append_new(entropy, ml_json_number(r->n_read > first ? sum / (double)(r->n_read - first) : 0));
 }
 
 static json_t *record_to_json(const record *r, int64_t only_layer, bool with_prompt)

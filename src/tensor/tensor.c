@@ -141,7 +141,9 @@ ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t 
 {
     if (!ctx->device) return new_description(ctx, dtype, n_dim, dims, data);
     ml_tensor *t = ml_tensor_new(ctx, dtype, n_dim, dims);
-    return t && ml_tensor_write(ctx, t, data) == ML_OK ? t : NULL;
+    if (!t || ml_tensor_write(ctx, t, data) != ML_OK) return NULL;
+    if (dtype == ML_I32) t->here = data;
+    return t;
 }
 
 const void *ml_tensor_read(ml_ctx *ctx, const ml_tensor *x)
@@ -229,15 +231,6 @@ ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
     assert(x->n_dim == 2 && begin >= 0 && n >= 0 && begin + n <= x->dim[1]);
     ml_tensor *v = make_view(ctx, x, begin);
     if (v) v->dim[1] = n;
-    return v;
-}
-
-ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n)
-{
-    if (!x) return NULL;
-    assert(begin >= 0 && n >= 0 && begin + n <= x->dim[0]);
-    ml_tensor *v = make_view(ctx, x, begin * x->stride);
-    if (v) v->dim[0] = n;
     return v;
 }
 

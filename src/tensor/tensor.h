@@ -31,6 +31,8 @@ struct ml_tensor {
     int64_t stride;          /* elements from one index of dimension 0 to the next; >= product of the rest */
     void *data;
     ml_device *device; /* where data and grad lie; NULL: this machine's memory */
+    const void *here;  /* of whole numbers on a device, or NULL: what data is a copy of, for as long as its owner keeps
+                          it  (ml_tensor_wrap).  An operator may plan by it without waiting for the device. */
     ml_layout layout;
     const ml_tensor *part; /* NULL, or [n_part]: dimension 0 is theirs, one after another; then dtype, stride, data and
                               layout are the first part's.  A part has two dimensions; only weights have parts. */
@@ -107,15 +109,13 @@ ml_tensor *ml_tensor_new(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *
 ml_tensor *ml_tensor_new_1d(ml_ctx *ctx, ml_dtype dtype, int64_t n);
 ml_tensor *ml_tensor_new_2d(ml_ctx *ctx, ml_dtype dtype, int64_t rows, int64_t cols);
 /* A description, in the activation arena, of memory of this machine (ids, positions, offsets).  On a device the data is
- * copied there; otherwise it is the caller's, who keeps it. */
+ * copied there; otherwise it is the caller's.  Who gives the tensor to ml_attention_cached keeps it either way. */
 ml_tensor *ml_tensor_wrap(ml_ctx *ctx, ml_dtype dtype, int n_dim, const int64_t *dims, void *data);
 
 /* Views share data and gradient with x.
  *   cols: x [rows, cols] -> [rows, n], columns begin..begin+n
- *   rows: x [rows, ...]  -> [n, ...]
  *   reshape: x contiguous, same number of elements */
 ml_tensor *ml_tensor_cols(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
-ml_tensor *ml_tensor_rows(ml_ctx *ctx, ml_tensor *x, int64_t begin, int64_t n);
 ml_tensor *ml_tensor_reshape(ml_ctx *ctx, ml_tensor *x, int n_dim, const int64_t *dims);
 
 int64_t ml_tensor_count(const ml_tensor *x);
@@ -145,6 +145,12 @@ static inline float *ml_f32(const ml_tensor *x)
 static inline int32_t *ml_i32(const ml_tensor *x)
 {
     return x ? (int32_t *)x->data : NULL;
+}
+
+/* The same where this machine can read them; NULL: only the device knows. */
+static inline const int32_t *ml_i32_here(const ml_tensor *x)
+{
+    return (const int32_t *)(x->device ? x->here : x->data);
 }
 
 #endif

@@ -80,7 +80,7 @@ ml_status ml_device_step_push_guard(ml_loop *t, ml_error *err)
 
 void ml_device_step_begin(ml_loop *t)
 {
-    ml_device_zero(t->there->device, &t->there->report->loss, sizeof t->there->report->loss);
+    ml_device_zero(t->there->device, &t->there->report->step, sizeof t->there->report->step);
     ml_optimizer_prefetch(t->optimizer);
 }
 
@@ -99,12 +99,14 @@ ml_status ml_device_step_end(ml_loop *t, const ml_train_step *result, double hos
                     .n_token = t->stats.n_token,
                     .n_pass = t->stats.n_pass };
     if (host_sum != 0) { /* the guard looks at the loss too */
-        ML_TRY(ml_device_upload(s->device, &s->report->loss, &host_sum, sizeof host_sum, err));
+        ML_TRY(ml_device_upload(s->device, &s->report->step.loss, &host_sum, sizeof host_sum, err));
     }
     ml_ctx_reset(&t->ctx); /* the optimizer's scratch */
     ml_cuda_judge(s->device, ml_optimizer_queue_norm(t->optimizer), t->stats.there, &rule, s->report, control);
     ML_TRY(ml_optimizer_queue_step(t->optimizer, result->lr, &squares, err));
-    double rate = t->model->config.bias_update_rate;
+    if (t->config.adapter) (void)ml_adapter_queue_norms(&t->ctx, t->config.adapter); /* a failure is the context's */
+    ML_TRY(ml_ctx_status(&t->ctx, err));
+    double rate = t->config.adapter ? 0 : t->model->config.bias_update_rate; /* beside an adapter the model stays */
     if (rate > 0 && ml_schedule_moves_bias(&t->config.schedule, result->step - 1)) {
         ml_cuda_update_router_bias(t->model, &t->stats, rate, &control->use);
     }
@@ -142,7 +144,8 @@ ml_status ml_device_step_take(ml_loop *t, ml_train_step *result, ml_guard_verdic
     ml_optimizer_take_step(t->optimizer, control.step);
     *result = p->result;
     *verdict = (ml_guard_verdict)report.verdict;
-    result->ce = report.loss * p->weight;
+    result->ce = report.step.loss * p->weight;
+    if (t->stage->there) result->n_figure = t->stage->figures(t->stage->self, &report.step, result->figure);
     ml_loop_add_losses(t, result);
     result->grad_norm = report.norm;
     result->skipped = *verdict != ML_GUARD_USE;
@@ -157,8 +160,8 @@ ml_status ml_device_step_drop(ml_loop *t, ml_error *err)
     return ml_device_wait(t->there->device, err);
 }
 
-ml_status ml_device_step_read_evaluation(ml_loop *t, double *sum, ml_error *err)
+ml_status ml_device_step_read_evaluation(ml_loop *t, ml_stage_sums *sums, ml_error *err)
 {
     ml_device_steps *s = t->there;
-    return ml_device_download(s->device, sum, &s->report->eval_loss, sizeof *sum, err);
+    return ml_device_download(s->device, sums, &s->report->eval, sizeof *sums, err);
 }

@@ -28,7 +28,7 @@ ml_status ml_device_step_take(ml_loop *t, ml_train_step *result, ml_guard_verdic
 ml_status ml_device_step_drop(ml_loop *t, ml_error *err);
 /* The guard's state goes to the device: after it was loaded. */
 ml_status ml_device_step_push_guard(ml_loop *t, ml_error *err);
-/* The loss that an evaluation has added up; waits. */
-ml_status ml_device_step_read_evaluation(ml_loop *t, double *sum, ml_error *err);
+/* What an evaluation has added up; waits. */
+ml_status ml_device_step_read_evaluation(ml_loop *t, ml_stage_sums *sums, ml_error *err);
 
 #endif

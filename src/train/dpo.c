@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "train/cuda/dpo.h"
 #include "train/plan.h"
 
 #include <math.h>
@@ -25,26 +26,15 @@ struct ml_dpo {
     int64_t n[ML_N_SPLIT];
     char name[ML_SHA256_HEX]; /* of the reference */
     ml_model *live;           /* NULL: cached */
-    ml_ctx ctx;               /* of the reference's passes */
+    ml_ctx ctx;               /* of the reference's passes; on a device, where it is live, they use the loop's */
     bool has_ctx;
     tally seen;
+    double *staged; /* [2 * pairs of a batch] what the reference said, on its way to the device ... */
+    double *there;  /* ... and there, in the context of the micro-step */
     ml_stage stage;
 };
 
 /* ---- the loss ---- */
-
-double ml_dpo_pair_loss(ml_dpo_loss loss, double beta, double difference, double reference_difference, double *slope)
-{
-    double d = difference - reference_difference;
-    if (loss == ML_DPO_IPO) {
-        double miss = d - 1 / (2 * beta);
-        *slope = 2 * miss;
-        return miss * miss;
-    }
-    double m = beta * d;
-    *slope = -beta / (1 + exp(m));
-    return m > 0 ? log1p(exp(-m)) : log1p(exp(m)) - m; /* -log sigmoid(m), for any m */
-}
 
 static int64_t count_answer(const ml_batch *b, int64_t s)
 {
@@ -97,12 +87,19 @@ static int64_t count_pairs(void *self, const ml_batch *b)
     return b->n_seq / 2;
 }
 
-static size_t figures(void *self, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
+static size_t figures(void *self, const ml_stage_sums *sums, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
 {
     ml_dpo *d = self;
     tally t = d->seen;
+    if (sums) {
+        t = (tally){ .n_pair = (int64_t)sums->of[ML_DPO_N_PAIR],
+                     .n_right = (int64_t)sums->of[ML_DPO_N_RIGHT],
+                     .chosen = sums->of[ML_DPO_CHOSEN],
+                     .rejected = sums->of[ML_DPO_REJECTED] };
+    } else {
+        d->seen = (tally){ 0 };
+    }
     double n = t.n_pair ? (double)t.n_pair : 1;
-    d->seen = (tally){ 0 };
     figure[0] = (ml_stage_figure){ "reward_accuracy", (double)t.n_right / n };
     figure[1] = (ml_stage_figure){ "reward_margin", (t.chosen - t.rejected) / n };
     figure[2] = (ml_stage_figure){ "reward_chosen", t.chosen / n };
@@ -110,15 +107,61 @@ static size_t figures(void *self, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
     return 4;
 }
 
+/* ---- the loss on a device ---- */
+
+/* What the live reference makes of the batch, or what it said before. */
+static ml_status prepare_there(void *self, ml_ctx *ctx, const ml_batch *b, const ml_model_input *input,
+                               ml_tensor *target, bool training, ml_error *err)
+{
+    ml_dpo *d = self;
+    size_t n_bytes = (size_t)b->n_seq * sizeof *d->there;
+    d->there = ml_ctx_scratch_data(ctx, n_bytes);
+    if (!d->there) return ml_ctx_status(ctx, err);
+    if (!d->live || !d->live->device) {
+        for (int64_t s = 0; s < b->n_seq; s += 2) {
+            const pair_logp *ref = &d->reference[training ? ML_SPLIT_TRAIN : ML_SPLIT_VAL][b->row[s]];
+            d->staged[s] = ref->chosen;
+            d->staged[s + 1] = ref->rejected;
+        }
+        return ml_device_upload(ctx->device, d->there, d->staged, n_bytes, err);
+    }
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    ml_model_input in = { .id = input->id, .pos = input->pos, .seq = input->seq };
+    ml_tensor *logp = ml_model_logprob(ctx, d->live, ml_model_forward(ctx, d->live, &in), target); // [tokens]
+    if (logp) (void)ml_cuda_sum_sequences(ctx, ml_f32(logp), ml_i32(target), ml_i32(in.seq), b->n_seq, d->there);
+    ml_ctx_release(ctx, mark);
+    return ml_ctx_status(ctx, err);
+}
+
+static ml_status loss_there(void *self, ml_ctx *ctx, const ml_batch *b, const ml_model_input *input,
+                            const ml_tensor *target, const float *logp, double weight, float *seed, ml_stage_sums *sums,
+                            ml_error *err)
+{
+    ml_dpo *d = self;
+    ml_dpo_terms terms = {
+        .loss = d->config.loss, .beta = d->config.beta, .chosen = d->config.chosen, .weight = weight
+    };
+    (void)ml_cuda_dpo(ctx, &terms, logp, ml_i32(target), ml_i32(input->seq), b->n_seq, d->there, seed, sums);
+    return ml_ctx_status(ctx, err);
+}
+
+static const ml_stage_there there = { .prepare = prepare_there, .loss = loss_there };
+
 /* ---- the reference ---- */
 
 static ml_status make_ctx(ml_dpo *d, const ml_model *reference, ml_error *err)
 {
     if (d->has_ctx) return ML_OK;
     int64_t tokens = 2 * d->config.feed.batch * d->config.feed.seq;
-    ml_train_plan plan = ml_train_make_plan(&reference->config, tokens, false, false);
-    /* Address space only, as in the loop. */
-    ML_TRY(ml_ctx_init(&d->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28), 0, err));
+    if (reference->device) {
+        size_t n_bytes = (size_t)ml_train_plan_device_pass(&reference->config, tokens, d->config.precision);
+        ML_TRY(ml_ctx_init_on(&d->ctx, reference->device, n_bytes, 0, err));
+        d->ctx.precision = d->config.precision;
+    } else {
+        ml_train_plan plan = ml_train_make_plan(&reference->config, tokens, false, false);
+        /* Address space only, as in the loop. */
+        ML_TRY(ml_ctx_init(&d->ctx, (size_t)(2 * plan.activations) + ((size_t)1 << 28), 0, err));
+    }
     d->has_ctx = true;
     return ML_OK;
 }
@@ -135,9 +178,10 @@ static ml_status ask(ml_dpo *d, ml_model *reference, ml_data_split split, const 
                           .seq = ml_tensor_wrap(ctx, ML_I32, 1, &n_offset, b->seq) };
     ml_tensor *target = ml_tensor_wrap(ctx, ML_I32, 1, &n, b->target);
     ml_tensor *logp = ml_model_logprob(ctx, reference, ml_model_forward(ctx, reference, &in), target); // [tokens]
+    const float *found = ml_tensor_read(ctx, logp);
     ML_TRY(ml_ctx_status(ctx, err));
     for (int64_t s = 0; s < b->n_seq; s += 2) {
-        d->reference[split][b->row[s]] = (pair_logp){ sum_logp(b, s, ml_f32(logp)), sum_logp(b, s + 1, ml_f32(logp)) };
+        d->reference[split][b->row[s]] = (pair_logp){ sum_logp(b, s, found), sum_logp(b, s + 1, found) };
     }
     return ML_OK;
 }
@@ -162,16 +206,18 @@ ml_status ml_dpo_compute_reference(ml_dpo *d, ml_model *reference, ml_progress *
     ml_batch b;
     int64_t n_seq = 2 * d->config.feed.batch;
     ML_TRY(make_ctx(d, reference, err));
-    ML_TRY(ml_batch_init(&b, n_seq * d->config.feed.seq, n_seq, err));
-    ml_status status = ask_split(d, reference, ML_SPLIT_TRAIN, &b, progress, err);
+    ml_status status = ml_batch_init(&b, n_seq * d->config.feed.seq, n_seq, err);
+    if (status == ML_OK) status = ask_split(d, reference, ML_SPLIT_TRAIN, &b, progress, err);
     if (status == ML_OK) status = ask_split(d, reference, ML_SPLIT_VAL, &b, progress, err);
     ml_batch_free(&b);
+    ml_ctx_free(&d->ctx); /* a device's memory is wanted for the training */
+    d->has_ctx = false;
     return status;
 }
 
 ml_status ml_dpo_use_live_reference(ml_dpo *d, ml_model *reference, ml_error *err)
 {
-    ML_TRY(make_ctx(d, reference, err));
+    if (!reference->device) ML_TRY(make_ctx(d, reference, err));
     d->live = reference;
     return ML_OK;
 }
@@ -248,14 +294,14 @@ static ml_status next(void *self, ml_batch *out, ml_error *err)
 {
     ml_dpo *d = self;
     ML_TRY(ml_row_feed_next(&d->feed, out, err));
-    return d->live ? ask(d, d->live, ML_SPLIT_TRAIN, out, err) : ML_OK;
+    return d->live && !d->live->device ? ask(d, d->live, ML_SPLIT_TRAIN, out, err) : ML_OK;
 }
 
 static ml_status eval(void *self, int64_t i, ml_batch *out, ml_error *err)
 {
     ml_dpo *d = self;
     ML_TRY(ml_row_feed_eval(&d->feed, i, out, err));
-    return d->live ? ask(d, d->live, ML_SPLIT_VAL, out, err) : ML_OK;
+    return d->live && !d->live->device ? ask(d, d->live, ML_SPLIT_VAL, out, err) : ML_OK;
 }
 
 static json_t *position(void *self)
@@ -285,6 +331,8 @@ static ml_status make_pairs(ml_dpo *d, ml_error *err)
 {
     d->n[ML_SPLIT_TRAIN] = ml_row_loader_n_row(d->feed.train);
     d->n[ML_SPLIT_VAL] = d->feed.n_eval_row;
+    d->staged = ml_calloc((size_t)(2 * d->config.feed.batch), sizeof *d->staged);
+    if (!d->staged) return ml_fail_memory(err, (size_t)d->config.feed.batch * sizeof *d->staged, "the reference");
     for (int i = 0; i < ML_N_SPLIT; i++) {
         d->reference[i] = ml_calloc((size_t)d->n[i] + 1, sizeof **d->reference);
         if (!d->reference[i]) return ml_fail_memory(err, (size_t)d->n[i] * sizeof **d->reference, "the reference");
@@ -309,6 +357,7 @@ ml_status ml_dpo_make(const ml_rows *rows, const ml_dpo_config *config, ml_dpo *
                            .self = d,
                            .next = next,
                            .loss = loss,
+                           .there = &there,
                            .count = count_pairs,
                            .figures = figures,
                            .eval = eval,
@@ -325,6 +374,7 @@ void ml_dpo_free(ml_dpo *d)
     if (!d) return;
     ml_row_feed_free(&d->feed);
     for (int i = 0; i < ML_N_SPLIT; i++) ml_free(d->reference[i]);
+    ml_free(d->staged);
     if (d->has_ctx) ml_ctx_free(&d->ctx);
     ml_free(d);
 }

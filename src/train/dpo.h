@@ -13,21 +13,24 @@
  * (mean rewards).
  *
  * The reference is either asked once about every pair (cached), or along each batch (live); the numbers are the same
- * but for rounding.  Where an adapter is trained, the reference is the model without it. */
+ * but for rounding.  Where an adapter is trained, the reference is the model without it.
+ *
+ * A reference that was uploaded to a device (ml_model_upload) is asked there, a live one within the step; training on
+ * that device, the loss is made there too and nobody waits for it. */
 #ifndef ML_TRAIN_DPO_H
 #define ML_TRAIN_DPO_H
 
 #include "base/log.h"
+#include "train/dpo_rule.h"
 #include "train/loop.h"
 #include "train/row_feed.h"
-
-typedef enum { ML_DPO_SIGMOID, ML_DPO_IPO } ml_dpo_loss;
 
 typedef struct {
     ml_row_feed_config feed; /* batch: pairs, two sequences each */
     double beta;
     ml_dpo_loss loss;
-    double chosen; /* weight of the chosen answer's cross-entropy; 0: none */
+    double chosen;          /* weight of the chosen answer's cross-entropy; 0: none */
+    ml_precision precision; /* of the reference's products, where it lies on a device */
 } ml_dpo_config;
 
 typedef struct ml_dpo ml_dpo;
@@ -51,8 +54,5 @@ ml_status ml_dpo_use_live_reference(ml_dpo *d, ml_model *reference, ml_error *er
 
 /* The stage to hand to the loop; lives as long as d. */
 const ml_stage *ml_dpo_stage(ml_dpo *d);
-
-/* Loss of one pair, and its derivative by the difference log p(chosen) - log p(rejected). */
-double ml_dpo_pair_loss(ml_dpo_loss loss, double beta, double difference, double reference_difference, double *slope);
 
 #endif

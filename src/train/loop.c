@@ -60,15 +60,34 @@ static int64_t largest_factor(const ml_train_config *c)
     return most;
 }
 
+static ml_train_plan plan_device(const ml_loop *t)
+{
+    const ml_train_config *c = &t->config;
+    ml_device_plan_choice choice = { .precision = c->precision, .placing = c->placing, .moments = c->moments };
+    int64_t tokens = c->batch * c->seq;
+    if (!c->adapter) {
+        return ml_train_make_device_plan(&t->model->config, tokens, &c->optim, c->recompute, &choice);
+    }
+    ml_adapter_facts facts = ml_train_get_adapter_facts(c->adapter);
+    return ml_train_make_adapter_device_plan(&t->model->config, tokens, &c->optim, c->recompute, &choice, &facts);
+}
+
+/* What is trained goes to the device, and a model beside it. */
+static ml_status place(ml_loop *t, ml_error *err)
+{
+    const ml_train_config *c = &t->config;
+    if (!c->adapter) return ml_model_place(t->model, c->device, c->placing, err);
+    if (!t->model->device) ML_TRY(ml_model_upload(t->model, c->device, 0, err));
+    return ml_adapter_place(c->adapter, c->device, err);
+}
+
 /* On a device memory is taken at once: what the plan says, and up to twice that where there is room. */
 static ml_status make_device_memory(ml_loop *t, ml_error *err)
 {
     const int64_t least_left = (int64_t)256 << 20;
     const ml_train_config *c = &t->config;
-    ml_device_plan_choice choice = { .precision = c->precision, .placing = c->placing, .moments = c->moments };
-    ml_train_plan plan =
-        ml_train_make_device_plan(&t->model->config, c->batch * c->seq, &c->optim, c->recompute, &choice);
-    ML_TRY(ml_model_place(t->model, c->device, c->placing, err));
+    ml_train_plan plan = plan_device(t);
+    ML_TRY(place(t, err));
     t->ctx.device = c->device; /* the optimizer takes its share before the rest goes to ctx */
     ML_TRY(ml_optimizer_make_on(&t->ctx, &c->optim, &c->moments, t->param, t->n_param, &t->optimizer, err));
     int64_t left = ml_device_get_info(c->device).free_bytes - plan.activation_gradients - least_left;
@@ -115,7 +134,6 @@ ml_status ml_loop_check_config(const ml_train_config *c, const ml_config *model,
         return ml_fail(err, ML_EINVAL, "train.seq %lld is longer than the model's max_position_embeddings %lld",
                        (long long)c->seq, (long long)model->max_position_embeddings);
     }
-    if (c->device && c->adapter) return ml_fail(err, ML_EINVAL, "adapters are trained on the processor only");
     ML_TRY(ml_schedule_check(&c->schedule, err));
     if (c->accumulate <= MAX_ACCUMULATE / largest_factor(c)) return ML_OK;
     return ml_fail(err, ML_EINVAL,
@@ -196,6 +214,7 @@ void ml_loop_free(ml_loop *t)
     ml_device_step_free(t->there);
     ml_optimizer_free(t->optimizer);
     ml_model_leave_place(t->model);
+    if (t->config.adapter) ml_adapter_leave_place(t->config.adapter);
     ml_ctx_free(&t->ctx);
     ml_router_stats_free(&t->stats);
     for (int64_t i = 0; t->batch && i < t->n_batch; i++) ml_batch_free(&t->batch[i]);

@@ -20,6 +20,7 @@
 #include "optim/schedule.h"
 #include "token/tokenizer.h"
 #include "train/plan.h"
+#include "train/stage_sums.h"
 
 typedef struct {
     int64_t batch, accumulate, seq; /* sequences per micro-step, micro-steps per step, tokens per sequence */
@@ -40,10 +41,9 @@ typedef struct {
     size_t n_prompt;
     ml_adapter *adapter; /* trainable, of the loop's model: trained (and saved) instead of the model; NULL: none */
     const char *base;    /* with an adapter: what the model is called; may be NULL */
-    ml_device *device; /* NULL: this machine's processor; else the caller's, open for as long as the loop, and the model
-                          is whole (no adapter); then also: */
+    ml_device *device; /* NULL: this machine's processor; else the caller's, open for as long as the loop; then also: */
     ml_precision precision;
-    ml_placing placing;
+    ml_placing placing; /* of a whole model; one beside an adapter is uploaded as it is, where it was not yet */
     ml_optim_storage moments;
 } ml_train_config;
 
@@ -56,13 +56,24 @@ typedef void ml_stage_loss(void *self, const ml_batch *batch, const float *logp,
 /* -log p of every target. */
 ml_stage_loss ml_loss_cross_entropy;
 
-enum { ML_STAGE_MAX_FIGURES = 8 };
-
 /* A further number for the log, e.g. {"reward_accuracy", 0.71}. */
 typedef struct {
     const char *name;
     double value;
 } ml_stage_figure;
+
+/* The same loss on a device, queued without waiting for it.  Tensors of `input` and `target`, logp, seed and sums lie
+ * there; the batch's own arrays are here, and may be another batch's as soon as a call returns. */
+typedef struct {
+    /* Before the model's pass, with nothing recorded: brings or makes there what the loss compares with.  What the
+     * loss reads is allocated in ctx. */
+    ml_status (*prepare)(void *self, ml_ctx *ctx, const ml_batch *batch, const ml_model_input *input, ml_tensor *target,
+                         bool training, ml_error *err);
+    /* As ml_stage_loss, but that every element of seed is written. */
+    ml_status (*loss)(void *self, ml_ctx *ctx, const ml_batch *batch, const ml_model_input *input,
+                      const ml_tensor *target, const float *logp, double weight, float *seed, ml_stage_sums *sums,
+                      ml_error *err);
+} ml_stage_there;
 
 /* What differs between pretraining, tuning, ...: a file of train/ each. */
 typedef struct {
@@ -73,8 +84,12 @@ typedef struct {
     ml_stage_loss *loss;
     /* What the sum of the loss over a batch is divided by; NULL: its targets. */
     int64_t (*count)(void *self, const ml_batch *batch);
-    /* Numbers beside the loss, of all batches that `loss` has seen since the last call; how many.  NULL: none. */
-    size_t (*figures)(void *self, ml_stage_figure figure[ML_STAGE_MAX_FIGURES]);
+    /* NULL: on a device each micro-step waits for its log-probabilities, and the loss is made here; but cross-entropy
+     * is known to the loop. */
+    const ml_stage_there *there;
+    /* Numbers beside the loss, of all batches that `loss` has seen since the last call or, where sums is not NULL, of
+     * what was summed on a device; how many.  NULL: none. */
+    size_t (*figures)(void *self, const ml_stage_sums *sums, ml_stage_figure figure[ML_STAGE_MAX_FIGURES]);
     /* Batch i of the fixed evaluation set, i in [0, n_eval). */
     ml_status (*eval)(void *self, int64_t i, ml_batch *out, ml_error *err);
     int64_t n_eval;

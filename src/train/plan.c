@@ -174,10 +174,9 @@ static int64_t device_scratch(const ml_config *c, int64_t tokens)
     return larger(larger(head, experts), larger(attention, linear));
 }
 
-/* bf16 copies of weights whose product has none: the largest of a layer, all experts of one. */
-static int64_t weight_copies(const ml_config *c, ml_placing placing)
+/* Elements of the largest weights that one product reads together: of a layer, all experts of one, or the head. */
+static int64_t widest_weights(const ml_config *c)
 {
-    if (placing != ML_PLACE_F32) return 0;
     int64_t experts = c->n_routed_experts * ml_model_count_expert(c);
     return larger(larger(experts, c->vocab_size * c->hidden_size), 3 * c->intermediate_size * c->hidden_size);
 }
@@ -192,7 +191,8 @@ ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, cons
     int64_t n_adamw = muon ? n.total - n.without_embedding + count_vectors(c) : n.total;
     ml_optim_device_memory o = ml_optim_plan_device(optim, &choice->moments, muon ? n.without_embedding : 0, n_adamw,
                                                     largest_matrix(c), choice->placing == ML_PLACE_SPLIT_HOST);
-    int64_t bf16 = choice->precision == ML_PRECISION_BF16 ? 2 * weight_copies(c, choice->placing) : 0;
+    bool copies = choice->precision == ML_PRECISION_BF16 && choice->placing == ML_PLACE_F32;
+    int64_t bf16 = copies ? 2 * widest_weights(c) : 0; /* of weights that have none */
     plan.weights = place.weights;
     plan.gradients = place.gradients;
     plan.optimizer = o.state + o.slots;
@@ -201,6 +201,58 @@ ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, cons
     plan.activation_gradients += 1 << 20;
     plan.total = plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.activation_gradients;
     plan.host = 4 * n.total + place.pinned + o.pinned;
+    return plan;
+}
+
+/* Of weights that no product reads as they are. */
+static int64_t conversion_bytes(const ml_config *c, ml_precision precision)
+{
+    return (precision == ML_PRECISION_BF16 ? 2 : 4) * widest_weights(c);
+}
+
+int64_t ml_train_plan_device_pass(const ml_config *c, int64_t tokens, ml_precision precision)
+{
+    ml_train_plan plan = ml_train_make_plan(c, tokens, false, ML_RECOMPUTE_LAYERS);
+    return plan.activations + 4 * device_scratch(c, tokens) + conversion_bytes(c, precision) + (1 << 20);
+}
+
+ml_adapter_facts ml_train_get_adapter_facts(const ml_adapter *a)
+{
+    const ml_model *m = a->model;
+    ml_adapter_facts f = { .n_param = ml_adapter_count(a), .dora = a->dora };
+    for (size_t i = 0; i < a->n_term; i++) f.rank = larger(f.rank, a->term[i].rank);
+    for (size_t i = 0; i < m->n_weight; i++) {
+        f.weight_bytes += (int64_t)ml_dtype_row_bytes(m->weight[i].dtype, ml_weight_count(&m->weight[i]));
+    }
+    return f;
+}
+
+/* Floats that terms take beside the products: h of each that a layer can have is kept for the backward; of experts,
+ * rows with elements dropped, and with magnitudes their products and what these are of. */
+static int64_t term_floats(const ml_config *c, int64_t tokens, ml_recompute recompute, const ml_adapter_facts *a)
+{
+    const int64_t n_dense = 13;
+    int64_t k = c->num_experts_per_tok, n_layer = recompute == ML_RECOMPUTE_LAYERS ? 1 : c->num_hidden_layers;
+    int64_t kept = n_layer * (n_dense + 3 * k) * a->rank;
+    int64_t widest = larger(c->hidden_size, c->moe_intermediate_size);
+    int64_t scratch = k * (widest + 3 * a->rank + (a->dora ? c->hidden_size + 2 * c->moe_intermediate_size : 0));
+    return tokens * (kept + scratch + 2 * c->hidden_size + n_dense * a->rank);
+}
+
+ml_train_plan ml_train_make_adapter_device_plan(const ml_config *c, int64_t tokens, const ml_optim_config *optim,
+                                                ml_recompute recompute, const ml_device_plan_choice *choice,
+                                                const ml_adapter_facts *a)
+{
+    ml_train_plan plan = ml_train_make_plan(c, tokens, false, recompute);
+    ml_train_plan_adapter(&plan, c, a->n_param, a->weight_bytes, a->dora, tokens, recompute);
+    ml_optim_device_memory o = ml_optim_plan_device(optim, &choice->moments, 0, a->n_param, 0, false);
+    int64_t copies = conversion_bytes(c, choice->precision);
+    int64_t floats = device_scratch(c, tokens) + term_floats(c, tokens, recompute, a);
+    plan.optimizer = o.state + o.slots;
+    plan.activations = larger(plan.activations + 4 * floats + copies, o.scratch) + (1 << 20);
+    plan.activation_gradients += 1 << 20;
+    plan.total = plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.activation_gradients;
+    plan.host = 12 * a->n_param + o.pinned; /* the numbers, where files are read into and written from, and norms */
     return plan;
 }
 

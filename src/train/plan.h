@@ -2,6 +2,7 @@
 #ifndef ML_TRAIN_PLAN_H
 #define ML_TRAIN_PLAN_H
 
+#include "model/adapter.h"
 #include "model/place.h"
 #include "optim/optimizer.h"
 
@@ -38,6 +39,22 @@ ml_train_plan ml_train_make_device_plan(const ml_config *config, int64_t tokens,
 ml_device_plan_choice ml_train_choose_place(const ml_config *config, int64_t tokens, const ml_optim_config *optim,
                                             ml_recompute recompute, ml_precision precision, bool bf16_moments,
                                             int64_t available, int64_t host);
+
+/* Scratch and activations of a forward pass alone, on a device, with weights of any type. */
+int64_t ml_train_plan_device_pass(const ml_config *config, int64_t tokens, ml_precision precision);
+
+/* An adapter, for its plan on a device, and the model that stays beside it. */
+typedef struct {
+    int64_t n_param, rank; /* the largest rank */
+    int64_t weight_bytes;  /* of the model, as it is stored */
+    bool dora;
+} ml_adapter_facts;
+ml_adapter_facts ml_train_get_adapter_facts(const ml_adapter *a);
+/* As ml_train_make_device_plan, of an adapter: its numbers, gradients and moments, and the model's weights in the types
+ * they have, of which those of one operator at a time are converted in scratch. */
+ml_train_plan ml_train_make_adapter_device_plan(const ml_config *config, int64_t tokens, const ml_optim_config *optim,
+                                                ml_recompute recompute, const ml_device_plan_choice *choice,
+                                                const ml_adapter_facts *adapter);
 
 /* Ways to lie on a device, by name: "plain", "split", "host". */
 enum { ML_N_PLACE_WAY = 3 };

@@ -86,7 +86,7 @@ static json_t *loop_to_json(const ml_loop *t)
     json_object_set_new(j, "step", json_integer(t->step));
     json_object_set_new(j, "tokens", json_integer(t->tokens));
     json_object_set_new(j, "optimizer_step", json_integer(ml_optimizer_get_step(t->optimizer)));
-    json_object_set_new(j, "best_loss", isfinite(t->best_loss) ? json_real(t->best_loss) : json_null());
+    json_object_set_new(j, "best_loss", ml_json_number(t->best_loss));
     json_object_set_new(j, "not_better", json_integer(t->n_not_better));
     json_object_set_new(j, "guard", ml_guard_to_json(&t->guard));
     json_object_set_new(j, "data", t->stage->position(t->stage->self));
@@ -126,14 +126,39 @@ static ml_status write_checkpoint(ml_loop *t, ml_checkpoint *c, ml_error *err)
     return ml_checkpoint_commit(c, err);
 }
 
+/* Files are written from memory of this machine, and read into it: what is trained comes here, or goes back. */
+static ml_status pull(ml_loop *t, ml_error *err)
+{
+    return t->config.adapter ? ml_adapter_pull(t->config.adapter, err) : ml_model_pull(t->model, err);
+}
+
+static ml_status push(ml_loop *t, ml_error *err)
+{
+    if (!t->config.adapter) return ml_model_push(t->model, err);
+    ML_TRY(ml_adapter_push(t->config.adapter, err));
+    if (!t->there) return ML_OK;
+    /* The norms that the run had: sums in that order. */
+    ml_ctx_reset(&t->ctx);
+    (void)ml_adapter_queue_norms(&t->ctx, t->config.adapter); /* a failure is the context's */
+    return ml_ctx_status(&t->ctx, err);
+}
+
+static void use_place(ml_loop *t, bool there)
+{
+    if (t->config.adapter)
+        ml_adapter_use_place(t->config.adapter, there);
+    else
+        ml_model_use_place(t->model, there);
+}
+
 ml_status ml_loop_save(ml_loop *t, ml_error *err)
 {
     ml_checkpoint *c = NULL;
     ML_TRY(ml_checkpoint_begin(&c, t->run, t->step, expected_bytes(t), err));
-    ml_status status = ml_model_pull(t->model, err);
-    ml_model_use_place(t->model, false); /* files are written from the copy here */
+    ml_status status = pull(t, err);
+    use_place(t, false);
     if (status == ML_OK) status = write_checkpoint(t, c, err);
-    ml_model_use_place(t->model, true);
+    use_place(t, true);
     ml_checkpoint_free(c);
     ML_TRY(status);
     t->saved_step = t->step;
@@ -195,11 +220,11 @@ ml_status ml_loop_restore(ml_loop *t, bool keep_position, ml_error *err)
     int64_t step;
     ML_TRY(ml_run_find(ml_run_folder(t->run), ML_RUN_LATEST, folder, &step, err));
     ML_TRY(ml_manifest_verify(folder, ML_VERIFY_HASHES, err));
-    ml_model_use_place(t->model, false);
+    use_place(t, false);
     ml_status status = read_model(t, folder, err);
-    ml_model_use_place(t->model, true);
+    use_place(t, true);
     ML_TRY(status);
-    ML_TRY(ml_model_push(t->model, err));
+    ML_TRY(push(t, err));
     ML_TRY(load_buffers(t, folder, false, err));
     ML_TRY(ml_path_join(path, folder, TRAINER_FILE, err));
     json_t *j;

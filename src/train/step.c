@@ -48,16 +48,20 @@ void ml_loss_cross_entropy(void *self, const ml_batch *batch, const float *logp,
 }
 
 /* What the stage's loss makes of the log-probabilities, added to *sum; going on to train, its gradient becomes the seed
- * of the way back.  On a device cross-entropy stays there, added to *there; other losses are made here, and wait. */
+ * of the way back.  On a device it is made there and added to *there, if the stage can; else here, which waits. */
 static ml_status take_loss(ml_loop *t, const ml_batch *b, const prepared *p, ml_tensor *logp, double weight,
-                           bool training, double *there, double *sum, ml_error *err)
+                           bool training, ml_stage_sums *there, double *sum, ml_error *err)
 {
     ml_ctx *ctx = &t->ctx;
+    const ml_stage *s = t->stage;
     float *grad = logp && training ? ml_tape_grad(ctx, logp) : NULL;
     ML_TRY(ml_ctx_status(ctx, err));
-    if (ctx->device && t->stage->loss == ml_loss_cross_entropy) {
-        ml_cuda_cross_entropy(ctx, ml_f32(logp), ml_i32(p->target), b->n_token, weight, grad, there);
+    if (ctx->device && s->loss == ml_loss_cross_entropy) {
+        ml_cuda_cross_entropy(ctx, ml_f32(logp), ml_i32(p->target), b->n_token, weight, grad, &there->loss);
         return ml_ctx_status(ctx, err);
+    }
+    if (ctx->device && s->there) {
+        return s->there->loss(s->self, ctx, b, &p->input, p->target, ml_f32(logp), weight, grad, there, err);
     }
     const float *found = ml_tensor_read(ctx, logp);
     float *seed = grad;
@@ -71,6 +75,13 @@ static ml_status take_loss(ml_loop *t, const ml_batch *b, const prepared *p, ml_
     return ml_ctx_status(ctx, err);
 }
 
+static ml_status prepare_loss(ml_loop *t, const ml_batch *b, const prepared *p, bool training, ml_error *err)
+{
+    const ml_stage *s = t->stage;
+    if (!t->there || !s->there || !s->there->prepare) return ML_OK;
+    return s->there->prepare(s->self, &t->ctx, b, &p->input, p->target, training, err);
+}
+
 /* Forward and backward of one micro-batch of n_micro; adds its loss to *sum, or to the step's report. */
 static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, double weight, double *sum, ml_error *err)
 {
@@ -82,10 +93,11 @@ static ml_status micro_step(ml_loop *t, const ml_batch *b, int64_t n_micro, doub
     p.input.training = true;
     p.input.aux_scale = 1.0f / (float)n_micro;
     p.input.stats = &t->stats;
+    ML_TRY(prepare_loss(t, b, &p, true, err));
     ctx->recording = true;
     ml_tensor *hidden = ml_model_forward(ctx, t->model, &p.input);
     ml_tensor *logp = ml_model_logprob(ctx, t->model, hidden, p.target); // [tokens]
-    double *there = t->there ? &ml_device_step_report(t)->loss : NULL;
+    ml_stage_sums *there = t->there ? &ml_device_step_report(t)->step : NULL;
     ML_TRY(take_loss(t, b, &p, logp, weight, true, there, sum, err));
     return ml_tape_backward(ctx, err);
 }
@@ -96,9 +108,10 @@ static int64_t count(const ml_loop *t, const ml_batch *b)
     return t->stage->count ? t->stage->count(t->stage->self, b) : b->n_target;
 }
 
-static size_t get_figures(const ml_loop *t, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
+/* sums: NULL, or what was summed on the device. */
+static size_t get_figures(const ml_loop *t, const ml_stage_sums *sums, ml_stage_figure figure[ML_STAGE_MAX_FIGURES])
 {
-    return t->stage->figures ? t->stage->figures(t->stage->self, figure) : 0;
+    return t->stage->figures ? t->stage->figures(t->stage->self, sums, figure) : 0;
 }
 
 /* A function of seed, step and micro-step, so that a resumed run drops what it would have dropped. */
@@ -141,7 +154,7 @@ static ml_status forward_backward(ml_loop *t, ml_train_step *result, double *sum
         choose_dropout(t, i);
         ML_TRY(micro_step(t, &t->batch[i], n_micro, *weight, sum, err));
     }
-    result->n_figure = get_figures(t, result->figure);
+    if (!t->there || !t->stage->there) result->n_figure = get_figures(t, NULL, result->figure);
     return ML_OK;
 }
 
@@ -249,7 +262,8 @@ ml_status ml_loop_step(ml_loop *t, ml_train_step *result, ml_error *err)
 
 ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
 {
-    double sum = 0, sum_there = 0, *there = t->there ? &ml_device_step_report(t)->eval_loss : NULL;
+    double sum = 0;
+    ml_stage_sums sums = { 0 }, *there = t->there ? &ml_device_step_report(t)->eval : NULL;
     int64_t n = 0;
     if (there) ml_device_zero(t->config.device, there, sizeof *there);
     for (int64_t i = 0; i < t->stage->n_eval; i++) {
@@ -259,14 +273,15 @@ ml_status ml_loop_evaluate(ml_loop *t, double *loss, ml_error *err)
         t->ctx.mode = ML_MODE_EXACT;
         prepared p = prepare(t, b);
         attach(t, &p, false);
+        ML_TRY(prepare_loss(t, b, &p, false, err));
         ml_tensor *hidden = ml_model_forward(&t->ctx, t->model, &p.input);
         ml_tensor *logp = ml_model_logprob(&t->ctx, t->model, hidden, p.target); // [tokens]
         ML_TRY(take_loss(t, b, &p, logp, 0, false, there, &sum, err));
         n += count(t, b);
     }
-    if (there) ML_TRY(ml_device_step_read_evaluation(t, &sum_there, err));
-    sum += sum_there;
-    t->n_eval_figure = get_figures(t, t->eval_figure);
+    if (there) ML_TRY(ml_device_step_read_evaluation(t, &sums, err));
+    sum += sums.loss;
+    t->n_eval_figure = get_figures(t, there && t->stage->there ? &sums : NULL, t->eval_figure);
     *loss = n ? sum / (double)n : NAN;
     return ML_OK;
 }

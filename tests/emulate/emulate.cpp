@@ -596,8 +596,16 @@ extern "C" unsigned long long ml_emulate_count_graph_launches(void)
     return n_graph_launch;
 }
 
+static unsigned long long n_wait;
+
+extern "C" unsigned long long ml_emulate_count_waits(void)
+{
+    return n_wait;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    n_wait++;
     if (capturing) die("waiting for a stream that is being captured");
     catch_up(stream, stream->n_queued);
     return cudaSuccess;
@@ -642,6 +650,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    n_wait++;
     pass(*event);
     return cudaSuccess;
 }

@@ -15,6 +15,8 @@ void ml_emulate_set_order(unsigned seed);
 /* How many devices there seem to be. */
 void ml_emulate_set_device_count(int n);
 
+/* How often the host has waited for the device so far. */
+unsigned long long ml_emulate_count_waits(void);
 /* Launches of graphs so far. */
 unsigned long long ml_emulate_count_graph_launches(void);
 

@@ -13,6 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef MOONLIGHT_CUDA_EMULATED
+#include "emulate.h"
+#endif
+
 static ml_error err;
 static ml_device *device; /* NULL: the processor */
 static char folder[ML_PATH_MAX], singles[ML_PATH_MAX], pairs[ML_PATH_MAX];
@@ -120,6 +124,16 @@ static int teardown(void **state)
 
 /* ---- one step ---- */
 
+/* Times that this machine has waited for the device, where that can be told. */
+static unsigned long long count_waits(void)
+{
+#ifdef MOONLIGHT_CUDA_EMULATED
+    return ml_emulate_count_waits();
+#else
+    return 0;
+#endif
+}
+
 /* A step at rate 0: the loop's loss and gradients, weights as before. */
 static ml_train_step run_step(const ml_stage *stage, ml_model *m, int64_t batch, int64_t accumulate, double *val_loss)
 {
@@ -135,7 +149,15 @@ static ml_train_step run_step(const ml_stage *stage, ml_model *m, int64_t batch,
     ml_train_step step;
     assert_ok(ml_path_join(run, folder, "run", &err));
     assert_ok(ml_loop_make(&c, run, false, m, stage, NULL, NULL, &loop, &err));
-    assert_ok(ml_loop_step(loop, &step, &err));
+    if (device) {
+        bool rolled_back;
+        unsigned long long before = count_waits();
+        assert_ok(ml_loop_queue_step(loop, &err));
+        assert_true(count_waits() == before); /* all of it is queued, and nobody waits */
+        assert_ok(ml_loop_take_step(loop, &step, &rolled_back, &err));
+    } else {
+        assert_ok(ml_loop_step(loop, &step, &err));
+    }
     if (val_loss) assert_ok(ml_loop_evaluate(loop, val_loss, &err));
     assert_ok(ml_model_pull_grads(m, &err));
     ml_loop_free(loop);
@@ -146,6 +168,15 @@ static ml_model *make_model(const char *prefix)
 {
     ml_model *m;
     assert_ok(ml_model_make(&config, ML_F32, true, &m, &err));
+    test_fill_by_formula(m, prefix);
+    return m;
+}
+
+/* One that is only read, where it is trained. */
+static ml_model *make_reference(const char *prefix)
+{
+    ml_model *m;
+    assert_ok(ml_model_make(&config, ML_F32, false, &m, &err));
     test_fill_by_formula(m, prefix);
     return m;
 }
@@ -267,6 +298,7 @@ static ml_dpo *make_dpo(const ml_rows *rows, int64_t batch, ml_dpo_loss loss, ml
                         .loss = loss };
     assert_ok(ml_dpo_make(rows, &c, &d, &err));
     assert_ok(ml_dpo_identify(d, reference, &err));
+    if (device && !reference->device) assert_ok(ml_model_upload(reference, device, 0, &err));
     if (live)
         assert_ok(ml_dpo_use_live_reference(d, reference, &err));
     else
@@ -285,7 +317,7 @@ static void test_dpo(void **state)
         right += (margin[i] > 0) / (double)n;
     }
     assert_ok(ml_rows_open(pairs, &rows, &err));
-    ml_model *reference = make_model("ref.");
+    ml_model *reference = make_reference("ref.");
     for (int loss = 0; loss < 2; loss++) {
         const char *label = loss == ML_DPO_SIGMOID ? "sigmoid" : "ipo";
         double wanted = golden_loss(label);
@@ -322,7 +354,7 @@ static void test_dpo_begins_at_log_2(void **state)
     assert_ok(ml_rows_open(pairs, &rows, &err));
     for (int way = 0; way < 3; way++) {
         int64_t batch = way == 2 ? 1 : n_pair;
-        ml_model *m = make_model(""), *reference = make_model("");
+        ml_model *m = make_model(""), *reference = make_reference("");
         ml_dpo *d = make_dpo(rows, batch, ML_DPO_SIGMOID, reference, way == 1);
         double val_loss;
         ml_train_step step = run_step(ml_dpo_stage(d), m, 2 * batch, n_pair / batch, &val_loss);
@@ -435,6 +467,37 @@ static void test_dpo_keeps_the_chosen_answer(void **state)
     ml_rows_free(rows);
 }
 
+/* The same term on the device: the processor's loss and figures. */
+static void test_dpo_keeps_the_chosen_answer_there(void **state)
+{
+    (void)state;
+    ml_rows *rows;
+    ml_device *on = device;
+    ml_train_step step[2];
+    assert_ok(ml_rows_open(pairs, &rows, &err));
+    for (int there = 0; there < 2; there++) {
+        ml_dpo *d;
+        ml_dpo_config c = { .feed = { .batch = n_pair, .seq = 20, .seed = 1 }, .beta = beta, .chosen = 0.7 };
+        ml_model *m = make_model(""), *reference = make_reference("ref.");
+        device = there ? on : NULL;
+        assert_ok(ml_dpo_make(rows, &c, &d, &err));
+        if (device) assert_ok(ml_model_upload(reference, device, 0, &err));
+        assert_ok(ml_dpo_use_live_reference(d, reference, &err));
+        step[there] = run_step(ml_dpo_stage(d), m, 2 * n_pair, 1, NULL);
+        ml_dpo_free(d);
+        ml_model_free(m);
+        ml_model_free(reference);
+    }
+    expect_near("loss", step[1].ce, step[0].ce, 1e-5 * step[0].ce); /* fp32 sums in another order */
+    expect_near("gradient norm", step[1].grad_norm, step[0].grad_norm, 1e-4 * step[0].grad_norm);
+    assert_int_equal(step[0].n_figure, step[1].n_figure);
+    for (size_t i = 0; i < step[0].n_figure; i++) {
+        assert_string_equal(step[0].figure[i].name, step[1].figure[i].name);
+        expect_near(step[0].figure[i].name, step[1].figure[i].value, step[0].figure[i].value, 1e-5);
+    }
+    ml_rows_free(rows);
+}
+
 /* Far out the loss neither overflows nor loses its slope. */
 static void test_extreme_margins(void **state)
 {
@@ -459,7 +522,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_dpo_keeps_the_chosen_answer),
         cmocka_unit_test(test_extreme_margins),
     };
-    const struct CMUnitTest there[] = { cmocka_unit_test(test_sft), cmocka_unit_test(test_dpo) };
+    const struct CMUnitTest there[] = { cmocka_unit_test(test_sft), cmocka_unit_test(test_dpo),
+                                        cmocka_unit_test(test_dpo_begins_at_log_2),
+                                        cmocka_unit_test(test_dpo_keeps_the_chosen_answer_there) };
     if (argc < 2 || strcmp(argv[1], "cuda")) return cmocka_run_group_tests(tests, setup, teardown);
     if (ml_device_open(0, &device, &err) != ML_OK) {
         printf("skipped: no GPU (%s)\n", err.message);

@@ -209,6 +209,20 @@ class Views(Page):
                                 if re.fullmatch(r"[\d.]+k?", t.text))
             goal = 2 * last() + 200
             self.wait(lambda: shown() >= goal / 2, "the curve grows")
+            # Rollouts appear when there are some, and more as they come; a search stays.
+            rows = lambda: [r.find_element(By.CSS_SELECTOR, "td").text for r in self.all(".rollouts tbody tr")]
+            self.assertEqual(rows(), [])
+            with open(WORK + "/runs/live/rollouts.jsonl", "w") as out:
+                for step, text in ((1, "one"), (2, "two"), (3, "one more")):
+                    out.write(json.dumps({"step": step, "prompt": "?", "text": text, "reward": 1}) + "\n")
+                    out.flush()
+                    self.wait(lambda: rows() == [str(s) for s in range(step, 0, -1)], "the new rollout")
+                self.find(".rolloutpanel input[type=search]").send_keys("one")
+                self.wait(lambda: rows() == ["3", "1"])
+                out.write(json.dumps({"step": 4, "prompt": "?", "text": "two", "reward": 0}) + "\n")
+                out.write(json.dumps({"step": 5, "prompt": "?", "text": "One again", "reward": 1}) + "\n")
+                out.flush()
+                self.wait(lambda: rows() == ["5", "3", "1"], "those that match")
             self.shot("runs-live")
         finally:
             run.terminate()

@@ -8,6 +8,8 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static ml_error err;
 
@@ -91,6 +93,36 @@ static void test_files_replace_atomically(void **state)
     test_remove_folder(folder);
 }
 
+/* What stands for standard output elsewhere, and what renaming would destroy: as root, /dev/null itself. */
+static void test_only_files_are_replaced(void **state)
+{
+    (void)state;
+    char folder[ML_PATH_MAX], path[ML_PATH_MAX], link[ML_PATH_MAX];
+    struct stat st;
+    strcpy(folder, test_make_folder());
+    ml_file_writer w;
+    assert_fails(ml_file_begin(&w, "-", &err), ML_EINVAL, "./-");
+    assert_fails(ml_dir_make("-", &err), ML_EINVAL, "./-");
+    assert_false(ml_path_exists("-"));
+    assert_fails(ml_file_begin(&w, folder, &err), ML_EINVAL, "found a folder");
+    assert_ok(ml_path_join(path, folder, "pipe", &err));
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_fails(ml_file_begin(&w, path, &err), ML_EINVAL, "device or pipe");
+    assert_int_equal(unlink(path), 0);
+    assert_ok(ml_path_join(path, folder, "file", &err));
+    assert_ok(ml_path_join(link, folder, "link", &err));
+    assert_ok(ml_file_replace(path, "one", 3, &err));
+    assert_int_equal(symlink("file", link), 0);
+    assert_ok(ml_file_replace(link, "two", 3, &err));
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    char *text;
+    assert_ok(ml_file_read(path, &text, NULL, &err));
+    assert_string_equal(text, "two");
+    ml_free(text);
+    test_remove_folder(folder);
+}
+
 /* First outputs of PCG32 for seed 42, stream 54, as published with the reference implementation. */
 static void test_rng_matches_published_vector(void **state)
 {
@@ -151,13 +183,10 @@ static void test_half_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allocator_counts_and_fails),
-        cmocka_unit_test(test_arena_is_a_stack),
-        cmocka_unit_test(test_cursor_is_bounded),
-        cmocka_unit_test(test_files_replace_atomically),
-        cmocka_unit_test(test_rng_matches_published_vector),
-        cmocka_unit_test(test_parallel_for_covers_once),
-        cmocka_unit_test(test_half_floats),
+        cmocka_unit_test(test_allocator_counts_and_fails), cmocka_unit_test(test_arena_is_a_stack),
+        cmocka_unit_test(test_cursor_is_bounded),          cmocka_unit_test(test_files_replace_atomically),
+        cmocka_unit_test(test_only_files_are_replaced),    cmocka_unit_test(test_rng_matches_published_vector),
+        cmocka_unit_test(test_parallel_for_covers_once),   cmocka_unit_test(test_half_floats),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

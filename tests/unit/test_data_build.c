@@ -420,6 +420,17 @@ static void test_running_out_of_memory_leaves_a_build_that_continues(void **stat
 
 /* ---- refusals ---- */
 
+/* Another content of the same size. */
+static void flip_byte(const char *path)
+{
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    int byte = fgetc(f);
+    rewind(f);
+    fputc(byte ^ 1, f);
+    assert_int_equal(fclose(f), 0);
+}
+
 static void test_a_changed_build_is_refused(void **state)
 {
     (void)state;
@@ -443,6 +454,8 @@ static void test_a_changed_build_is_refused(void **state)
         assert_fails(ml_data_build(&other, t, &result, &err), ML_EINVAL, "special_token_ids.eos: 1 -> -1");
         assert_ok(ml_data_build(&c, t, &result, &err));
     }
+    flip_byte(input[0]);
+    assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].xxh3_128");
     write_file("stories.txt", "another");
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].bytes");
     assert_ok(ml_dir_make(in_folder("foreign"), &err));

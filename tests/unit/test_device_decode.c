@@ -3,6 +3,7 @@
 #include "infer/engine.h"
 #include "infer/open.h"
 #include "infer/session.h"
+#include "model/kv_cache.h"
 #include "ops/cached.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
@@ -545,6 +546,20 @@ static void test_sessions(void **state)
     check_session(TEST_GQA_MOE, true);
 }
 
+/* Passes are long where there is room, and never longer than the context. */
+static void test_passes_of_prompts(void **state)
+{
+    (void)state;
+    ml_model *m = make_model(TEST_MLA_MOE, true);
+    assert_int_equal(ml_runner_choose_pass(m, 1 << 20, ML_F16), ML_PROMPT_PASS);
+    assert_ok(ml_model_upload(m, device, 0, &err));
+    assert_int_equal(ml_runner_choose_pass(m, 1 << 15, ML_F16), ML_DEVICE_PROMPT_PASS);
+    assert_int_equal(ml_runner_choose_pass(m, 100, ML_F16), 100);
+    int64_t fits = ml_device_get_info(device).free_bytes / ml_kv_cache_token_bytes(&m->config, ML_F16);
+    assert_int_equal(ml_runner_choose_pass(m, fits, ML_F16), ML_PROMPT_PASS);
+    ml_model_free(m);
+}
+
 /* ---- the engine ---- */
 
 typedef struct {
@@ -712,6 +727,7 @@ int main(void)
         cmocka_unit_test(test_cached_attention),
         cmocka_unit_test(test_cached_latent_attention),
         cmocka_unit_test(test_sessions),
+        cmocka_unit_test(test_passes_of_prompts),
         cmocka_unit_test(test_answers_do_not_depend_on_the_batch),
         cmocka_unit_test(test_graphs_repeat_the_pass),
         cmocka_unit_test(test_an_unknown_token_is_an_error),

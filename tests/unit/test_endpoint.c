@@ -251,6 +251,13 @@ static void test_faults_that_pass(void **state)
     for (int i = 1; i < ML_N_SYNTH_FAULT; i++) assert_int_equal(r.n_reject[i], 0);
 }
 
+/* What a person sees while only rejects come. */
+static void note_rejects(void *arg, const ml_trainer_progress *p)
+{
+    long long n;
+    if (p->done == 0 && sscanf(p->note, "%lld rejected", &n) == 1 && n > *(long long *)arg) *(long long *)arg = n;
+}
+
 /* Answers that cannot be taken are asked for again, at most three times, and kept with the reason. */
 static void test_rejects(void **state)
 {
@@ -258,7 +265,12 @@ static void test_rejects(void **state)
     ml_synth_endpoint_config c = config_for(3, false);
     ml_synth_endpoint_result r;
     SCRIPT(LENGTH, GOOD, UNENDED, BAD_WORDS, BAD_WORDS, GOOD);
+    long long most_shown = 0;
+    const ml_listener listener = { .arg = &most_shown, .progress = note_rejects };
+    assert_ok(ml_progress_begin_for(&listener, "asking", "documents", 3, &c.progress, &err));
     assert_ok(ml_data_synth_endpoint(&c, &r, &err));
+    ml_progress_end(c.progress);
+    assert_int_equal(most_shown, 1); /* before the first prompt was done */
     assert_int_equal(r.n_prompt, 4); /* of the second came nothing */
     assert_int_equal(r.n_reject[ML_SYNTH_CUT], 2);
     assert_int_equal(r.n_reject[ML_SYNTH_NO_PROTAGONIST], 2);

@@ -1,4 +1,4 @@
-/* SHA-256 against the vectors of FIPS 180-4's examples, and on files. */
+/* SHA-256 against the vectors of FIPS 180-4's examples, XXH3 against what xxhsum -H2 prints, and both on files. */
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "support/support.h"
@@ -39,6 +39,24 @@ static void test_published_vectors(void **state)
     }
 }
 
+static void test_xxh3_as_xxhsum_prints_it(void **state)
+{
+    (void)state;
+    const char *text[] = { "", "abc", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq" };
+    const char *expected[] = { "99aa06d3014798d86001c324468d497f", "06b05ab6733a618578af5f94892f3950",
+                               "3d62d22a5169b016c0d894fd4828a1a7" };
+    for (size_t i = 0; i < 3; i++) {
+        for (size_t piece = 1, n = strlen(text[i]); piece < 60; piece += 13) {
+            char hex[ML_XXH3_HEX];
+            ml_xxh3 *h;
+            assert_ok(ml_xxh3_begin(&h, &err));
+            for (size_t at = 0; at < n; at += piece) ml_xxh3_add(h, text[i] + at, n - at < piece ? n - at : piece);
+            ml_xxh3_end(h, hex);
+            assert_string_equal(hex, expected[i]);
+        }
+    }
+}
+
 /* One million times 'a' is a FIPS example too, and longer than one read of a file. */
 static void test_file(void **state)
 {
@@ -53,6 +71,8 @@ static void test_file(void **state)
     ml_free(text);
     assert_ok(ml_sha256_file(path, hex, &err));
     assert_string_equal(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    assert_ok(ml_xxh3_file(path, hex, &err));
+    assert_string_equal(hex, "a545df8e384a9579b1fd6fae5285c4eb");
     assert_fails(ml_sha256_file(folder, hex, &err), ML_EIO, folder);
     test_remove_folder(folder);
     assert_fails(ml_sha256_file(path, hex, &err), ML_EIO, "No such file");
@@ -71,12 +91,22 @@ static void test_memory_failure(void **state)
     assert_int_equal(file_status, ML_ENOMEM);
     assert_null(h);
     ml_sha256_free(NULL);
+    ml_xxh3 *x;
+    ml_alloc_fail_after(0);
+    status = ml_xxh3_begin(&x, &err);
+    file_status = ml_xxh3_file("/dev/null", hex, &err);
+    ml_alloc_fail_after(-1);
+    assert_int_equal(status, ML_ENOMEM);
+    assert_int_equal(file_status, ML_ENOMEM);
+    assert_null(x);
+    ml_xxh3_free(NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_vectors),
+        cmocka_unit_test(test_xxh3_as_xxhsum_prints_it),
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_memory_failure),
     };

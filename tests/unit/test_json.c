@@ -3,6 +3,9 @@
 #include "base/json.h"
 #include "support/support.h"
 
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static ml_error err;
@@ -126,14 +129,31 @@ static void test_save_keeps_order_and_values(void **state)
     test_remove_folder(folder);
 }
 
+/* RFC 8259 has no infinities and no NaN: what is printed must be read by any reader. */
+static void test_numbers_are_always_json(void **state)
+{
+    (void)state;
+    const double value[] = { 0.5, -0.0, DBL_MAX, (double)INFINITY, -(double)INFINITY, (double)NAN };
+    json_t *list = json_array(), *again;
+    for (size_t i = 0; i < sizeof value / sizeof *value; i++) {
+        assert_int_equal(json_array_append_new(list, ml_json_number(value[i])), 0);
+    }
+    char *text = json_dumps(list, 0);
+    assert_ok(ml_json_parse(text, strlen(text), "t.json", &again, &err));
+    assert_int_equal(json_array_size(again), 6);
+    for (size_t i = 0; i < 3; i++) assert_true(json_real_value(json_array_get(again, i)) == value[i]);
+    for (size_t i = 3; i < 6; i++) assert_true(json_is_null(json_array_get(again, i)));
+    free(text);
+    json_decref(again);
+    json_decref(list);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors_name_file_line_and_column),
-        cmocka_unit_test(test_deep_nesting_is_an_error),
-        cmocka_unit_test(test_getters_return_values),
-        cmocka_unit_test(test_getters_name_file_and_key),
-        cmocka_unit_test(test_save_keeps_order_and_values),
+        cmocka_unit_test(test_numbers_are_always_json),   cmocka_unit_test(test_errors_name_file_line_and_column),
+        cmocka_unit_test(test_deep_nesting_is_an_error),  cmocka_unit_test(test_getters_return_values),
+        cmocka_unit_test(test_getters_name_file_and_key), cmocka_unit_test(test_save_keeps_order_and_values),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }

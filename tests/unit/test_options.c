@@ -15,6 +15,7 @@ static const ml_option_row rows[] = {
     { "*", "", "threads", ML_OPTION_INT, 0, 1024, NULL, "0", NULL, "threads to use" },
     { "train", "", "model", ML_OPTION_TEXT, 0, 0, NULL, NULL, "M", "model folder" },
     { "train", "", "json", ML_OPTION_FLAG, 0, 0, NULL, "off", NULL, "print JSON" },
+    { "data:synth", "", "json", ML_OPTION_FLAG, 0, 0, NULL, "off", NULL, "the same of another verb" },
     { "report", "", "o", ML_OPTION_TEXT, 0, 0, NULL, "report.html", "FILE", "where to write" },
     { "train", "model", "preset", ML_OPTION_TEXT, 0, 0, NULL, "nano", NULL, "a row in the open section" },
     { "train", "train", "steps", ML_OPTION_INT, 1, 1e12, NULL, "100", NULL, "optimizer steps" },
@@ -109,6 +110,8 @@ static void test_unknown_names_suggest(void **state)
     ml_options_free(o);
     o = make("report");
     assert_fails(PARSE(o, "--train.steps", "3"), ML_EINVAL, "not an option of this verb; these have it: train");
+    assert_fails(PARSE(o, "--json"), ML_EINVAL, "these have it: train, data synth");
+    assert_fails(PARSE(o, "--data.source", "x"), ML_EINVAL, "these have it: train, data build");
     ml_options_free(o);
 }
 

@@ -133,9 +133,6 @@ static void test_several_callers(void **state)
 static void test_after_a_fork(void **state)
 {
     (void)state;
-#ifdef __SANITIZE_THREAD__
-    skip(); /* the sanitizer has no threads behind a fork */
-#endif
     static visits v;
     ml_thread_set_count(3);
     check_loop(&v, 100, 1);

@@ -192,7 +192,7 @@ static dim3 grid_of(const attention *w, int64_t n_head)
 /* A device whose blocks have too little shared memory for these heads computes in fp32. */
 static bool in_tiles(ml_ctx *ctx, const attention *w)
 {
-    return ctx->precision == ML_PRECISION_BF16 && ml_cuda_flash_fits(ctx, w);
+    return ctx->precision == ML_PRECISION_BF16 && ml_cuda_flash_fits(ctx, w->p.d_qk, w->p.d_v);
 }
 
 extern "C" ml_status ml_cuda_attention_forward(ml_ctx *ctx, const ml_op_args *args)

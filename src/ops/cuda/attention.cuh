@@ -16,8 +16,8 @@ typedef struct {
     float *dk_shared; /* [n_kv_head, n_token, d_shared] */
 } ml_cuda_attention;
 
-/* Whether a block of the context's device has the shared memory that the tiles of these heads take. */
-bool ml_cuda_flash_fits(ml_ctx *ctx, const ml_cuda_attention *w);
+/* Whether a block of the context's device has the shared memory that tiles of such heads take, forward and backward. */
+bool ml_cuda_flash_fits(ml_ctx *ctx, int64_t d_qk, int64_t d_v);
 /* y and lse. */
 ml_status ml_cuda_flash_forward(ml_ctx *ctx, const ml_cuda_attention *w);
 /* dq, dk, dv and dk_shared, those of them that are there (dk_shared is written, the others are added to); delta is not

@@ -5,11 +5,13 @@
  *     head   | 4 | 4 | 4 | 4 | ...       running softmax; a lane owns pairs of columns 64 apart, of q, k and v alike.
  *
  * Decode: the keys of a token are cut into spans, a warp for each, whose states (largest score, sum, weighted values)
- * are merged in order; a span is 64 keys, or longer when a token has more than 64 * MAX_SPAN.  Prefill: one span. Warps
- * of a block have neighbouring heads, which read the same keys out of the first-level cache.
+ * are merged in order; a span is 64 keys, or longer when a token has more than 64 * MAX_SPAN.  Prefill in fp32: one
+ * span; in ML_PRECISION_BF16 it goes through tiles (prompt.cuh).  Warps of a block have neighbouring heads, which read
+ * the same keys out of the first-level cache.
  *
  * What a token computes depends on its own position only: not on the batch, the chunk of the prompt or the pages. */
 #include "ops/cuda/cached.cuh"
+#include "ops/cuda/prompt.cuh"
 
 enum { WARPS = 4, THREADS = WARPS * WARP, KEYS = 4, SPAN = 64, MAX_SPAN = 32, STATE_BYTES = 64 << 20 };
 
@@ -291,5 +293,6 @@ extern "C" ml_status ml_cuda_attention_cached(ml_ctx *ctx, const ml_cached_heads
     a.fault = ctx->device->fault;
     ml_cuda_cached generated = from_token(&a, 0, n_decode), prompt = from_token(&a, n_decode, a.n_token - n_decode);
     ML_TRY(ml_cuda_cached_run(ctx, &generated, true));
+    if (ml_cuda_prompt_in_tiles(ctx, h)) return ml_cuda_prompt_grouped(ctx, h, n_decode);
     return ml_cuda_cached_run(ctx, &prompt, false);
 }

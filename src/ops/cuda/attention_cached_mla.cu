@@ -1,11 +1,13 @@
-/* Latent attention on the compressed cache, absorbed in both phases (ops/cached.h): queries go into the latent space,
- * all heads of a token attend to the same cached rows, and the means of these come out of it again.
+/* Latent attention on the compressed cache, absorbed (ops/cached.h): queries go into the latent space, all heads of a
+ * token attend to the same cached rows, and the means of these come out of it again.  So for tokens being generated,
+ * and in fp32 for prompts too, which ML_PRECISION_BF16 decompresses (prompt.cuh).
  *
  *     absorb     q_abs[t, h] = W_uk[h]^T q_nope[t, h]     [tokens, n_head, rank], rotary columns beside it as they are
  *     attend     as grouped-query attention with one key head whose values are the first columns of its keys
  *     project    y[t, h] = W_uv[h] z[t, h] */
 #include "ops/cuda/cached.cuh"
 #include "ops/cuda/matvec.cuh"
+#include "ops/cuda/prompt.cuh"
 #include "ops/cuda/weight.cuh"
 
 enum { COLUMNS = 64, GROUPS = 8, THREADS = COLUMNS * GROUPS, TOKENS = 4, CHUNK = 1024 };
@@ -168,9 +170,11 @@ static ml_status run_phase(ml_ctx *ctx, const ml_cached_heads *h, const ml_mla_w
 extern "C" ml_status ml_cuda_attention_cached_mla(ml_ctx *ctx, const ml_cached_heads *h, const ml_mla_weights *weights,
                                                   int64_t n_decode, const ml_mla_param *p)
 {
-    if (weights->term) {
+    bool in_tiles = ml_cuda_prompt_in_tiles(ctx, h);
+    if (weights->term && (n_decode > 0 || !in_tiles)) {
         return ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
     }
     ML_TRY(run_phase(ctx, h, weights, p, 0, n_decode, true));
+    if (in_tiles) return ml_cuda_prompt_latent(ctx, h, weights, p, n_decode);
     return run_phase(ctx, h, weights, p, n_decode, h->q->dim[0], false);
 }

@@ -126,7 +126,7 @@ static void add_queries_and_slopes(ml_ctx *ctx, const ml_cuda_attention *a, pack
 
 static ml_status prepare(ml_ctx *ctx, const ml_cuda_attention *a, bool backward, ml_flash_operands *o)
 {
-    ml_flash_size size = ml_flash_size_of(&a->p);
+    ml_flash_size size = ml_flash_size_of(a->p.d_qk, a->p.d_v);
     packings all;
     memset(&all, 0, sizeof all);
     memset(o, 0, sizeof *o);
@@ -146,13 +146,15 @@ static ml_status prepare(ml_ctx *ctx, const ml_cuda_attention *a, bool backward,
     return ml_queued(ctx);
 }
 
-/* The largest tiles are those of the backward pass: 64 rows of each operand, and their statistics. */
-bool ml_cuda_flash_fits(ml_ctx *ctx, const ml_cuda_attention *a)
+/* Backward: 64 rows of each operand, and their statistics.  Forward: the queries of a block, 64 keys and values. */
+bool ml_cuda_flash_fits(ml_ctx *ctx, int64_t d_qk, int64_t d_v)
 {
-    ml_flash_size size = ml_flash_size_of(&a->p);
-    size_t row = (size_t)(ml_flash_row(size.d_qk) + ml_flash_row(size.d_v));
-    size_t wanted = 2 * FLASH_TILE * row * sizeof(uint16_t) + 2 * FLASH_TILE * sizeof(float);
+    ml_flash_size size = ml_flash_size_of(d_qk, d_v);
+    size_t qk = (size_t)ml_flash_row(size.d_qk), v = (size_t)ml_flash_row(size.d_v);
+    size_t wanted = 2 * FLASH_TILE * (qk + v) * sizeof(uint16_t) + 2 * FLASH_TILE * sizeof(float);
+    size_t forward = ((size_t)(ml_flash_forward_rows(size.d_qk) + FLASH_TILE) * qk + FLASH_TILE * v) * sizeof(uint16_t);
     int available = 0;
+    if (forward > wanted) wanted = forward;
     ml_device_note(ctx->device,
                    cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, ctx->device->index),
                    "asking for the size of shared memory");

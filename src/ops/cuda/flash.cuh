@@ -9,7 +9,10 @@
  *
  * Tiles are of consecutive tokens of the whole batch, so none has to find its sequence: a row of scores begins at
  * begin[token] and a column ends before end[key], and a tile runs over all keys (queries) that any of its rows needs.
- * Every element of a result is summed by one thread in the order of tiles: no other order exists. */
+ * Every element of a result is summed by one thread in the order of tiles: no other order exists.
+ *
+ * Forward there is a second way in, for prompts over a cache (attention_cached_prompt.cu): tiles are of one sequence
+ * then, and tiles of keys begin at multiples of 64 positions, so that what a row computes is given by its position. */
 #ifndef ML_OPS_CUDA_FLASH_CUH
 #define ML_OPS_CUDA_FLASH_CUH
 
@@ -32,12 +35,48 @@ typedef struct {
     int d_qk, d_v;
 } ml_flash_size;
 
-static inline ml_flash_size ml_flash_size_of(const ml_attention_param *p)
+static inline ml_flash_size ml_flash_size_of(int64_t d_qk, int64_t d_v)
 {
     static const ml_flash_size sizes[] = { { 32, 32 }, { 64, 64 }, { 128, 128 }, { 192, 128 }, { 256, 256 } };
     int i = 0;
-    while (i < 4 && (p->d_qk > sizes[i].d_qk || p->d_v > sizes[i].d_v)) i++;
+    while (i < 4 && (d_qk > sizes[i].d_qk || d_v > sizes[i].d_v)) i++;
     return sizes[i];
+}
+
+/* Rows of queries that a block of the forward kernel has. */
+static __host__ __device__ constexpr int ml_flash_forward_rows(int d_qk)
+{
+    return d_qk > 192 ? FLASH_TILE : 2 * FLASH_TILE;
+}
+
+/* Some tokens of one sequence, neighbours in the batch and in their positions, and a window of its keys. */
+typedef struct {
+    int tile;              /* number of its first tile of queries */
+    int token, n_token;    /* rows token .. token + n_token - 1 of q and y */
+    int seq, pos;          /* the sequence, and the position of the first token */
+    int key, n_key, first; /* packed rows key .. key + n_key - 1 hold positions first .. first + n_key - 1 */
+} ml_flash_slice;
+
+enum { FLASH_MAX_SLICE = 64 }; /* a kernel's arguments have 4 KB */
+
+/* Prompt tokens over a cache: slices whose tokens see no position beyond their window; or, with `state`, one slice of a
+ * sequence that is walked window by window, in order, windows beginning at multiples of FLASH_TILE positions. */
+typedef struct {
+    ml_rows q, y; /* [tokens, n_head, d_qk], [tokens, n_head, d_v] */
+    const uint16_t *k,
+        *v;       /* [n_kv_head, n_position, size.d_qk], [n_kv_head, n_position, size.d_v]; 0 beyond d_qk, d_v */
+    float *state; /* NULL, or what ml_flash_state_floats says for every tile and head */
+    int n_position, n_head, n_kv_head, d_qk, d_v;
+    float factor; /* of q: scale * log2(e) */
+    bool aligned; /* q's rows are whole 16-byte pieces */
+    int n_slice;
+    ml_flash_slice slice[FLASH_MAX_SLICE];
+} ml_flash_cached;
+
+/* Between windows a tile keeps running maxima, sums (four parts of each row's) and weighted values. */
+static inline int64_t ml_flash_state_floats(ml_flash_size size)
+{
+    return (int64_t)ml_flash_forward_rows(size.d_qk) * (size.d_v + 8);
 }
 
 /* Elements of a row in shared memory. */
@@ -45,6 +84,9 @@ static __host__ __device__ constexpr int ml_flash_row(int d)
 {
     return d + 8;
 }
+
+/* y of the slices' tokens, or their state. */
+ml_status ml_cuda_flash_forward_cached(ml_ctx *ctx, const ml_flash_cached *w);
 
 /* What these compute of *w, with operands that are packed. */
 ml_status ml_cuda_flash_forward_packed(ml_ctx *ctx, const ml_cuda_attention *w, const ml_flash_operands *o);

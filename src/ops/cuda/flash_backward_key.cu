@@ -185,7 +185,7 @@ ml_status ml_cuda_flash_backward_key(ml_ctx *ctx, const ml_cuda_attention *a, co
     w.d_shared = (int)a->p.d_shared;
     w.d_v = (int)a->p.d_v;
     int n_kv_head = (int)a->p.n_kv_head;
-    switch (ml_flash_size_of(&a->p).d_qk) {
+    switch (ml_flash_size_of(a->p.d_qk, a->p.d_v).d_qk) {
     case 32: launch<32, 32, true, true>(ctx, w, n_kv_head); break;
     case 64: launch<64, 64, true, true>(ctx, w, n_kv_head); break;
     case 128: launch<128, 128, true, true>(ctx, w, n_kv_head); break;

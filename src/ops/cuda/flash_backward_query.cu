@@ -119,7 +119,7 @@ ml_status ml_cuda_flash_backward_query(ml_ctx *ctx, const ml_cuda_attention *a, 
     w.n_kv_head = (int)a->p.n_kv_head;
     w.d_qk = (int)a->p.d_qk;
     w.scale = a->p.scale;
-    switch (ml_flash_size_of(&a->p).d_qk) {
+    switch (ml_flash_size_of(a->p.d_qk, a->p.d_v).d_qk) {
     case 32: launch<32, 32>(ctx, w); break;
     case 64: launch<64, 64>(ctx, w); break;
     case 128: launch<128, 128>(ctx, w); break;

@@ -43,10 +43,11 @@ static ml_status fail_cuda(ml_error *err, cudaError_t error, const char *what)
     if (error == cudaErrorNoDevice) {
         return ml_fail(err, ML_EINVAL, "%s: there is no NVIDIA GPU here: give --device cpu", what);
     }
-    return ml_fail(err, ML_EIO,
-                   "%s: CUDA says \"%s\": the GPU's work since the last checkpoint is lost; start again from it (with "
-                   "--resume), or give --device cpu",
-                   what, cudaGetErrorString(error));
+    return ml_fail(
+        err, ML_EIO,
+        "%s: CUDA says \"%s\": the GPU's work is lost: start again (training goes on from its last checkpoint "
+        "with --resume), or give --device cpu",
+        what, cudaGetErrorString(error));
 }
 
 static const char *find_fault(int code)

@@ -50,7 +50,7 @@ static __global__ void judge(const double *squares, const double *losses, ml_jud
                              ml_update_control *control)
 {
     double norm = sqrt(*squares);
-    if (!isfinite(report->loss) || !isfinite(losses[0]) || !isfinite(losses[1])) norm = NAN;
+    if (!isfinite(report->step.loss) || !isfinite(losses[0]) || !isfinite(losses[1])) norm = NAN;
     report->norm = norm;
     ml_guard_verdict verdict = ml_guard_decide(&report->guard, norm);
     report->verdict = verdict;

@@ -5,14 +5,15 @@
 
 #include "optim/optimizer.h"
 #include "train/guard_rule.h"
+#include "train/stage_sums.h"
 
 /* In device memory, read back when the step is done. */
 typedef struct {
-    double loss;      /* sum over targets, of all micro-steps */
-    double norm;      /* of the gradient, before clipping; NaN when it or a loss is not finite */
-    int32_t verdict;  /* ml_guard_verdict */
-    ml_guard guard;   /* goes on from step to step */
-    double eval_loss; /* as loss, of an evaluation */
+    ml_stage_sums step; /* of all micro-steps */
+    double norm;        /* of the gradient, before clipping; NaN when it or a loss is not finite */
+    int32_t verdict;    /* ml_guard_verdict */
+    ml_guard guard;     /* goes on from step to step */
+    ml_stage_sums eval; /* of an evaluation */
 } ml_step_report;
 
 typedef struct {
