@@ -22,6 +22,8 @@ typedef struct {
      * chooses, ml_model_open_within opens for `on` what is then to be copied there. */
     const char *device;
     ml_device *on;
+    const char *const *adapter; /* [n_adapter] "[NAME=]PATH": adapters that are to lie beside a model on a device */
+    size_t n_adapter;
 } ml_memory_budget;
 
 /* ml_model_open, which has a budget of zeros with the usual cache, within another.  ML_ENOMEM, before anything is
@@ -29,8 +31,15 @@ typedef struct {
  * device the budget is of its memory. */
 ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err);
 
-/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
+/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint.
+ * Placed where the model's weights are. */
 ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* The same without a place, which ml_adapter_place gives it when nobody else queues work of the device. */
+ml_status ml_adapter_read(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* Bytes that it will take on a device. */
+ml_status ml_adapter_measure_files(const char *path, const ml_config *config, int64_t *n_bytes, ml_error *err);
+/* Of what --adapter says. */
+const char *ml_adapter_path_of(const char *given);
 /* What --adapter says: "NAME=PATH", or a path alone, whose last name is then its own.  ml_free(*name). */
 ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err);
 
