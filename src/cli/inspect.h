@@ -12,6 +12,7 @@ typedef struct {
     const ml_options *o;
     bool json;
     json_t *object;
+    const char *weights; /* NULL, or the file or folder that has the model's weights */
 } ml_inspection;
 
 /* ML_EINVAL when --svg was given: only an architecture can be drawn. */
@@ -19,6 +20,8 @@ ml_status ml_cli_inspect_refuse_svg(const ml_inspection *x, const char *path, ml
 /* A model: `name` as title, its architecture, and the folder its weights and tokenizer are in (NULL: none). */
 ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_config *config, const char *folder,
                                ml_error *err);
+/* How a model would lie on a GPU for inference; with --json "inference_gpu" in `memory`. */
+ml_status ml_cli_inspect_gpu(const ml_inspection *x, const ml_config *config, json_t *memory, ml_error *err);
 /* A .safetensors file, or an index of several: every tensor. */
 ml_status ml_cli_inspect_tensors(ml_inspection *x, const char *path, ml_error *err);
 /* A GGUF file (architecture, tensors, metadata) and a PyTorch checkpoint (tensors, architecture where it is known). */

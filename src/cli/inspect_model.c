@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/safetensors.h"
+#include "infer/fit.h"
 #include "infer/session.h"
 #include "model/config_fields.h"
 #include "model/diagram.h"
@@ -141,7 +142,28 @@ typedef struct {
     const char *recompute_name;
     ml_train_plan plan;
     ml_train_plan gpu[ML_N_PLACE_WAY][2]; /* by way, with fp32 moments and with bf16 ones; products in bf16 */
+    int64_t n_adapter;                    /* numbers of a LoRA adapter as sft makes one unless told otherwise */
+    ml_train_plan adapter[2];             /* beside each of adapter_weights; total 0: no file has those */
 } training;
+
+static const char *const adapter_weights[] = { "bf16", "q4_k" };
+
+static ml_status plan_adapters(const ml_config *c, training *t, ml_error *err)
+{
+    ml_adapter_config lora = { .rank = 8, .alpha = 16 };
+    ml_optim_config adamw = ml_optim_default_config(ML_OPTIM_ADAMW);
+    ml_device_plan_choice choice = { .precision = ML_PRECISION_BF16 };
+    ML_TRY(ml_adapter_plan(&lora, c, &t->n_adapter, err));
+    for (int i = 0; i < 2; i++) {
+        ml_error ignored;
+        ml_adapter_facts facts = { .n_param = t->n_adapter,
+                                   .rank = lora.rank,
+                                   .weight_bytes = ml_model_weight_bytes(c, ML_BF16) };
+        if (i > 0 && ml_fit_measure_mix(c, adapter_weights[i], &facts.weight_bytes, &ignored) != ML_OK) continue;
+        t->adapter[i] = ml_train_make_adapter_device_plan(c, t->batch * t->seq, &adamw, t->recompute, &choice, &facts);
+    }
+    return ML_OK;
+}
 
 static ml_status plan_training(const ml_options *o, const ml_config *c, training *out, ml_error *err)
 {
@@ -164,7 +186,7 @@ static ml_status plan_training(const ml_options *o, const ml_config *c, training
             out->gpu[way][bf16] = ml_train_make_device_plan(c, out->batch * out->seq, &optim, out->recompute, &choice);
         }
     }
-    return ML_OK;
+    return plan_adapters(c, out, err);
 }
 
 static void print_gpu_memory(const training *t)
@@ -178,10 +200,16 @@ static void print_gpu_memory(const training *t)
             printf(" %12s%s\n", ml_cli_bytes(p->host).text, bf16 ? "  moments in bf16" : "");
         }
     }
+    printf("\nmemory to train LoRA of rank 8 on self_attn.* there (%s numbers), beside weights in\n",
+           ml_cli_digits(t->n_adapter).text);
+    for (int i = 0; i < 2; i++) {
+        if (t->adapter[i].total == 0) continue;
+        printf("  %-*s %12s\n", NAME_W, adapter_weights[i], ml_cli_bytes(t->adapter[i].total).text);
+    }
     printf("\n");
 }
 
-static void print_memory(const ml_config *c, const training *t)
+static void print_memory_to_run(const ml_config *c)
 {
     int64_t token_bytes = ml_kv_cache_token_bytes(c, ML_SESSION_KV);
     printf("memory to run it\n");
@@ -194,6 +222,10 @@ static void print_memory(const ml_config *c, const training *t)
            ml_dtype_name(ML_SESSION_KV));
     printf("  %-*s %12s at %s tokens\n\n", NAME_W, "", ml_cli_bytes(token_bytes * c->max_position_embeddings).text,
            ml_cli_digits(c->max_position_embeddings).text);
+}
+
+static void print_memory_to_train(const training *t)
+{
     const ml_train_plan *p = &t->plan;
     printf("memory to train it (%lld x %lld tokens a micro-step, %s, recompute %s)\n", (long long)t->batch,
            (long long)t->seq, t->muon ? "Muon" : "AdamW", t->recompute_name);
@@ -316,6 +348,17 @@ static json_t *gpu_json(const training *t)
     return list;
 }
 
+static json_t *adapter_json(const training *t)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < 2; i++) {
+        if (t->adapter[i].total == 0) continue;
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "weights", adapter_weights[i], "n_params",
+                                              (json_int_t)t->n_adapter, "gpu", (json_int_t)t->adapter[i].total));
+    }
+    return list;
+}
+
 static json_t *memory_json(const ml_config *c, const training *t)
 {
     const ml_train_plan *p = &t->plan;
@@ -331,7 +374,8 @@ static json_t *memory_json(const ml_config *c, const training *t)
                               (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "activations",
                               (json_int_t)p->activations, "activation_gradients", (json_int_t)p->activation_gradients,
                               "total", (json_int_t)p->total);
-    return json_pack("{s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t));
+    return json_pack("{s:o, s:o, s:o, s:o}", "inference", run, "training", train, "training_gpu", gpu_json(t),
+                     "adapter_gpu", adapter_json(t));
 }
 
 static json_t *files_json(const weight_files *f)
@@ -383,15 +427,19 @@ ml_status ml_cli_inspect_model(ml_inspection *x, const char *name, const ml_conf
     weight_files files = { 0 };
     ML_TRY(plan_training(x->o, c, &t, err));
     if (folder) ML_TRY(read_files(folder, &files, err));
+    if (files.present) x->weights = folder;
     if (x->json) {
         add_json(x->object, name, c, &t, &files);
+        ML_TRY(ml_cli_inspect_gpu(x, c, json_object_get(x->object, "memory"), err));
     } else {
         printf("%s: %s, %s layers %s wide\n\n", name, ml_config_class_name(c), ml_cli_digits(c->num_hidden_layers).text,
                ml_cli_digits(c->hidden_size).text);
         print_architecture(c);
         print_layers(c);
         print_counts(c);
-        print_memory(c, &t);
+        print_memory_to_run(c);
+        ML_TRY(ml_cli_inspect_gpu(x, c, NULL, err));
+        print_memory_to_train(&t);
         if (folder) print_files(&files);
     }
     bool tokenizer = folder && (holds(folder, "tokenizer.json") || holds(folder, "tiktoken.model"));

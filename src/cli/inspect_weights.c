@@ -103,6 +103,7 @@ static ml_status inspect_open_gguf(ml_inspection *x, const char *path, const ml_
     ml_error why;
     ml_status known = ml_gguf_config(g, &config, &why);
     if (known == ML_OK) (void)ml_hf_view_config(g, &config);
+    x->weights = path;
     if (x->json) json_object_set_new(x->object, "kind", json_string("gguf"));
     ML_TRY(show_architecture(x, path, &config, known, &why, err));
     if (ml_gguf_find_key(g, "tokenizer.ggml.tokens")) ML_TRY(ml_cli_inspect_tokenizer(x, path, err));

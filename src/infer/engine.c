@@ -30,8 +30,10 @@ static ml_status make_arrays(ml_engine *e, ml_error *err)
     e->want_slot = ml_calloc(n_slot, sizeof *e->want_slot);
     e->logits = ml_runner_alloc_logits(e->model, n_slot * n_vocab);
     e->adjusted = ml_calloc(n_vocab, sizeof *e->adjusted);
+    e->draw = ml_calloc(n_slot, sizeof *e->draw);
+    e->drawn = ml_calloc(n_slot, sizeof *e->drawn);
     bool all = e->slot && e->order && e->id && e->pos && e->seq && e->want && e->row && e->want_slot && e->logits &&
-               e->adjusted;
+               e->adjusted && e->draw && e->drawn;
     return all ? ML_OK : ml_fail_memory(err, n_slot * n_vocab * sizeof *e->logits, "an engine");
 }
 
@@ -80,6 +82,9 @@ void ml_engine_free(ml_engine *e)
     ml_free(e->want_slot);
     ml_runner_free_logits(e->model, e->logits);
     ml_free(e->adjusted);
+    ml_free(e->draw);
+    ml_free(e->drawn);
+    ml_free(e->late);
     ml_free(e);
 }
 

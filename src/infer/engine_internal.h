@@ -49,6 +49,11 @@ struct ml_engine {
     int64_t n, n_want;
     float *logits;   /* [n_slot, vocab] */
     float *adjusted; /* [vocab] */
+    /* of those wanted rows, the ones whose tokens the model's device draws [n_slot] */
+    ml_sample_row *draw;
+    ml_sample_choice *drawn;
+    int32_t *late; /* ids that penalties concern, row by row */
+    size_t late_capacity;
 };
 
 /* ---- engine.c ---- */

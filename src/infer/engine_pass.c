@@ -197,17 +197,11 @@ static bool choose_id(ml_engine *e, ml_job *j, const float *logits, int32_t *id,
     return true;
 }
 
-static void choose(ml_engine *e, int64_t slot, const float *logits)
+/* The next token is there; logits: NULL, or those it was chosen from. */
+static void take_choice(ml_engine *e, int64_t slot, const float *logits, int32_t id, double logprob)
 {
     ml_job *j = e->slot[slot];
     const ml_request *q = &j->request;
-    int32_t id;
-    double logprob;
-    if (j->read <= 0) j->read = ml_clock_seconds();
-    if (!choose_id(e, j, logits, &id, &logprob)) {
-        ml_engine_leave_slot(e, slot, ML_FINISH_STOP);
-        return;
-    }
     j->token[j->n_token++] = id;
     if (q->on_logits) q->on_logits(q->arg, logits, id);
     bool go_on = !q->on_token || q->on_token(q->arg, id, logprob);
@@ -219,6 +213,75 @@ static void choose(ml_engine *e, int64_t slot, const float *logits)
         ml_engine_leave_slot(e, slot, ML_FINISH_LENGTH);
     } else if (q->no_cache) {
         j->n_cached = 0;
+    }
+}
+
+static void choose(ml_engine *e, int64_t slot, const float *logits)
+{
+    int32_t id;
+    double logprob;
+    if (choose_id(e, e->slot[slot], logits, &id, &logprob)) {
+        take_choice(e, slot, logits, id, logprob);
+    } else {
+        ml_engine_leave_slot(e, slot, ML_FINISH_STOP);
+    }
+}
+
+/* Whether the model's device draws a request's tokens: unless somebody here reads or changes the logits. */
+static bool draws_there(const ml_engine *e, const ml_job *j)
+{
+    return e->model->device && !j->request.adjust && !j->request.on_logits;
+}
+
+/* Draw the tokens of those rows. */
+static ml_status draw_there(ml_engine *e, ml_error *err)
+{
+    int64_t n = 0, n_late = 0;
+    for (int64_t i = 0; i < e->n_want; i++) {
+        ml_job *j = e->slot[e->want_slot[i]];
+        if (!draws_there(e, j)) continue;
+        int64_t most = n_late + ml_sampler_most_penalised(j->sampler, j->n_token);
+        ML_TRY(ml_grow((void **)&e->late, &e->late_capacity, (size_t)most, sizeof *e->late, err));
+        ml_sample_row *d = &e->draw[n++];
+        *d = (ml_sample_row){ .row = e->want[i],
+                              .rule = ml_sampler_get_rule(j->sampler),
+                              .random = ml_sampler_next_random(j->sampler),
+                              .first_penalised = n_late,
+                              .penalty = ml_sampler_get_penalty(j->sampler) };
+        if (most > n_late) {
+            d->n_penalised = ml_sampler_list_penalised(j->sampler, j->token, j->n_token, e->late + n_late);
+        }
+        n_late += d->n_penalised;
+    }
+    int64_t n_vocab = e->model->config.vocab_size, n_valid = e->config.n_valid < n_vocab ? e->config.n_valid : n_vocab;
+    return ml_runner_sample(e->runner, n_valid, e->draw, n, e->late, n_late, e->drawn, err);
+}
+
+/* Logits of the other rows. */
+static ml_status fetch_logits(ml_engine *e, ml_error *err)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < e->n_want; i++) {
+        if (!draws_there(e, e->slot[e->want_slot[i]])) e->row[n++] = e->want[i];
+    }
+    return ml_runner_logits(e->runner, n, e->row, e->logits, err);
+}
+
+/* The next token of all that want one. */
+static void choose_all(ml_engine *e)
+{
+    const ml_sample_choice *drawn = e->drawn;
+    const float *logits = e->logits;
+    for (int64_t i = 0; i < e->n_want; i++) {
+        ml_job *j = e->slot[e->want_slot[i]];
+        if (j->read <= 0) j->read = ml_clock_seconds();
+        if (draws_there(e, j)) {
+            take_choice(e, e->want_slot[i], NULL, drawn->id, drawn->logprob);
+            drawn++;
+        } else {
+            choose(e, e->want_slot[i], logits);
+            logits += e->model->config.vocab_size;
+        }
     }
 }
 
@@ -251,14 +314,15 @@ ml_status ml_engine_step(ml_engine *e, ml_error *err)
     ml_engine_end_cancelled(e);
     ML_TRY(ml_engine_fill_slots(e, err));
     if (e->n_order == 0) return ML_OK;
-    int64_t n_decode = gather(e), n_vocab = e->model->config.vocab_size;
+    int64_t n_decode = gather(e);
     double start = ml_clock_seconds();
     observe_routing(e);
     ML_TRY(ml_runner_forward(e->runner, e->n, n_decode, e->id, e->pos, e->seq, err));
     ML_TRY(tell_prompts(e, n_decode, err));
-    ML_TRY(ml_runner_logits(e->runner, e->n_want, e->want, e->logits, err));
+    ML_TRY(draw_there(e, err));
+    ML_TRY(fetch_logits(e, err));
     count(e, n_decode, ml_clock_seconds() - start);
     finish_prompts(e);
-    for (int64_t i = 0; i < e->n_want; i++) choose(e, e->want_slot[i], e->logits + i * n_vocab);
+    choose_all(e);
     return ML_OK;
 }

@@ -29,20 +29,9 @@ ml_fit_plan ml_fit_make_plan(const ml_config *c, int64_t stored, int64_t copied,
     return p;
 }
 
-/* What a device's products want beside: the largest weights of one operator as fp32; and attention of prompts. */
-static int64_t device_work_bytes(const ml_config *c)
-{
-    int64_t experts = 3 * c->n_routed_experts * c->moe_intermediate_size, mlp = 3 * c->intermediate_size;
-    int64_t most = experts > mlp ? experts : mlp;
-    if (c->vocab_size > most) most = c->vocab_size;
-    int64_t rows = (c->num_experts_per_tok + 2 * c->num_hidden_layers) * c->hidden_size * PASS;
-    int64_t prompts = (int64_t)ML_PROMPT_WINDOW_BYTES + (int64_t)ML_PROMPT_STATE_BYTES;
-    return (most * c->hidden_size + rows) * (int64_t)sizeof(float) + prompts + ((int64_t)512 << 20);
-}
-
 /* ---- what would fit ---- */
 
-static ml_status measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err)
+ml_status ml_fit_measure_mix(const ml_config *config, const char *mix, int64_t *bytes, ml_error *err)
 {
     bool pair_rows;
     uint64_t total;
@@ -64,7 +53,7 @@ const char *ml_fit_find_mix(const ml_config *config, int64_t available, int64_t 
     static const char *const mixes[] = { "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k", "q4_k_m", "q4_k", "q4_0" };
     ml_error ignored;
     for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
-        if (measure_mix(config, mixes[i], mix_bytes, &ignored) != ML_OK) return NULL;
+        if (ml_fit_measure_mix(config, mixes[i], mix_bytes, &ignored) != ML_OK) return NULL;
         if (ml_fit_make_plan(config, *mix_bytes, 0, n_token, kv_dtype).total <= available) return mixes[i];
     }
     return NULL;
@@ -95,29 +84,11 @@ static void advise(const char *path, const ml_config *config, const ml_memory_bu
     }
 }
 
-/* What may be taken: of the device's memory, where there is one. */
-static int64_t memory_of(const ml_memory_budget *b)
+int64_t ml_fit_memory(const ml_memory_budget *b)
 {
     int64_t there = b->on ? ml_device_get_info(b->on).free_bytes : 0;
     if (b->on) return b->available && b->available < there ? b->available : there;
     return b->available ? b->available : ml_memory_available();
-}
-
-int64_t ml_fit_device_weights(const ml_config *config, const ml_memory_budget *b)
-{
-    ml_fit_plan p = ml_fit_make_plan(config, 0, 0, b->cache_token, b->kv_dtype);
-    int64_t left = memory_of(b) - p.total - device_work_bytes(config);
-    return left > 0 ? left : 1;
-}
-
-/* Do they fit when experts may stay in this machine's memory?  Experts take about their share of the parameters. */
-static bool fits_without_experts(const ml_config *c, int64_t weights, const ml_memory_budget *b)
-{
-    int64_t n_moe = c->num_hidden_layers - c->first_k_dense_replace;
-    double n = (double)n_moe * (double)(3 * c->n_routed_experts * c->moe_intermediate_size) * (double)c->hidden_size;
-    double experts = 0.9 * (double)weights * n / (double)ml_model_count(c).total;
-    int64_t missing = weights - ml_fit_device_weights(c, b);
-    return c->n_routed_experts > 0 && (double)missing < experts && missing < ml_memory_available() / 10 * 8;
 }
 
 ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_source *source, const ml_memory_budget *b,
@@ -125,15 +96,17 @@ ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_sour
 {
     size_t stored, copied;
     char advice[512];
-    int64_t available = memory_of(b);
+    int64_t available = ml_fit_memory(b);
     ML_TRY(ml_kv_cache_check(config, b->kv_dtype, err));
     ML_TRY(ml_model_measure_bind(config, source, &stored, &copied, err));
     ml_fit_plan p = ml_fit_make_plan(config, (int64_t)stored, (int64_t)copied, b->cache_token, b->kv_dtype);
     if (b->on) {
-        int64_t more = device_work_bytes(config);
+        ml_fit_device_plan there;
+        ML_TRY(ml_fit_plan_device(config, ML_F32, source, b, available, &there, err));
+        if (there.fits && there.host < ml_memory_available() / 10 * 8) return ML_OK;
+        int64_t more = there.work - p.work;
         p.work += more;
         p.total += more;
-        if (p.total <= available || fits_without_experts(config, p.stored + p.copied, b)) return ML_OK;
         advise(path, config, b, available - more, &p, advice, sizeof advice);
         return ml_fail(err, ML_ENOMEM,
                        "%.300s does not fit on the GPU: %.4g GB of weights, %.4g GB of keys and values and %.4g GB for "
@@ -169,7 +142,7 @@ ml_status ml_fit_check_cache(const ml_model *m, int64_t n_token, const ml_memory
     int64_t need = ml_kv_cache_token_bytes(&m->config, b->kv_dtype) * n_token;
     if (m->device) { /* the weights have their memory */
         left = ml_device_get_info(m->device).free_bytes;
-        held = work_bytes(&m->config) + device_work_bytes(&m->config);
+        held = ml_fit_device_work(&m->config);
     } else {
         ML_TRY(held_bytes(m, b, &held, err));
     }

@@ -41,8 +41,10 @@ static ml_status open_there(const char *path, const ml_memory_budget *budget, ml
     ml_memory_budget there = *budget;
     there.on = device;
     ML_TRY(ml_model_open_within(path, &there, model, err));
-    int64_t most = ml_fit_device_weights(&(*model)->config, &there);
-    ml_status status = ml_model_upload(*model, device, (size_t)most, err);
+    ml_fit_device_plan plan;
+    ml_status status =
+        ml_fit_plan_device(&(*model)->config, ML_F32, (*model)->source, &there, ml_fit_memory(&there), &plan, err);
+    if (status == ML_OK) status = ml_model_upload(*model, device, (size_t)plan.weights_room, err);
     if (status == ML_OK && (*model)->n_layer_pinned > 0) {
         size_t n = strlen(choice);
         snprintf(choice + n, 256 - n, ", experts of the last %lld layers in this machine's memory",

@@ -34,13 +34,17 @@ static size_t activation_bytes(const ml_config *c, int64_t n_token)
 }
 
 /* Beside activations a device's products and attention have results of their own (ops/cuda). */
-static size_t device_bytes(const ml_model *m, int64_t n_token)
+static size_t work_bytes(const ml_config *c, int64_t n_token)
 {
-    const ml_config *c = &m->config;
     int64_t row = c->num_experts_per_tok * (c->hidden_size + 2);
     if (c->attention == ML_ATTENTION_MLA) row += 2 * c->num_attention_heads * c->kv_lora_rank;
     size_t prompts = (size_t)ML_PROMPT_WINDOW_BYTES + (size_t)ML_PROMPT_STATE_BYTES;
-    return (size_t)(row * n_token) * sizeof(float) + ml_model_widest_bytes(m) + prompts + ((size_t)256 << 20);
+    return (size_t)(row * n_token) * sizeof(float) + prompts;
+}
+
+static size_t device_bytes(const ml_model *m, int64_t n_token)
+{
+    return work_bytes(&m->config, n_token) + ml_model_widest_bytes(m) + ((size_t)256 << 20);
 }
 
 int64_t ml_runner_choose_pass(const ml_model *m, int64_t capacity, ml_dtype kv_dtype)
@@ -55,12 +59,34 @@ int64_t ml_runner_choose_pass(const ml_model *m, int64_t capacity, ml_dtype kv_d
     return n < capacity ? n : capacity;
 }
 
+static int64_t count_pages(const ml_runner_config *n, int64_t page)
+{
+    return (n->cache_token + page - 1) / page + n->n_seq; /* each sequence's last page is partly filled */
+}
+
+/* Logits of a decode pass, rounded up, and of rows picked from another. */
+static int64_t device_logits(const ml_runner_config *n)
+{
+    return 2 * (n->n_seq + 32);
+}
+
+int64_t ml_runner_plan_device(const ml_config *c, const ml_runner_config *n, int64_t widest_bytes)
+{
+    ml_runner_config filled = *n;
+    if (filled.cache_token == 0) filled.cache_token = n->n_seq * n->capacity;
+    int64_t page = n->capacity < PAGE_SIZE ? n->capacity : PAGE_SIZE, slack = (int64_t)257 << 20;
+    int64_t cache = (count_pages(&filled, page) + 1) * page * ml_kv_cache_token_bytes(c, n->kv_dtype);
+    int64_t logits = device_logits(n) * c->vocab_size * (int64_t)sizeof(float);
+    return (int64_t)activation_bytes(c, n->max_token) + (int64_t)work_bytes(c, n->max_token) + logits + widest_bytes +
+           cache + slack;
+}
+
 static ml_status make(ml_runner *r, ml_error *err)
 {
     const ml_config *c = &r->model->config;
     const ml_runner_config *n = &r->config;
     int64_t page = n->capacity < PAGE_SIZE ? n->capacity : PAGE_SIZE;
-    int64_t n_page = (n->cache_token + page - 1) / page + n->n_seq; /* each sequence's last page is partly filled */
+    int64_t n_page = count_pages(n, page);
     int64_t n_logits = n->n_seq;
     size_t slack = (size_t)256 << 20;
     r->adapter = ml_calloc((size_t)n->n_seq + 1, sizeof *r->adapter);
@@ -70,7 +96,7 @@ static ml_status make(ml_runner *r, ml_error *err)
     ml_device_enter(device);
     if (device) {
         slack = device_bytes(r->model, n->max_token);
-        n_logits = 2 * (n->n_seq + 32); /* of a decode pass, rounded up, and of rows picked from another */
+        n_logits = device_logits(n);
     }
     size_t logits = (size_t)(n_logits * c->vocab_size) * sizeof(float);
     ML_TRY(ml_ctx_init_on(&r->ctx, device, activation_bytes(c, n->max_token) + logits + slack, 0, err));
@@ -292,7 +318,9 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
                           .n_decode = ctx->n_decode,
                           .observer = r->observer,
                           .adapters = make_use(r, n, seq) };
-    if (in.adapters && r->model->device) {
+    /* On a device: one for all tokens, that lies there, as of a model in training. */
+    bool is_there = in.adapters && in.adapters->n_group == 1 && in.adapters->group[0].adapter->is_there;
+    if (in.adapters && r->model->device && !is_there) {
         ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
     }
     ML_TRY(ml_ctx_status(ctx, err));
@@ -359,6 +387,38 @@ ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, fl
     take(ctx, ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_want, want)), logits); // [n_want, vocab]
     ml_ctx_release(ctx, mark);
     return ml_ctx_status(ctx, err);
+}
+
+/* Logits of the rows that tokens are drawn from, there, in their order. */
+static float *logits_there(ml_runner *r, ml_sample_row *row, int64_t n_row)
+{
+    ml_ctx *ctx = &r->ctx;
+    if (r->decoded) return r->decoded->logits; /* of all rows */
+    int32_t *want = ml_ctx_scratch(ctx, (size_t)n_row * sizeof *want);
+    for (int64_t i = 0; i < n_row && want; i++) {
+        want[i] = (int32_t)row[i].row;
+        row[i].row = i;
+    }
+    ctx->n_decode = n_row;
+    ml_tensor *logits = want ? ml_model_logits(ctx, r->model, pick_rows(ctx, r->hidden, n_row, want)) : NULL;
+    return logits ? ml_f32(logits) : NULL;
+}
+
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err)
+{
+    if (n_row == 0) return ML_OK;
+    ml_ctx *ctx = &r->ctx;
+    ml_device_enter(r->model->device);
+    ml_ctx_mark mark = ml_ctx_get_mark(ctx);
+    float *logits = logits_there(r, row, n_row);
+    ml_status status = ml_ctx_status(ctx, err);
+    if (status == ML_OK) {
+        status = ml_device_sample(ctx, logits, r->model->config.vocab_size, n_valid, row, n_row, penalised, n_penalised,
+                                  out, err);
+    }
+    ml_ctx_release(ctx, mark);
+    return status;
 }
 
 ml_status ml_runner_logprob(ml_runner *r, const int32_t *target, float *logprob, ml_error *err)

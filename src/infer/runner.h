@@ -5,6 +5,7 @@
 #ifndef ML_INFER_RUNNER_H
 #define ML_INFER_RUNNER_H
 
+#include "infer/cuda/sample.h"
 #include "infer/pages.h"
 #include "model/adapter.h"
 
@@ -29,6 +30,9 @@ int64_t ml_runner_choose_pass(const ml_model *model, int64_t capacity, ml_dtype 
  * capacity is not in 1 .. the model's positions. */
 ml_status ml_runner_make(ml_model *model, const ml_runner_config *config, ml_runner **out, ml_error *err);
 void ml_runner_free(ml_runner *r);
+/* Bytes of a device's memory that a runner of such a model takes, at most; widest_bytes: of the weights that one
+ * operator reads together, as fp32. */
+int64_t ml_runner_plan_device(const ml_config *c, const ml_runner_config *config, int64_t widest_bytes);
 /* Bytes of the cache when full. */
 int64_t ml_runner_cache_bytes(const ml_runner *r);
 /* The sequences' pages, to be reserved before their tokens are run. */
@@ -50,6 +54,10 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
 ml_status ml_runner_hidden(ml_runner *r, int64_t row, const float **out, ml_error *err);
 /* Of the tokens of the last pass: logits of rows want[n_want] -> [n_want, vocab_size]. */
 ml_status ml_runner_logits(ml_runner *r, int64_t n_want, const int32_t *want, float *logits, ml_error *err);
+/* On a device: tokens drawn there from the logits of rows of the last pass (ml_sample_row.row), ids below n_valid; the
+ * logits stay there.  out [n_row]; see infer/cuda/sample.h. */
+ml_status ml_runner_sample(ml_runner *r, int64_t n_valid, ml_sample_row *row, int64_t n_row, const int32_t *penalised,
+                           int64_t n_penalised, ml_sample_choice *out, ml_error *err);
 /* Memory for n logits that ml_runner_logits fills fastest; NULL when there is none. */
 float *ml_runner_alloc_logits(const ml_model *model, size_t n);
 void ml_runner_free_logits(const ml_model *model, float *logits);

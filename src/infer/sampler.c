@@ -13,13 +13,15 @@ typedef struct {
 
 struct ml_sampler {
     ml_sampling sampling;
+    ml_sample_rule rule;
     int64_t n_valid;
     ml_rng rng;
     float *adjusted;      /* [n_valid] */
     candidate *candidate; /* [n_valid] */
-    float *scaled;        /* [n_valid] */
-    double *weight;       /* [n_valid] */
+    uint64_t *weight;     /* [n_valid] */
     int32_t *chosen;      /* [n_valid] */
+    uint32_t *listed;     /* [n_valid] the last list of penalised ids that each id was in */
+    uint32_t n_list;
 };
 
 ml_sampling ml_sampling_default(void)
@@ -49,6 +51,18 @@ ml_status ml_sampling_check(const ml_sampling *s, ml_error *err)
     return ML_OK;
 }
 
+static ml_sample_rule make_rule(const ml_sampling *s, int64_t n_valid)
+{
+    int shift = 61;
+    while (n_valid > (int64_t)1 << (61 - shift)) shift--;
+    return (ml_sample_rule){ .inverse = s->temperature > 0 ? 1 / s->temperature : 0,
+                             .floor = s->min_p > 0 ? s->temperature * log(s->min_p) : 0,
+                             .has_floor = s->min_p > 0,
+                             .top_p = s->top_p,
+                             .top_k = s->top_k,
+                             .one = ldexp(1, shift < 51 ? shift : 51) };
+}
+
 ml_status ml_sampler_make(const ml_sampling *sampling, int64_t n_vocab, int64_t n_valid, ml_sampler **out,
                           ml_error *err)
 {
@@ -58,12 +72,13 @@ ml_status ml_sampler_make(const ml_sampling *sampling, int64_t n_vocab, int64_t 
     if (!s) return ml_fail_memory(err, sizeof *s, "a sampler");
     s->sampling = *sampling;
     s->n_valid = n_valid < n_vocab ? n_valid : n_vocab;
+    s->rule = make_rule(sampling, s->n_valid);
     s->adjusted = ml_calloc((size_t)s->n_valid, sizeof *s->adjusted);
     s->candidate = ml_calloc((size_t)s->n_valid, sizeof *s->candidate);
     s->weight = ml_calloc((size_t)s->n_valid, sizeof *s->weight);
-    s->scaled = ml_calloc((size_t)s->n_valid, sizeof *s->scaled);
+    s->listed = ml_calloc((size_t)s->n_valid, sizeof *s->listed);
     s->chosen = ml_calloc((size_t)s->n_valid, sizeof *s->chosen);
-    if (!s->adjusted || !s->candidate || !s->weight || !s->scaled || !s->chosen) {
+    if (!s->adjusted || !s->candidate || !s->weight || !s->listed || !s->chosen) {
         ml_sampler_free(s);
         return ml_fail_memory(err, (size_t)s->n_valid * sizeof *s->candidate, "a sampler");
     }
@@ -78,7 +93,7 @@ void ml_sampler_free(ml_sampler *s)
     ml_free(s->adjusted);
     ml_free(s->candidate);
     ml_free(s->weight);
-    ml_free(s->scaled);
+    ml_free(s->listed);
     ml_free(s->chosen);
     ml_free(s);
 }
@@ -88,17 +103,22 @@ void ml_sampler_reset(ml_sampler *s)
     s->rng = ml_rng_make(s->sampling.seed, 0x5a17);
 }
 
+/* Where the window of recent ids begins. */
+static int64_t first_recent(const ml_sampler *s, int64_t n_recent)
+{
+    int64_t window = s->sampling.repetition_window;
+    return window > 0 && n_recent > window ? n_recent - window : 0;
+}
+
 static void penalise(ml_sampler *s, const float *logits, const int32_t *recent, int64_t n_recent)
 {
     float penalty = (float)s->sampling.repetition_penalty;
     if (penalty == 1.0f) return;
-    int64_t window = s->sampling.repetition_window;
-    int64_t first = window > 0 && n_recent > window ? n_recent - window : 0;
-    for (int64_t i = first; i < n_recent; i++) {
+    for (int64_t i = first_recent(s, n_recent); i < n_recent; i++) {
         int32_t id = recent[i];
         if (id < 0 || id >= s->n_valid) continue;
         /* From the unmodified logit, so that a token seen twice is not punished twice. */
-        s->adjusted[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+        s->adjusted[id] = ml_rule_penalise(logits[id], penalty);
     }
 }
 
@@ -147,50 +167,26 @@ static int32_t greedy(const ml_sampler *s)
     return best;
 }
 
-static double weight_of(const ml_sampler *s, candidate c, double largest)
+/* Candidates in the order of their ids: the first that, with all before it, weighs more than the target. */
+static int32_t draw_from_all(const ml_sampler *s, int64_t n, uint64_t total, uint64_t random)
 {
-    return exp(((double)c.logit - largest) / s->sampling.temperature);
-}
-
-/* The weight of all candidates.  Without min-p those are all that count, and a sum over the whole row is quicker. */
-static double total_weight(ml_sampler *s, int64_t n, double largest)
-{
-    double total = 0;
-    if (s->sampling.min_p > 0) {
-        for (int64_t i = 0; i < n; i++) total += weight_of(s, s->candidate[i], largest);
-        return total;
-    }
-    float unused, sum, scale = (float)(1 / s->sampling.temperature);
-    for (int64_t i = 0; i < s->n_valid; i++) s->scaled[i] = scale * s->adjusted[i];
-    ml_row_ops_get()->max_sum_exp(s->scaled, NULL, s->n_valid, &unused, &sum);
-    return (double)sum;
-}
-
-/* Candidates in the order of their ids, until the weight reaches a point drawn from the whole. */
-static int32_t draw_from_all(ml_sampler *s, int64_t n, double largest)
-{
-    double total = 0;
-    for (int64_t i = 0; i < n; i++) {
-        s->weight[i] = weight_of(s, s->candidate[i], largest);
-        total += s->weight[i];
-    }
-    double target = ml_rng_uniform(&s->rng) * total;
+    uint64_t target = ml_rule_high_product(random, total), sum = 0;
     for (int64_t i = 0; i < n - 1; i++) {
-        target -= s->weight[i];
-        if (target < 0) return s->candidate[i].id;
+        sum += s->weight[i];
+        if (sum > target) return s->candidate[i].id;
     }
     return s->candidate[n - 1].id;
 }
 
 /* The k likeliest candidates, or (k = 0) so many that they weigh `goal`, in order: chosen and weight.  How many. */
-static int64_t take_likeliest(ml_sampler *s, int64_t n, int64_t k, double goal, double largest)
+static int64_t take_likeliest(ml_sampler *s, int64_t n, int64_t k, uint64_t goal, float largest)
 {
     int64_t n_kept = 0;
-    double kept = 0;
+    uint64_t kept = 0;
     for (int64_t i = n / 2; i-- > 0;) sift_down(s->candidate, n, i);
     while (n_kept < n && (k > 0 ? n_kept < k : kept < goal)) {
         candidate c = pop(s->candidate, n - n_kept);
-        s->weight[n_kept] = weight_of(s, c, largest);
+        s->weight[n_kept] = ml_rule_weight(&s->rule, c.logit, largest);
         kept += s->weight[n_kept];
         s->chosen[n_kept++] = c.id;
     }
@@ -198,44 +194,92 @@ static int64_t take_likeliest(ml_sampler *s, int64_t n, int64_t k, double goal, 
 }
 
 /* One of the likeliest candidates that top-k and top-p leave: p of the weight that k left. */
-static int32_t draw_from_likeliest(ml_sampler *s, int64_t n, double largest)
+static int32_t draw_from_likeliest(ml_sampler *s, int64_t n, uint64_t total, uint64_t random, float largest)
 {
-    const ml_sampling *p = &s->sampling;
-    double goal = p->top_k > 0 ? 0 : p->top_p * total_weight(s, n, largest), total = 0, kept = 0;
-    int64_t n_kept = take_likeliest(s, n, p->top_k, goal, largest), left = 0;
-    for (int64_t i = 0; i < n_kept; i++) total += s->weight[i];
-    if (p->top_k > 0) goal = p->top_p * total;
+    const ml_sample_rule *rule = &s->rule;
+    uint64_t goal = ml_rule_goal(rule, total), kept = 0, sum = 0;
+    int64_t n_kept = take_likeliest(s, n, rule->top_k, goal, largest), left = 0;
+    if (rule->top_k > 0) {
+        for (int64_t i = 0; i < n_kept; i++) sum += s->weight[i];
+        goal = ml_rule_goal(rule, sum);
+    }
     while (left < n_kept && kept < goal) kept += s->weight[left++];
-    if (left == 0) return greedy(s); /* weights that are no numbers */
-    double target = ml_rng_uniform(&s->rng) * kept;
+    uint64_t target = ml_rule_high_product(random, kept);
+    sum = 0;
     for (int64_t i = 0; i < left - 1; i++) {
-        target -= s->weight[i];
-        if (target < 0) return s->chosen[i];
+        sum += s->weight[i];
+        if (sum > target) return s->chosen[i];
     }
     return s->chosen[left - 1];
 }
 
-static int32_t draw(ml_sampler *s)
+static int32_t draw(ml_sampler *s, uint64_t random)
 {
-    const ml_sampling *p = &s->sampling;
-    double largest = (double)s->adjusted[greedy(s)];
-    /* exp(-40) of the likeliest: together such tokens weigh less than one rounding error of the sum. */
-    double floor = largest - 40 * p->temperature;
-    if (p->min_p > 0) floor = fmax(floor, largest + p->temperature * log(p->min_p));
+    const ml_sample_rule *rule = &s->rule;
+    int32_t best = greedy(s);
+    float largest = s->adjusted[best];
+    if (!(largest > -INFINITY)) return best;
+    /* What weighs nothing need not be looked at: weights end far above exp(-64). */
+    double least = (double)largest - 64 * s->sampling.temperature;
     int64_t n = 0;
     for (int64_t i = 0; i < s->n_valid; i++) {
-        if ((double)s->adjusted[i] >= floor) s->candidate[n++] = (candidate){ s->adjusted[i], (int32_t)i };
+        float logit = s->adjusted[i];
+        bool counts = (double)logit >= least || logit == largest;
+        if (counts && ml_rule_passes(rule, logit, largest)) s->candidate[n++] = (candidate){ logit, (int32_t)i };
     }
-    if (n == 0) return greedy(s); /* logits that are no numbers */
-    bool all = p->top_k == 0 && p->top_p >= 1;
-    return all ? draw_from_all(s, n, largest) : draw_from_likeliest(s, n, largest);
+    uint64_t total = 0;
+    if (rule->top_k == 0) {
+        for (int64_t i = 0; i < n; i++) s->weight[i] = ml_rule_weight(rule, s->candidate[i].logit, largest);
+        for (int64_t i = 0; i < n; i++) total += s->weight[i];
+    }
+    bool all = rule->top_k == 0 && rule->top_p >= 1;
+    return all ? draw_from_all(s, n, total, random) : draw_from_likeliest(s, n, total, random, largest);
+}
+
+ml_sample_rule ml_sampler_get_rule(const ml_sampler *s)
+{
+    return s->rule;
+}
+
+float ml_sampler_get_penalty(const ml_sampler *s)
+{
+    return (float)s->sampling.repetition_penalty;
+}
+
+uint64_t ml_sampler_next_random(ml_sampler *s)
+{
+    return s->rule.inverse > 0 ? ml_rng_u64(&s->rng) : 0;
+}
+
+int64_t ml_sampler_list_penalised(ml_sampler *s, const int32_t *recent, int64_t n_recent, int32_t *out)
+{
+    int64_t n = 0;
+    if (ml_sampler_get_penalty(s) == 1.0f) return 0;
+    if (++s->n_list == 0) { /* once in 2^32 tokens the marks begin anew */
+        memset(s->listed, 0, (size_t)s->n_valid * sizeof *s->listed);
+        s->n_list = 1;
+    }
+    for (int64_t i = first_recent(s, n_recent); i < n_recent; i++) {
+        int32_t id = recent[i];
+        if (id < 0 || id >= s->n_valid || s->listed[id] == s->n_list) continue;
+        s->listed[id] = s->n_list;
+        out[n++] = id;
+    }
+    return n;
+}
+
+int64_t ml_sampler_most_penalised(const ml_sampler *s, int64_t n_recent)
+{
+    int64_t n = n_recent - first_recent(s, n_recent);
+    if (ml_sampler_get_penalty(s) == 1.0f) return 0;
+    return n < s->n_valid ? n : s->n_valid;
 }
 
 int32_t ml_sampler_choose(ml_sampler *s, const float *logits, const int32_t *recent, int64_t n_recent, double *logprob)
 {
     memcpy(s->adjusted, logits, (size_t)s->n_valid * sizeof *s->adjusted);
     penalise(s, logits, recent, n_recent);
-    int32_t id = s->sampling.temperature == 0 ? greedy(s) : draw(s);
+    int32_t id = s->sampling.temperature == 0 ? greedy(s) : draw(s, ml_sampler_next_random(s));
     if (logprob) *logprob = ml_logits_logprob(logits, s->n_valid, id);
     return id;
 }

@@ -23,6 +23,18 @@ struct ml_session {
     bool has_logits;
 };
 
+static ml_runner_config configure(int64_t capacity, int64_t longest_pass, ml_dtype kv_dtype)
+{
+    return (ml_runner_config){ .n_seq = 1, .capacity = capacity, .max_token = longest_pass, .kv_dtype = kv_dtype };
+}
+
+int64_t ml_session_plan_device(const ml_config *config, int64_t capacity, int64_t widest_bytes)
+{
+    int64_t longest = capacity < ML_DEVICE_PROMPT_PASS ? capacity : ML_DEVICE_PROMPT_PASS;
+    ml_runner_config c = configure(capacity, longest, ML_SESSION_KV);
+    return ml_runner_plan_device(config, &c, widest_bytes);
+}
+
 ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, ml_dtype kv_dtype, ml_session **out,
                              ml_error *err)
 {
@@ -33,7 +45,7 @@ ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, 
     s->use_cache = use_cache;
     s->capacity = capacity;
     s->longest_pass = ml_runner_choose_pass(model, capacity, kv_dtype);
-    ml_runner_config config = { .n_seq = 1, .capacity = capacity, .max_token = s->longest_pass, .kv_dtype = kv_dtype };
+    ml_runner_config config = configure(capacity, s->longest_pass, kv_dtype);
     ml_status status = ml_runner_make(model, &config, &s->runner, err);
     if (status == ML_OK) {
         size_t n_vocab = (size_t)model->config.vocab_size;

@@ -15,6 +15,8 @@
 
 ml_status ml_session_make_as(ml_model *model, int64_t capacity, bool use_cache, ml_dtype kv_dtype, ml_session **out,
                              ml_error *err);
+/* Bytes of a device's memory that a session takes, at most (infer/runner.h: ml_runner_plan_device). */
+int64_t ml_session_plan_device(const ml_config *config, int64_t capacity, int64_t widest_bytes);
 /* NULL: the model's own, ml_adapter_none: none.  Forgets what the session has seen. */
 void ml_session_set_adapter(ml_session *s, const ml_adapter *adapter);
 int64_t ml_session_capacity(const ml_session *s);

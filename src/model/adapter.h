@@ -148,6 +148,9 @@ struct ml_adapter_use {
 /* One linear layer with its terms: x w^T + bias.  w is the matrices of `slot` [n_slot], one after another. */
 ml_tensor *ml_adapter_linear(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_slot *slot, int n_slot,
                              ml_tensor *x, ml_tensor *w, ml_tensor *bias, const ml_adapter_use *use);
+/* On a device, with a cache: kv_b [n_head * (d_nope + d_v), kv_lora_rank] with the term of the one adapter that all
+ * tokens have merged in, fp32, in the arena.  NULL when there is none (or on failure, with the error in ctx). */
+ml_tensor *ml_adapter_merge_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_use *use);
 /* With a cache: terms of kv_b for each sequence.  NULL when there are none (or on failure, with the error in ctx). */
 const ml_mla_term *const *ml_adapter_mla_terms(ml_ctx *ctx, int64_t layer_id, const ml_adapter_use *use);
 /* A layer of routed experts with its terms. */

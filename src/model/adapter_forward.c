@@ -1,6 +1,8 @@
 /* What adapters add to the forward pass (model/adapter.h). */
 #include "model/adapter.h"
 
+#include "model/cuda/adapter.h"
+
 #include <string.h>
 
 static ml_tensor *maybe(const ml_tensor *t)
@@ -124,6 +126,14 @@ const ml_mla_term *const *ml_adapter_mla_terms(ml_ctx *ctx, int64_t layer_id, co
         if (t && !list[s] && !(list[s] = make_mla_term(ctx, t))) return NULL;
     }
     return list;
+}
+
+ml_tensor *ml_adapter_merge_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_use *use)
+{
+    const ml_adapter_term *t = use ? term_of(use->group[0].adapter, layer_id, ML_SLOT_KV_B) : NULL;
+    ml_tensor *merged = t ? ml_tensor_new_2d(ctx, ML_F32, t->module.rows, t->module.cols) : NULL;
+    if (!merged || ml_cuda_read_kv_b(ctx, m, layer_id, ml_f32(merged)) != ML_OK) return NULL;
+    return ml_cuda_adapter_merge(ctx, t, ml_f32(merged)) == ML_OK ? merged : NULL;
 }
 
 /* ---- experts ---- */

@@ -330,7 +330,13 @@ static void add_experts(ml_model_layout *l, ml_layer *y, const char *prefix)
     add_param(l, name, ML_PARAM_EXPERT, n, d, f, down);
 }
 
-static void add_moe(ml_model_layout *l, ml_layer *y, const char *prefix)
+/* Bytes so far, wherever they are, each weight at a place of its own. */
+static int64_t upload_bytes(const ml_model_layout *l)
+{
+    return (int64_t)(l->n_bytes + l->stored_bytes + l->n_weight * ML_UPLOAD_ALIGN);
+}
+
+static void add_moe(ml_model_layout *l, ml_layer *y, const char *prefix, int64_t layer_id)
 {
     const ml_config *c = &l->m->config;
     char name[ML_WEIGHT_NAME_MAX];
@@ -345,7 +351,9 @@ static void add_moe(ml_model_layout *l, ml_layer *y, const char *prefix)
         if (l->m->source) copy_vector(l, name, n, data);
         add_weight(l, name, ML_PARAM_BIAS, ML_F32, n, 0, data, false);
     }
+    int64_t before = upload_bytes(l);
     add_experts(l, y, prefix);
+    if (l->sizes) l->sizes->expert[layer_id] = upload_bytes(l) - before;
     if (c->n_shared_experts > 0) {
         snprintf(name, sizeof name, "%sshared_experts.", prefix);
         add_mlp(l, y, name, c->n_shared_experts * c->moe_intermediate_size);
@@ -370,7 +378,7 @@ void ml_model_walk(ml_model_layout *l)
         add_vector(l, &y->ffn_norm, name, ML_PARAM_NORM, d);
         snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.", (long long)i);
         if (ml_config_layer_is_moe(c, i))
-            add_moe(l, y, prefix);
+            add_moe(l, y, prefix, i);
         else
             add_mlp(l, y, prefix, c->intermediate_size);
     }
@@ -381,4 +389,7 @@ void ml_model_walk(ml_model_layout *l)
         add_matrix(l, &m->head, "", "lm_head.weight", ML_PARAM_HEAD, m->dtype, c->vocab_size, d);
     }
     if (c->head_bias) add_vector(l, &m->head_bias, "lm_head.bias", ML_PARAM_BIAS, c->vocab_size);
+    if (!l->sizes) return;
+    l->sizes->rest = upload_bytes(l);
+    for (int64_t i = 0; i < c->num_hidden_layers; i++) l->sizes->rest -= l->sizes->expert[i];
 }

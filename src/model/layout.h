@@ -11,8 +11,9 @@ typedef struct {
     size_t n_bytes;      /* of the model's own memory */
     size_t stored_bytes; /* that stay where the source has them */
     size_t n_weight, n_param, name_bytes, n_part;
-    char *names;      /* of the parameters */
-    ml_status status; /* first failure of the source */
+    ml_upload_sizes *sizes; /* NULL, or filled while counting */
+    char *names;            /* of the parameters */
+    ml_status status;       /* first failure of the source */
     ml_error *err;
 } ml_model_layout;
 

@@ -83,6 +83,19 @@ ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *sourc
     return counted.status;
 }
 
+ml_status ml_model_measure_upload(const ml_config *config, ml_dtype dtype, ml_weight_source *source,
+                                  ml_upload_sizes *out, ml_error *err)
+{
+    size_t n = (size_t)config->num_hidden_layers;
+    *out = (ml_upload_sizes){ .n_layer = config->num_hidden_layers, .expert = ml_calloc(n, sizeof *out->expert) };
+    if (!out->expert) return ml_fail_memory(err, n * sizeof *out->expert, "sizes of weights");
+    ml_model m = { .config = *config, .dtype = dtype, .source = source };
+    ml_model_layout counted = { .m = &m, .sizes = out, .err = err };
+    ml_model_walk(&counted);
+    if (counted.status != ML_OK) ml_upload_sizes_free(out);
+    return counted.status;
+}
+
 ml_status ml_model_fill(ml_model *m, const ml_weight_source *source, ml_error *err)
 {
     assert(!m->source && m->dtype == ML_F32);

@@ -85,12 +85,29 @@ ml_status ml_model_measure_bind(const ml_config *config, ml_weight_source *sourc
                                 ml_error *err);
 /* Bytes that ml_model_repack (moonlight.h) will take. */
 size_t ml_model_repack_bytes(const ml_model *m);
+/* What weights take that are copied somewhere to be read there, at most (places are rounded up): bytes of the routed
+ * experts of each layer, and of all else. */
+typedef struct {
+    int64_t n_layer, rest;
+    int64_t *expert; /* [n_layer] */
+} ml_upload_sizes;
+enum { ML_UPLOAD_ALIGN = 256 };
+/* Of a source's weights, or without a source of matrices in `dtype`.  Free with ml_upload_sizes_free. */
+ml_status ml_model_measure_upload(const ml_config *config, ml_dtype dtype, ml_weight_source *source,
+                                  ml_upload_sizes *out, ml_error *err);
+void ml_upload_sizes_free(ml_upload_sizes *sizes);
+/* How many layers, the last ones, leave their experts out so that the others take most_bytes (0: any number) at most;
+ * *there: what these take, *elsewhere: what is left out.  -1 when it is too much without any expert; then
+ * *there is how much that is. */
+int64_t ml_upload_divide(const ml_upload_sizes *sizes, int64_t most_bytes, int64_t *there, int64_t *elsewhere);
+
 /* Bytes that ml_model_upload will take, and those of them that are experts'. */
 size_t ml_model_upload_bytes(const ml_model *m, size_t *experts);
 /* Copy the weights of a model for inference to a device, in the types they have, and compute there from now on: a
- * context on that device is then wanted for every pass.  Parts of one type become one tensor. most_bytes   of the
- * device's memory; 0: as much as they take.  Where that is too little, experts of the last layers go to pinned memory
- * of this machine, which kernels read from there. The device must outlive the model; a source is told that it may drop
+ * context on that device is then wanted for every pass.  Parts of one type become one tensor.  most_bytes: of the
+ * device's memory; 0: as much as they take.  Where that is too little, experts of the last layers, as many as
+ * ml_upload_divide says, go to pinned memory of this machine, which kernels read from there.  The device must outlive
+ * the model; a source is told that it may drop
  * what was copied.  ML_EINVAL for weights repacked for the processor or being trained, ML_ENOMEM when the others are
  * too many, and as ml_device_alloc. */
 ml_status ml_model_upload(ml_model *m, ml_device *device, size_t most_bytes, ml_error *err);

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { N_LAYER_TENSOR = sizeof(ml_layer) / sizeof(ml_tensor), ALIGN = 256 };
+enum { N_LAYER_TENSOR = sizeof(ml_layer) / sizeof(ml_tensor), ALIGN = ML_UPLOAD_ALIGN };
 _Static_assert(sizeof(ml_layer) == N_LAYER_TENSOR * sizeof(ml_tensor), "a layer is tensors and nothing else");
 
 typedef struct {
@@ -155,18 +155,38 @@ size_t ml_model_upload_bytes(const ml_model *m, size_t *experts)
     return u.there.n_bytes;
 }
 
-/* As few layers' experts stay here as make the others fit. */
-static ml_status divide(ml_model *m, size_t most_bytes, upload *counted, ml_error *err)
+void ml_upload_sizes_free(ml_upload_sizes *sizes)
 {
-    for (int64_t n = 0; n <= m->config.num_hidden_layers; n++) {
-        *counted = count(m, n);
-        m->n_layer_pinned = n;
-        if (most_bytes == 0 || counted->there.n_bytes <= most_bytes) return ML_OK;
+    ml_free(sizes->expert);
+    sizes->expert = NULL;
+}
+
+int64_t ml_upload_divide(const ml_upload_sizes *sizes, int64_t most_bytes, int64_t *there, int64_t *elsewhere)
+{
+    int64_t n = 0, out = 0, in = sizes->rest;
+    for (int64_t i = 0; i < sizes->n_layer; i++) in += sizes->expert[i];
+    for (; most_bytes > 0 && in > most_bytes && n < sizes->n_layer; n++) {
+        int64_t bytes = sizes->expert[sizes->n_layer - 1 - n];
+        in -= bytes;
+        out += bytes;
     }
+    *there = in;
+    *elsewhere = out;
+    return most_bytes > 0 && in > most_bytes ? -1 : n;
+}
+
+static ml_status divide(ml_model *m, int64_t most_bytes, ml_error *err)
+{
+    ml_upload_sizes sizes;
+    int64_t there, elsewhere;
+    ML_TRY(ml_model_measure_upload(&m->config, m->dtype, m->source, &sizes, err));
+    m->n_layer_pinned = ml_upload_divide(&sizes, most_bytes, &there, &elsewhere);
+    ml_upload_sizes_free(&sizes);
+    if (m->n_layer_pinned >= 0) return ML_OK;
     return ml_fail(err, ML_ENOMEM,
                    "the GPU has %.2f GiB for weights, but they take %.2f GiB there with all experts in this machine's "
                    "memory: give a model of fewer bits (--quant of moonlight convert), or --device cpu",
-                   (double)most_bytes / 0x1p30, (double)counted->there.n_bytes / 0x1p30);
+                   (double)most_bytes / 0x1p30, (double)there / 0x1p30);
 }
 
 static ml_status check(const ml_model *m, ml_error *err)
@@ -186,8 +206,8 @@ ml_status ml_model_upload(ml_model *m, ml_device *device, size_t most_bytes, ml_
     m->layer_here = ml_calloc(n_layer, sizeof *m->layer_here);
     if (!m->layer_here) return ml_fail_memory(err, n_layer * sizeof *m->layer_here, "a model's tables");
     memcpy(m->layer_here, m->layer, n_layer * sizeof *m->layer_here);
-    upload counted;
-    ML_TRY(divide(m, most_bytes, &counted, err));
+    ML_TRY(divide(m, (int64_t)most_bytes, err));
+    upload counted = count(m, m->n_layer_pinned);
     m->device = device;
     ML_TRY(ml_device_alloc(device, counted.there.n_bytes, "the model's weights", &m->uploaded, err));
     if (counted.pinned.n_bytes > 0) {

@@ -179,6 +179,8 @@ static ml_status make_plan(ml_trainer *t, ml_error *err)
     t->plan.weights += 4 * t->run.n_frozen;
     t->plan.total += 4 * t->run.n_frozen;
     if (t->device) t->plan.host += 4 * t->run.n_frozen; /* where it came from */
+    if (t->device) t->plan.samples = ml_train_plan_samples(&t->run.train, &t->run.config);
+    t->plan.total += t->plan.samples;
     t->n_params = ml_model_count(&t->run.config);
     t->available = memory_available(t);
     ml_train_format_plan(&t->plan, text, sizeof text);

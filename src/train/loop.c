@@ -91,6 +91,7 @@ static ml_status make_device_memory(ml_loop *t, ml_error *err)
     t->ctx.device = c->device; /* the optimizer takes its share before the rest goes to ctx */
     ML_TRY(ml_optimizer_make_on(&t->ctx, &c->optim, &c->moments, t->param, t->n_param, &t->optimizer, err));
     int64_t left = ml_device_get_info(c->device).free_bytes - plan.activation_gradients - least_left;
+    if (t->tokenizer) left -= ml_train_plan_samples(c, &t->model->config);
     int64_t act = plan.activations;
     if (left > act) act = left < 2 * act ? left : 2 * act;
     return ml_ctx_init_on(&t->ctx, c->device, (size_t)act, (size_t)plan.activation_gradients, err);

@@ -124,6 +124,11 @@ typedef struct ml_loop ml_loop;
 ml_status ml_loop_check_config(const ml_train_config *config, const ml_config *model, ml_error *err);
 ml_status ml_loop_check_folder(const char *run_folder, bool resume, ml_error *err);
 
+/* Tokens of the longest sample, its prompt included, at most. */
+int64_t ml_train_count_sample_tokens(const ml_train_config *config, const ml_config *model);
+/* Bytes of a device's memory that samples take while they are made; 0: none are wanted. */
+int64_t ml_train_plan_samples(const ml_train_config *config, const ml_config *model);
+
 /* Open the run folder (locked until ml_loop_free).  When `resume`, continue from its latest checkpoint; otherwise
  * the folder must not hold one.  `model` is trainable and, unless resuming, initialised; with an adapter it is any
  * whole model, and stays as it is.  It, the adapter, the stage, the tokenizer (may be NULL: samples are then off) and

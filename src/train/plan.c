@@ -204,6 +204,11 @@ ml_train_plan ml_train_make_device_plan(const ml_config *c, int64_t tokens, cons
     return plan;
 }
 
+int64_t ml_train_widest_bytes(const ml_config *c)
+{
+    return 4 * widest_weights(c);
+}
+
 /* Of weights that no product reads as they are. */
 static int64_t conversion_bytes(const ml_config *c, ml_precision precision)
 {
@@ -354,7 +359,10 @@ int ml_train_format_plan(const ml_train_plan *plan, char *text, size_t size)
                  "gradients up to %.1f MB; in all up to %.1f MB",
                  (double)plan->weights / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
                  (double)plan->activations / 1e6, (double)plan->activation_gradients / 1e6, (double)plan->total / 1e6);
-    if (plan->host == 0 || n < 0 || (size_t)n >= size) return n;
+    if (n < 0 || (size_t)n >= size) return n;
+    if (plan->samples > 0)
+        n += snprintf(text + n, size - (size_t)n, "; %.1f MB of it for samples", (double)plan->samples / 1e6);
+    if (plan->host == 0 || (size_t)n >= size) return n;
     return n +
            snprintf(text + n, size - (size_t)n, "; beside that %.1f MB of this machine's", (double)plan->host / 1e6);
 }

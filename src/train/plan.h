@@ -10,6 +10,7 @@ typedef struct {
     int64_t weights, gradients, optimizer; /* bytes; optimizer: moments and scratch */
     int64_t activations;                   /* kept for the backward, and the largest operator's scratch */
     int64_t activation_gradients;          /* of one layer and the ends */
+    int64_t samples;                       /* on a device: while they are made */
     int64_t total;
     int64_t host; /* of a device's plan: bytes of this machine's memory beside these, the copy of the weights that files
                      are read into and written from, and what lies in pinned memory */
@@ -40,6 +41,8 @@ ml_device_plan_choice ml_train_choose_place(const ml_config *config, int64_t tok
                                             ml_recompute recompute, ml_precision precision, bool bf16_moments,
                                             int64_t available, int64_t host);
 
+/* The largest weights that one operator reads together, as fp32. */
+int64_t ml_train_widest_bytes(const ml_config *config);
 /* Scratch and activations of a forward pass alone, on a device, with weights of any type. */
 int64_t ml_train_plan_device_pass(const ml_config *config, int64_t tokens, ml_precision precision);
 

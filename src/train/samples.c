@@ -59,6 +59,24 @@ done:
     return status;
 }
 
+int64_t ml_train_count_sample_tokens(const ml_train_config *config, const ml_config *model)
+{
+    const int64_t prefix = 8; /* at most: a prompt has no more tokens than bytes */
+    int64_t longest = 0, all;
+    for (size_t i = 0; i < config->n_prompt; i++) {
+        int64_t n = (int64_t)strlen(config->prompt[i]);
+        if (n > longest) longest = n;
+    }
+    all = prefix + longest + config->sample_tokens;
+    return all < model->max_position_embeddings ? all : model->max_position_embeddings;
+}
+
+int64_t ml_train_plan_samples(const ml_train_config *config, const ml_config *model)
+{
+    if (config->sample_every == 0 || config->n_prompt == 0) return 0;
+    return ml_session_plan_device(model, ml_train_count_sample_tokens(config, model), ml_train_widest_bytes(model));
+}
+
 static ml_status write_all(ml_loop *t, ml_error *err)
 {
     const ml_config *c = &t->model->config;
@@ -70,7 +88,7 @@ static ml_status write_all(ml_loop *t, ml_error *err)
     for (size_t i = 0; i < t->config.n_prompt && status == ML_OK; i++) {
         ml_session *session = NULL;
         ml_sampler *sampler = NULL;
-        status = ml_session_make(t->model, c->max_position_embeddings, true, &session, err);
+        status = ml_session_make(t->model, ml_train_count_sample_tokens(&t->config, c), true, &session, err);
         if (status == ML_OK && t->config.adapter) ml_session_set_adapter(session, t->config.adapter);
         int64_t n_valid = ml_tokenizer_vocab_size(t->tokenizer);
         if (status == ML_OK) status = ml_sampler_make(&sampling, c->vocab_size, n_valid, &sampler, err);
@@ -81,13 +99,8 @@ static ml_status write_all(ml_loop *t, ml_error *err)
     return status;
 }
 
-/* Samples are made on this machine's processor, with the weights as they are now. */
+/* Samples are made where the model is trained, with the weights as they are now. */
 ml_status ml_loop_write_samples(ml_loop *t, ml_error *err)
 {
-    if (!t->tokenizer) return ML_OK;
-    ML_TRY(ml_model_pull(t->model, err));
-    ml_model_use_place(t->model, false);
-    ml_status status = write_all(t, err);
-    ml_model_use_place(t->model, true);
-    return status;
+    return t->tokenizer ? write_all(t, err) : ML_OK;
 }

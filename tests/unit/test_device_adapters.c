@@ -1,5 +1,6 @@
 /* Adapters trained on a device: the processor's course over frozen weights of several types, nothing waited for within
  * a step, resuming there and here, steps that are skipped.  On a GPU, or in builds with the emulated one there. */
+#include "infer/session.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 
@@ -221,6 +222,52 @@ static void test_skipped_step_changes_nothing(void **state)
     end(&b, false);
 }
 
+/* What a model says beside an adapter in training, as samples have it: the processor's logits. */
+static void converse(run *r, float logits[2][TEST_VOCAB])
+{
+    ml_session *s;
+    int32_t id[24];
+    for (int i = 0; i < 24; i++) id[i] = (7 * i + 3) % TEST_VOCAB;
+    assert_ok(ml_session_make(r->model, 32, true, &s, &err));
+    ml_session_set_adapter(s, r->adapter);
+    assert_ok(ml_session_append(s, id, 20, &err));
+    memcpy(logits[0], ml_session_logits(s), sizeof logits[0]);
+    for (int i = 20; i < 24; i++) assert_ok(ml_session_append_generated(s, id[i], &err));
+    memcpy(logits[1], ml_session_logits(s), sizeof logits[1]);
+    ml_session_free(s);
+}
+
+static void check_samples(way w)
+{
+    run here, there;
+    float x[2][TEST_VOCAB], y[2][TEST_VOCAB], before[2][TEST_VOCAB];
+    begin(&here, test_make_folder(), false, &w);
+    w.there = true;
+    begin(&there, test_make_folder(), false, &w);
+    converse(&here, before);
+    for (int i = 0; i < 2; i++) {
+        step_of(&here);
+        step_of(&there);
+    }
+    converse(&here, x);
+    converse(&there, y);
+    assert_true(memcmp(before, x, sizeof x) != 0); /* the adapter says something */
+    for (int i = 0; i < 2 * TEST_VOCAB; i++) {
+        double d = fabs((double)x[i / TEST_VOCAB][i % TEST_VOCAB] - (double)y[i / TEST_VOCAB][i % TEST_VOCAB]);
+        /* fp32 throughout, but for a cache of halves, which may round the other way */
+        if (!(d < 5e-3)) fail_msg("logit %d differs by %g", i, d);
+    }
+    end(&here, false);
+    end(&there, false);
+}
+
+static void test_samples_there(void **state)
+{
+    (void)state;
+    check_samples((way){ .model = TEST_MLA_LORA, .dora = true });
+    check_samples((way){ .model = TEST_GQA_MOE });
+}
+
 /* What cannot be is refused. */
 static void test_needs_an_uploaded_model(void **state)
 {
@@ -242,9 +289,8 @@ static void test_needs_an_uploaded_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_course_of_the_processor),
-        cmocka_unit_test(test_resume_is_bit_exact),
-        cmocka_unit_test(test_skipped_step_changes_nothing),
+        cmocka_unit_test(test_course_of_the_processor),      cmocka_unit_test(test_resume_is_bit_exact),
+        cmocka_unit_test(test_skipped_step_changes_nothing), cmocka_unit_test(test_samples_there),
         cmocka_unit_test(test_needs_an_uploaded_model),
     };
     if (ml_device_open(0, &device, &err) != ML_OK) {

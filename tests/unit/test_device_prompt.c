@@ -586,6 +586,28 @@ static void test_generated_tokens_beside(void **state)
     }
 }
 
+/* Tokens of sequences in turn: more stretches than a launch takes. */
+static void test_many_stretches(void **state)
+{
+    (void)state;
+    enum { EACH = 25 };
+    const ml_mla_param small = { .n_head = 2, .d_nope = 24, .n_rot = 8, .d_v = 20, .kv_lora_rank = 40 };
+    static piece pieces[3 * EACH];
+    for (int i = 0; i < 3 * EACH; i++) pieces[i] = (piece){ 0, 1 + i % 3, i / 3, 1 };
+    for (int mla = 0; mla < 2; mla++) {
+        problem p = mla ? make_mla(small, ML_F16, ML_BF16, false) : make_gqa(2, 1, 24, 24, ML_F16);
+        if (mla) add_terms(&p);
+        result all = run(&p, whole, N_PIECE(whole), 0, 0), some = run(&p, pieces, N_PIECE(pieces), 0, 0);
+        for (int i = 0; i < 3 * EACH; i++) {
+            int64_t at = (offset[pieces[i].seq] + pieces[i].pos) * p.y_columns;
+            assert_memory_equal(some.y + at, all.y + at, (size_t)p.y_columns * sizeof *all.y);
+        }
+        free(some.y);
+        free(all.y);
+        free_problem(&p);
+    }
+}
+
 static void test_bad_positions(void **state)
 {
     (void)state;
@@ -619,7 +641,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grouped_queries),   cmocka_unit_test(test_latent),
         cmocka_unit_test(test_latent_with_terms), cmocka_unit_test(test_generated_tokens_beside),
-        cmocka_unit_test(test_bad_positions),
+        cmocka_unit_test(test_many_stretches),    cmocka_unit_test(test_bad_positions),
     };
     int status = cmocka_run_group_tests(tests, NULL, NULL);
     ml_device_close(device);

@@ -1,5 +1,6 @@
 /* Training on a device: the processor's course, the same bits however the memory is used, resuming, the guard.
  * On a GPU, or in builds with the emulated one there (slowly: models and batches are tiny). */
+#include "infer/session.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 
@@ -281,6 +282,83 @@ static void test_skipped_step_changes_nothing(void **state)
     set_order(0);
 }
 
+/* ---- samples ---- */
+
+/* Logits behind a prompt of 20 tokens and behind 4 generated ones. */
+static void converse(ml_model *m, float logits[2][TEST_VOCAB])
+{
+    ml_session *s;
+    int32_t id[24];
+    for (int i = 0; i < 24; i++) id[i] = (7 * i + 3) % TEST_VOCAB;
+    assert_ok(ml_session_make(m, 32, true, &s, &err));
+    assert_ok(ml_session_append(s, id, 20, &err));
+    memcpy(logits[0], ml_session_logits(s), sizeof logits[0]);
+    for (int i = 20; i < 24; i++) assert_ok(ml_session_append_generated(s, id[i], &err));
+    memcpy(logits[1], ml_session_logits(s), sizeof logits[1]);
+    ml_session_free(s);
+}
+
+/* The embedding as bf16 has it, which is what split weights otherwise differ in from those of a file in bf16. */
+static void round_embedding(test_run *r)
+{
+    assert_ok(ml_model_pull(r->model, &err));
+    for (size_t i = 0; i < r->model->n_weight; i++) {
+        const ml_weight *w = &r->model->weight[i];
+        uint16_t half;
+        for (int64_t k = 0; k < ml_weight_count(w) && w->kind == ML_PARAM_EMBEDDING; k++) {
+            ml_convert_from_f32(ML_BF16, (float *)w->data + k, &half, 1);
+            ml_convert_to_f32(ML_BF16, &half, (float *)w->data + k, 1);
+        }
+    }
+    assert_ok(ml_model_push(r->model, &err));
+}
+
+/* What a model says where it is trained is what its weights say when they are uploaded, and training goes on as if
+ * nobody had asked. */
+static void check_samples(test_model which, const way *w)
+{
+    test_run asked, straight;
+    float there[2][TEST_VOCAB], wanted[2][TEST_VOCAB];
+    start_way(&asked, which, ML_OPTIM_ADAMW, w);
+    start_way(&straight, which, ML_OPTIM_ADAMW, w);
+    test_run_step(&asked);
+    test_run_step(&straight);
+    round_embedding(&asked);
+    round_embedding(&straight);
+    converse(asked.model, there);
+    ml_model *copy;
+    assert_ok(ml_model_make(&asked.model->config, ML_F32, false, &copy, &err));
+    assert_ok(ml_model_pull(asked.model, &err));
+    for (size_t i = 0; i < copy->n_weight; i++) {
+        size_t n_bytes = (size_t)ml_weight_count(&copy->weight[i]) * sizeof(float);
+        memcpy(copy->weight[i].data, asked.model->weight[i].data, n_bytes);
+    }
+    bool split = w->placing == ML_PLACE_SPLIT || w->placing == ML_PLACE_SPLIT_HOST;
+    if (split) copy = test_model_round_to_bf16(copy);
+    assert_ok(ml_model_upload(copy, device, 0, &err));
+    converse(copy, wanted);
+    for (int i = 0; i < 2 * TEST_VOCAB; i++) {
+        double x = (double)there[i / TEST_VOCAB][i % TEST_VOCAB], y = (double)wanted[i / TEST_VOCAB][i % TEST_VOCAB];
+        if (x != y) fail_msg("way %d, logit %d: %g in training, %g uploaded", (int)w->placing, i, x, y);
+    }
+    ml_model_free(copy);
+    test_run_step(&asked);
+    test_run_step(&straight);
+    test_assert_same_run(&asked, &straight);
+    test_run_end(&asked, false);
+    test_run_end(&straight, false);
+}
+
+static void test_samples_there(void **state)
+{
+    (void)state;
+    check_samples(TEST_GQA_SIGMOID, &(way){ .precision = ML_PRECISION_F32 });
+    check_samples(TEST_MLA_MOE, &(way){ .precision = ML_PRECISION_BF16, .placing = ML_PLACE_HALF });
+    check_samples(
+        TEST_MLA_LORA,
+        &(way){ .precision = ML_PRECISION_BF16, .placing = ML_PLACE_SPLIT_HOST, .moments = { .here = true } });
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -290,6 +368,7 @@ int main(void)
         cmocka_unit_test(test_resume_is_bit_exact),
         cmocka_unit_test(test_guard_there),
         cmocka_unit_test(test_skipped_step_changes_nothing),
+        cmocka_unit_test(test_samples_there),
     };
     if (ml_device_open(0, &device, &err) != ML_OK) {
         printf("skipped: no GPU (%s)\n", err.message);

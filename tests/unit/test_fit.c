@@ -73,6 +73,54 @@ static void test_moonlight_16b(void **state)
     assert_null(ml_fit_find_mix(&c, 64000000000, 0, ML_F16, &bytes));
 }
 
+/* Experts of the last layers, as few as need be. */
+static void test_dividing_experts(void **state)
+{
+    (void)state;
+    int64_t expert[4] = { 0, 50, 70, 60 }, there, elsewhere;
+    const ml_upload_sizes s = { .n_layer = 4, .rest = 20, .expert = expert };
+    const struct {
+        int64_t most, n, there, elsewhere;
+    } rows[] = { { 0, 0, 200, 0 },    { 1000, 0, 200, 0 }, { 200, 0, 200, 0 }, { 199, 1, 140, 60 },
+                 { 139, 2, 70, 130 }, { 69, 3, 20, 180 },  { 20, 3, 20, 180 }, { 19, -1, 20, 180 } };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(ml_upload_divide(&s, rows[i].most, &there, &elsewhere), rows[i].n);
+        assert_int_equal(there, rows[i].there);
+        assert_int_equal(elsewhere, rows[i].elsewhere);
+    }
+}
+
+/* Every parameter once, in each type its bytes; what is rounded up is at most 256 bytes for each of 5 thousand. */
+static void test_plan_on_a_device(void **state)
+{
+    (void)state;
+    ml_config c;
+    ml_fit_device_plan p;
+    const ml_memory_budget b = { .kv_dtype = ML_F16 };
+    const int64_t gb = 1000000000, pad = 5400 * 256;
+    assert_ok(ml_config_preset("moonlight-16b", &c, &err));
+    assert_ok(ml_fit_plan_device(&c, ML_BF16, NULL, &b, 141 * gb, &p, &err));
+    assert_in_range(p.all, ml_model_weight_bytes(&c, ML_BF16), ml_model_weight_bytes(&c, ML_BF16) + pad);
+    assert_true(p.fits && p.n_layer_in_host == 0 && p.weights == p.all && p.host == 0);
+    assert_int_equal(p.cache, 8192LL * 27 * 576 * 2);
+    int64_t experts = 2 * ml_model_count_groups(&c).experts;
+    assert_in_range(p.all - p.least, experts, experts + pad);
+    assert_int_equal(p.weights_room, p.available - p.cache - p.work);
+    assert_ok(ml_fit_plan_device(&c, ML_BF16, NULL, &b, 24 * gb, &p, &err));
+    assert_true(p.fits && p.weights + p.host == p.all && p.weights <= p.weights_room);
+    assert_true(p.weights + p.host / p.n_layer_in_host > p.weights_room); /* with one layer more it is too much */
+    assert_ok(ml_fit_plan_device(&c, ML_BF16, NULL, &b, p.cache + p.work + p.least - 1, &p, &err));
+    assert_false(p.fits);
+
+    /* Of a mix as of its file, whose tensors ml_fit_find_mix counts. */
+    int64_t bytes;
+    assert_string_equal(ml_fit_find_mix(&c, 10 * gb, 0, ML_F16, &bytes), "q4_0");
+    assert_ok(ml_fit_plan_device_mix(&c, "q4_0", &b, 24 * gb, &p, &err));
+    assert_in_range(p.all, bytes, bytes + pad);
+    assert_ok(ml_config_preset("moonlight-moe-130m", &c, &err));
+    assert_fails(ml_fit_plan_device_mix(&c, "q4_k", &b, 24 * gb, &p, &err), ML_EINVAL, "GGUF");
+}
+
 /* ---- opening ---- */
 
 enum { WINDOW = 64, N_TEXT = 512 };
@@ -271,10 +319,9 @@ static void test_cgroups(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moonlight_16b),
-        cmocka_unit_test(test_refusal_before_allocating),
-        cmocka_unit_test(test_streamed_perplexity),
-        cmocka_unit_test(test_cgroups),
+        cmocka_unit_test(test_moonlight_16b),       cmocka_unit_test(test_dividing_experts),
+        cmocka_unit_test(test_plan_on_a_device),    cmocka_unit_test(test_refusal_before_allocating),
+        cmocka_unit_test(test_streamed_perplexity), cmocka_unit_test(test_cgroups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

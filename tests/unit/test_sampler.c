@@ -247,6 +247,52 @@ static void test_extreme_logits(void **state)
     }
 }
 
+/* What the rule is made of, against the C library and 128-bit integers. */
+static void test_rule(void **state)
+{
+    (void)state;
+    ml_rng rng = ml_rng_make(3, 1);
+    for (int i = 0; i < 100000; i++) {
+        double x = i < 1000 ? -0.044 * i : -45 * ml_rng_uniform(&rng), expected = exp(x);
+        /* Three roundings of the reduced argument and the last two of the series. */
+        if (!(fabs(ml_rule_exp(x) - expected) <= 8e-16 * expected)) fail_msg("exp(%.17g) is off", x);
+        uint64_t a = ml_rng_u64(&rng), b = ml_rng_u64(&rng);
+        assert_true(ml_rule_high_product(a, b) == (uint64_t)((unsigned __int128)a * b >> 64));
+    }
+    assert_true(ml_rule_exp(0) == 1 && ml_rule_exp(-INFINITY) < 1e-27 && ml_rule_exp((double)NAN) < 1e-27);
+    ml_sampling s = ml_sampling_default();
+    s.temperature = 0.5;
+    ml_sampler *sampler = make(s);
+    ml_sample_rule rule = ml_sampler_get_rule(sampler);
+    ml_sampler_free(sampler);
+    assert_true(rule.one == 0x1p51);
+    assert_true(ml_rule_weight(&rule, 3, 3) == (uint64_t)1 << 51 && ml_rule_weight(&rule, -INFINITY, 3) == 0);
+    assert_true(ml_rule_weight(&rule, INFINITY, INFINITY) == (uint64_t)1 << 51);
+    uint64_t half = ml_rule_weight(&rule, (float)(3 - 0.5 * log(2)), 3); /* the logit is rounded to 2^-23 */
+    assert_true(fabs((double)half * 0x1p-51 - 0.5) < 5e-7);
+    rule.top_p = 0.5;
+    assert_true(ml_rule_goal(&rule, 1000) == 500 && ml_rule_goal(&rule, 1) == 1);
+    assert_ok(ml_sampler_make(&s, 163840, 163840, &sampler, &err));
+    assert_true(ml_sampler_get_rule(sampler).one == 0x1p43); /* 163840 of them stay below 2^62 */
+    ml_sampler_free(sampler);
+}
+
+/* Equal tokens, and a share that falls exactly between two of them: no rounding decides. */
+static void test_top_p_between_tokens(void **state)
+{
+    (void)state;
+    const float equal[N] = { 1, 1, 1, 1, -9, -9, -9, -9 };
+    ml_sampling s = ml_sampling_default();
+    s.temperature = 1;
+    s.min_p = 0.5;
+    s.top_p = 0.5;
+    assert_int_equal(chosen_set(s, equal), 0x3);
+    s.top_p = nextafter(0.5, 1);
+    assert_int_equal(chosen_set(s, equal), 0x7);
+    s.top_p = nextafter(1, 0);
+    assert_int_equal(chosen_set(s, equal), 0xf);
+}
+
 static void test_settings_out_of_range(void **state)
 {
     (void)state;
@@ -279,6 +325,8 @@ int main(void)
         cmocka_unit_test(test_draws_follow_the_softmax),
         cmocka_unit_test(test_seed_decides),
         cmocka_unit_test(test_extreme_logits),
+        cmocka_unit_test(test_rule),
+        cmocka_unit_test(test_top_p_between_tokens),
         cmocka_unit_test(test_settings_out_of_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

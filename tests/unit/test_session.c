@@ -334,12 +334,13 @@ static void expect_same_choices(const float *a, const float *b, double bound)
     }
 }
 
-/* Absorbed and decompressed attention are as close as two orders of summation. */
+/* Absorbed and decompressed attention are as close as two orders of summation.  With a q8_0 cache generated tokens have
+ * their queries and the keys' weights rounded to 2^-16 of the largest of them, where fp32 rounds to 2^-24 of each: 256
+ * times the 2e-6 to 3e-6 that the phases differ by otherwise, and a few times that where a router is near a tie. */
 static void test_phases_agree(void **state)
 {
     (void)state;
     static float prompt[N_TOKEN * TEST_VOCAB], generated[N_TOKEN * TEST_VOCAB];
-    const double bound = 2e-4;
     test_run r;
     train_model(&r);
     double spread = write_text(r.model);
@@ -347,7 +348,7 @@ static void test_phases_agree(void **state)
     for (int type = 0; type < N_KV_TYPE; type++) {
         logits_of(r.model, kv_types[type], false, prompt);
         logits_of(r.model, kv_types[type], true, generated);
-        double distance = distance_of(prompt, generated);
+        double distance = distance_of(prompt, generated), bound = strcmp(kv_types[type], "q8_0") ? 2e-4 : 1e-2;
         print_message("  cache %s: phases differ by up to %.1e in logits that spread over %.1f\n", kv_types[type],
                       distance, spread);
         assert_true(distance > 0 && distance < bound);

@@ -21,6 +21,7 @@ enum {
     VALUE_HEADS = VF_LANES == 16 ? 8 : 4,
     VALUE_VECTORS = 2,
     PAIRS = KEYS / 2,
+    PAIR_GROUP = 4,     /* of which there is a whole number */
     FETCH_COLUMNS = 16, /* of a score tile, for every turn of fetching */
 };
 
@@ -122,6 +123,11 @@ VF_INLINE void order_columns(vf *a, vf *b)
 VF_INLINE void store_halves_as_float(float *to, const uint16_t *half)
 {
     _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half)));
+}
+
+VF_INLINE float largest_lane(vf v)
+{
+    return _mm512_reduce_max_ps(v);
 }
 
 /* to[h][i] = from[i][h] for 16 keys and 16 heads */
@@ -236,6 +242,13 @@ VF_INLINE void store_halves_as_float(float *to, const uint16_t *half)
     for (int i = 0; i < 16; i += 8) vf_store(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + i))));
 }
 
+VF_INLINE float largest_lane(vf v)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
 /* 8 keys and 8 heads */
 VF_INLINE void turn_8(const float *from, float *to)
 {
@@ -279,9 +292,7 @@ static void pack(const float *q, int64_t q_stride, int64_t n_row, int64_t column
             zero += x * vf_set1(0.0f); /* NaN for an infinity, too */
             m = vf_max(m, x);
         }
-        float lane[VF_LANES], largest = 0;
-        vf_store(lane, m);
-        for (int i = 0; i < VF_LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+        float largest = largest_lane(m);
         bool is_bad = !(vf_sum(zero) == 0), is_zero = !(largest >= tiny) || is_bad;
         scale[h] = is_bad ? NAN : is_zero ? 0 : largest * unit;
         vf inverse = vf_set1(32767 / largest);
@@ -380,10 +391,7 @@ VF_INLINE float largest_of(const float *x, float to, float *inverse)
 {
     vf m = vf_set1(0.0f);
     for (int i = 0; i < KEYS; i += VF_LANES) m = vf_max(m, vf_load(x + i));
-    float lane[VF_LANES], largest;
-    vf_store(lane, m);
-    largest = lane[0];
-    for (int i = 1; i < VF_LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    float largest = largest_lane(m);
     *inverse = largest >= tiny ? to / largest : 0;
     return largest;
 }
@@ -434,15 +442,18 @@ VF_INLINE void value_tile(int64_t n_pair, const int16_t *pair, const int16_t (*w
 #pragma GCC unroll 2
         for (int v = 0; v < VALUE_VECTORS; v++) sum[h][v] = zero_words();
     }
-    for (int64_t i = 0; i < n_pair; i++, pair += 2 * BLOCK) {
-        vw x[VALUE_VECTORS];
+    for (int64_t first = 0; first < n_pair; first += PAIR_GROUP, pair += PAIR_GROUP * 2 * BLOCK) {
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < PAIR_GROUP; i++) {
+            vw x[VALUE_VECTORS];
 #pragma GCC unroll 2
-        for (int v = 0; v < VALUE_VECTORS; v++) x[v] = load_words(pair + 2 * VF_LANES * v);
+            for (int v = 0; v < VALUE_VECTORS; v++) x[v] = load_words(pair + i * 2 * BLOCK + 2 * VF_LANES * v);
 #pragma GCC unroll 8
-        for (int h = 0; h < VALUE_HEADS; h++) {
-            vw w = repeat_pair(weight[h] + 2 * i);
+            for (int h = 0; h < VALUE_HEADS; h++) {
+                vw w = repeat_pair(weight[h] + 2 * (first + i));
 #pragma GCC unroll 2
-            for (int v = 0; v < VALUE_VECTORS; v++) sum[h][v] = add_products(sum[h][v], x[v], w);
+                for (int v = 0; v < VALUE_VECTORS; v++) sum[h][v] = add_products(sum[h][v], x[v], w);
+            }
         }
     }
 #pragma GCC unroll 8
@@ -460,15 +471,17 @@ static void values(const ml_q8_rows *p, const float *prob, int64_t n_row, float 
 {
     relative r;
     int16_t weight[HEADS][KEYS], pair[PAIRS * 2 * BLOCK];
-    int64_t n_pair = (p->n + 1) / 2, n_head = (n_row + VALUE_HEADS - 1) / VALUE_HEADS * VALUE_HEADS;
+    int64_t n_pair = (p->n + 2 * PAIR_GROUP - 1) / (2 * PAIR_GROUP) * PAIR_GROUP,
+            n_head = (n_row + VALUE_HEADS - 1) / VALUE_HEADS * VALUE_HEADS;
+    const char *row[KEYS];
+    for (int64_t i = 0; i < 2 * n_pair; i++) row[i] = p->row[i < p->n ? i : 0]; /* later ones have no weight */
     make_relative(prob, n_row, p->n, &r);
     for (int64_t b = 0; b < p->columns / BLOCK; b++, out += BLOCK) {
         int64_t at = b * Q8_BYTES + 2;
         float factor[HEADS], d = make_weights(&r, p->d + b * KEYS, n_head, weight);
         for (int h = 0; h < HEADS; h++) factor[h] = r.largest[h] * d;
         for (int64_t i = 0; i < n_pair; i++) {
-            const char *second = p->row[2 * i + 1 < p->n ? 2 * i + 1 : 2 * i]; /* its weight is zero */
-            pair_block(p->row[2 * i] + at, second + at, pair + i * 2 * BLOCK);
+            pair_block(row[2 * i] + at, row[2 * i + 1] + at, pair + i * 2 * BLOCK);
         }
         for (int64_t h = 0; h < n_row; h += VALUE_HEADS) {
 #pragma GCC unroll 2
