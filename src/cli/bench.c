@@ -128,6 +128,24 @@ static ml_status parse_depth(const char *text, int64_t *out, ml_error *err)
     return ML_OK;
 }
 
+/* Before anything is measured: whether all that is asked for fits. */
+static ml_status check_lengths(const job *j, ml_error *err)
+{
+    int64_t n_prompt = ml_options_int(j->o, "prompt"), n_gen = ml_options_int(j->o, "gen"), depth;
+    int64_t most = j->model->config.max_position_embeddings;
+    const char *const *items;
+    size_t n = ml_options_list(j->o, "depth", &items);
+    for (size_t i = 0; i < n; i++) {
+        ML_TRY(parse_depth(items[i], &depth, err));
+        if (depth <= most - n_prompt - n_gen) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "--depth %lld, --prompt %lld and --gen %lld: expected at most the model's %lld positions in "
+                       "all: give smaller ones",
+                       (long long)depth, (long long)n_prompt, (long long)n_gen, (long long)most);
+    }
+    return ML_OK;
+}
+
 static ml_status measure_depths(job *j, ml_error *err)
 {
     const char *const *items;
@@ -155,6 +173,7 @@ static ml_status bench(job *j, ml_error *err)
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open_weights(path, ml_options_text(j->o, "repack"), &budget, &j->model, err));
     j->load_seconds = ml_clock_seconds() - start;
+    ML_TRY(check_lengths(j, err));
     if (j->model->device) {
         ML_TRY(ml_device_limits_measure(j->model->device, &j->there, err));
     } else {

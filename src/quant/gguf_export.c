@@ -252,7 +252,7 @@ static ml_status write_tensor(job *j, ml_gguf_writer *w, const ml_gguf_entry *e,
     for (int64_t row = 0; row < n; row += step) {
         int64_t n_row = n - row < step ? n - row : step;
         memset(lost, 0, sizeof lost);
-        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
+        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped: nothing was written");
         piece p = { .j = j,
                     .e = e,
                     .dtype = dtype,

@@ -5,7 +5,7 @@
 #include "data/synth_constraints.h"
 #include "format/gguf_tokenizer.h"
 #include "format/source.h"
-#include "infer/open.h"
+#include "format/find.h"
 #include "recipe/setup.h"
 #include "recipe/sources.h"
 
