@@ -84,6 +84,8 @@ static void append_amount(char *line, double x)
         append(line, "%.3gk", x / 1e3);
     else if (x >= 100 || x == (double)(int64_t)x)
         append(line, "%.0f", x);
+    else if (x < 1e-3)
+        append(line, "%.4f", x);
     else
         append(line, "%.3g", x);
 }

@@ -69,9 +69,15 @@ static const char *where_weights_are(const ml_model *m)
     return m->device ? "uploaded" : m->panels.base ? "repacked" : "mapped";
 }
 
+static void print_titles(const char *depth, const char *prefill, const char *decode, const char *read,
+                         const char *reading, const char *arithmetic)
+{
+    printf("%7s  %19s  %18s  %8s  %8s  %10s\n", depth, prefill, decode, read, reading, arithmetic);
+}
+
 static void print_row(const row *r)
 {
-    printf("%7lld  %9.1f +- %-6.1f  %8.2f +- %-6.2f  %9.1f  %8.0f%%  %8.0f%%\n", (long long)r->depth,
+    printf("%7lld  %9.1f +- %6.1f  %8.2f +- %6.2f  %8.1f  %7.0f%%  %9.0f%%\n", (long long)r->depth,
            r->speed.prefill.mean, r->speed.prefill.sd, r->speed.decode.mean, r->speed.decode.sd, r->decode_bytes * 1e-6,
            100 * r->read_share, 100 * r->arithmetic_share);
     fflush(stdout);
@@ -111,9 +117,12 @@ static void print_head(const job *j)
     } else {
         print_processor(j);
     }
-    printf("         prefill of %lld        decode of %lld        read per    share of   prefill's\n",
-           (long long)ml_options_int(j->o, "prompt"), (long long)ml_options_int(j->o, "gen"));
-    printf("  depth  tokens/s            tokens/s          token, MB   reading    share of arithmetic\n");
+    char prefill[32], decode[32];
+    snprintf(prefill, sizeof prefill, "prefill of %lld", (long long)ml_options_int(j->o, "prompt"));
+    snprintf(decode, sizeof decode, "decode of %lld", (long long)ml_options_int(j->o, "gen"));
+    print_titles("", prefill, decode, "read per", "decode's", "prefill's");
+    print_titles("", "", "", "token,", "share of", "share of");
+    print_titles("depth", "tokens/s", "tokens/s", "MB", "reading", "arithmetic");
 }
 
 static ml_status parse_depth(const char *text, int64_t *out, ml_error *err)

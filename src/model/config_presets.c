@@ -1,6 +1,7 @@
 /* Architectures by name. */
 #include "model/config.h"
 
+#include "base/nearest.h"
 #include "model/config_fields.h"
 #include "ops/ops.h"
 
@@ -169,14 +170,20 @@ const char *const *ml_config_preset_names(void)
 ml_status ml_config_preset(const char *name, ml_config *out, ml_error *err)
 {
     char list[256] = "";
+    ml_nearest nearest = ml_nearest_begin(name);
     for (int i = 0; i < N_PRESET; i++) {
         if (!strcmp(name, presets[i].name)) {
             ml_config_blank(out);
             presets[i].fill(out);
             return ml_config_check(out, name, err);
         }
+        ml_nearest_offer(&nearest, presets[i].name);
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", presets[i].name);
+    }
+    if (nearest.best) {
+        return ml_fail(err, ML_EINVAL, "there is no preset \"%s\"; did you mean %s? (there are %s)", name, nearest.best,
+                       list);
     }
     return ml_fail(err, ML_EINVAL, "there is no preset \"%s\"; there are %s", name, list);
 }
