@@ -1,5 +1,6 @@
 /* How a model lies on a device: what the engine goes by, and what `moonlight inspect` shows of a device that may be
  * elsewhere. */
+#include "format/find.h"
 #include "format/gguf_config.h"
 #include "infer/fit.h"
 #include "ops/cached.h"
