@@ -280,7 +280,7 @@ static void measure_prompt(const prompt_shape *s, bool small, char *json, size_t
 /* ---- operators that move memory ---- */
 
 typedef struct {
-    ml_tensor *a, *b, *id;
+    ml_tensor *a, *b, *gain, *id;
     ml_rope_param rope;
     ml_router_param router;
 } row_operands;
@@ -299,7 +299,17 @@ static ml_tensor *run_swiglu(void *p)
 static ml_tensor *run_add(void *p)
 {
     row_operands *o = p;
+    o->b->grad = NULL; /* as in a layer: it takes the sum's */
     return ml_add(&ctx, o->a, o->b, 1);
+}
+
+/* As in a layer: something has arrived at the sum (zeros, filled in within the time of forward). */
+static ml_tensor *run_add_rmsnorm(void *p)
+{
+    row_operands *o = p;
+    ml_normed_sum s;
+    o->b->grad = NULL;
+    return ml_add_rmsnorm(&ctx, o->a, o->b, o->gain, 1e-5f, &s) && ml_tape_grad(&ctx, s.sum) ? s.y : NULL;
 }
 
 static ml_tensor *run_rope(void *p)
@@ -337,7 +347,12 @@ static void measure_rows(bool small, char *json, size_t room)
     drop_to(before);
 
     o = (row_operands){ .a = random_rows(n, d), .b = random_rows(n, d) };
-    report_rows("add 2048", run_add, &o, n, 3 * c, 5 * c, json, room); /* dy once, two gradients read and written */
+    report_rows("add 2048", run_add, &o, n, 3 * c, 3 * c, json, room); /* dy, and a's gradient read and written */
+    drop_to(before);
+
+    o = (row_operands){ .a = random_rows(n, d), .b = random_rows(n, d), .gain = random_rows(1, d) };
+    if (o.gain) o.gain = ml_tensor_reshape(&ctx, o.gain, 1, &d);
+    report_rows("add, rmsnorm 2048", run_add_rmsnorm, &o, n, 5 * c, 6 * c, json, room);
     drop_to(before);
 
     o = (row_operands){ .a = random_rows(n, 2 * f) };

@@ -141,40 +141,58 @@ typedef struct {
     int64_t layer_id;
 } layer_arg;
 
-/* x + attention(norm(x)) */
-static ml_tensor *attention_block(ml_ctx *ctx, ml_tensor *x, const void *arg)
+static float eps_of(const layer_arg *a)
+{
+    return (float)a->m->config.rms_norm_eps;
+}
+
+/* attention(norm(x)) */
+static ml_tensor *attention(ml_ctx *ctx, ml_tensor *x, const layer_arg *a)
+{
+    ml_tensor *normed = ml_rmsnorm(ctx, x, maybe(&a->m->layer[a->layer_id].attn_norm), eps_of(a)); // [tokens, d]
+    return ml_model_attention(ctx, a->m, a->layer_id, normed, a->in);
+}
+
+/* x + MLP(normed), or experts */
+static ml_tensor *add_mlp(ml_ctx *ctx, ml_tensor *x, ml_tensor *normed, const layer_arg *a)
+{
+    bool is_moe = ml_config_layer_is_moe(&a->m->config, a->layer_id);
+    return ml_add(ctx, x,
+                  is_moe ? moe(ctx, a->m, a->layer_id, normed, a->in) : mlp(ctx, a->m, a->layer_id, normed, a->in), 1);
+}
+
+/* The two halves of a layer, each a segment of its own where one of them is computed again. */
+static ml_tensor *attention_half(ml_ctx *ctx, ml_tensor *x, const void *arg)
+{
+    return ml_add(ctx, x, attention(ctx, x, arg), 1);
+}
+
+static ml_tensor *mlp_half(ml_ctx *ctx, ml_tensor *x, const void *arg)
 {
     const layer_arg *a = arg;
-    const ml_model *m = a->m;
-    ml_tensor *normed =
-        ml_rmsnorm(ctx, x, maybe(&m->layer[a->layer_id].attn_norm), (float)m->config.rms_norm_eps); // [tokens, d]
-    return ml_add(ctx, x, ml_model_attention(ctx, m, a->layer_id, normed, a->in), 1);
+    return add_mlp(ctx, x, ml_rmsnorm(ctx, x, maybe(&a->m->layer[a->layer_id].ffn_norm), eps_of(a)), a);
 }
 
-/* x + MLP(norm(x)), or experts */
-static ml_tensor *mlp_block(ml_ctx *ctx, ml_tensor *x, const void *arg)
+static ml_tensor *run_half(ml_ctx *ctx, ml_segment_fn half, ml_tensor *x, const layer_arg *a, ml_recompute again)
 {
-    const layer_arg *a = arg;
-    const ml_model *m = a->m;
-    ml_tensor *normed =
-        ml_rmsnorm(ctx, x, maybe(&m->layer[a->layer_id].ffn_norm), (float)m->config.rms_norm_eps); // [tokens, d]
-    bool is_moe = ml_config_layer_is_moe(&m->config, a->layer_id);
-    return ml_add(ctx, x, is_moe ? moe(ctx, m, a->layer_id, normed, a->in) : mlp(ctx, m, a->layer_id, normed, a->in),
-                  1);
+    if (!x || a->in->recompute != again) return half(ctx, x, a);
+    return ml_tape_segment(ctx, half, x, a, sizeof *a, true);
 }
 
-/* The block, a segment of its own where that is what is computed again. */
-static ml_tensor *run_block(ml_ctx *ctx, ml_segment_fn block, ml_tensor *x, const layer_arg *a, ml_recompute again)
-{
-    if (!x || !ctx->recording || a->in->recompute != again) return block(ctx, x, a);
-    return ml_tape_segment(ctx, block, x, a, sizeof *a, true);
-}
-
+/* s = x + attention(norm(x));  s + MLP(norm(s)) */
 static ml_tensor *layer(ml_ctx *ctx, ml_tensor *x, const void *arg)
 {
     const layer_arg *a = arg;
-    x = run_block(ctx, attention_block, x, a, ML_RECOMPUTE_ATTENTION);
-    return run_block(ctx, mlp_block, x, a, ML_RECOMPUTE_MLP);
+    ml_recompute again = a->in->recompute;
+    if (ctx->recording && (again == ML_RECOMPUTE_ATTENTION || again == ML_RECOMPUTE_MLP)) {
+        x = run_half(ctx, attention_half, x, a, ML_RECOMPUTE_ATTENTION);
+        return run_half(ctx, mlp_half, x, a, ML_RECOMPUTE_MLP);
+    }
+    ml_normed_sum s; // [tokens, d] both
+    if (!ml_add_rmsnorm(ctx, x, attention(ctx, x, a), maybe(&a->m->layer[a->layer_id].ffn_norm), eps_of(a), &s)) {
+        return NULL;
+    }
+    return add_mlp(ctx, s.sum, s.y, a);
 }
 
 ml_tensor *ml_model_forward(ml_ctx *ctx, ml_model *m, const ml_model_input *in)

@@ -142,6 +142,24 @@ ml_tensor *ml_rmsnorm(ml_ctx *ctx, ml_tensor *x, ml_tensor *w, float eps)
     return args.save[0] ? run(ctx, ML_OP_rmsnorm, &args, sizeof param, false) : NULL;
 }
 
+static ml_tensor *add_rmsnorm(ml_ctx *ctx, ml_tensor *a, ml_tensor *b, ml_tensor *w, float eps, ml_normed_sum *out)
+{
+    if (!a || !b || !w) return NULL;
+    EXPECT(a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1] && a->dim[1] == w->dim[0], "add_rmsnorm: shapes differ");
+    ml_rmsnorm_param param = { eps };
+    ml_op_args args = { .in = { a, b, w }, .param = &param, .heir = 1 };
+    args.out[0] = out->sum = ml_tensor_new_2d(ctx, ML_F32, a->dim[0], a->dim[1]);
+    args.out[1] = out->y = ml_tensor_new_2d(ctx, ML_F32, a->dim[0], a->dim[1]);
+    args.save[0] = ml_tensor_new_2d(ctx, ML_F32, a->dim[0], 1);
+    return args.save[0] ? run(ctx, ML_OP_add_rmsnorm, &args, sizeof param, false) : NULL;
+}
+
+bool ml_add_rmsnorm(ml_ctx *ctx, ml_tensor *a, ml_tensor *b, ml_tensor *w, float eps, ml_normed_sum *out)
+{
+    *out = (ml_normed_sum){ 0 };
+    return add_rmsnorm(ctx, a, b, w, eps, out) != NULL;
+}
+
 ml_tensor *ml_rope(ml_ctx *ctx, ml_tensor *x, ml_tensor *pos, const ml_rope_param *param)
 {
     if (!x || !pos) return NULL;
@@ -180,7 +198,7 @@ ml_tensor *ml_add(ml_ctx *ctx, ml_tensor *a, ml_tensor *b, float scale)
     if (!a || !b) return NULL;
     EXPECT(a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1], "add: shapes differ");
     ml_add_param param = { scale };
-    ml_op_args args = { .in = { a, b }, .param = &param };
+    ml_op_args args = { .in = { a, b }, .param = &param, .heir = scale == 1 ? 1 : 0 };
     args.out[0] = ml_tensor_new_2d(ctx, ML_F32, a->dim[0], a->dim[1]);
     return args.out[0] ? run(ctx, ML_OP_add, &args, sizeof param, false) : NULL;
 }

@@ -42,6 +42,14 @@ typedef struct {
 } ml_rmsnorm_param; /* save: rstd [tokens, n_group] */
 
 typedef struct {
+    ml_tensor *sum; /* a + b */
+    ml_tensor *y;   /* the norm of it, times w */
+} ml_normed_sum;
+/* a, b [tokens, d], w [d]: ml_add(a, b, 1) and ml_rmsnorm of the sum in one reading of a and b, with the bits of those
+ * two.  Both outputs are [tokens, d], contiguous; param and save as of rmsnorm.  False on failure. */
+bool ml_add_rmsnorm(ml_ctx *ctx, ml_tensor *a, ml_tensor *b, ml_tensor *w, float eps, ml_normed_sum *out);
+
+typedef struct {
     int64_t n_head;        /* heads in a row */
     int64_t d_head;        /* columns of a head */
     int64_t offset;        /* first rotated column within a head */

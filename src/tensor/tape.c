@@ -139,6 +139,16 @@ float *ml_tape_grad(ml_ctx *ctx, ml_tensor *t)
     return existing_grad(t);
 }
 
+/* The heir's gradient is out[0]'s from now on, where it has none yet and would lie in memory in the same way. */
+static void hand_on_grad(const ml_op_args *args)
+{
+    ml_tensor *out = args->out[0], *in = args->in[args->heir];
+    if (!in || !in->needs_grad || out->base || !out->grad) return;
+    ml_tensor *owner = in->base ? in->base : in;
+    bool same_rows = owner->dim[0] == out->dim[0] && owner->stride == out->stride && in->dim[1] == owner->dim[1];
+    if (!owner->grad && same_rows && in->dim[1] == out->dim[1]) owner->grad = out->grad;
+}
+
 static void backward_op(ml_ctx *ctx, const struct ml_node *node)
 {
     const ml_op_args *args = &node->op.args;
@@ -151,6 +161,7 @@ static void backward_op(ml_ctx *ctx, const struct ml_node *node)
     if (!arrived) return;
     for (int i = 0; i < ML_OP_MAX_IN; i++) {
         ml_tensor *in = args->in[i];
+        if (i > 0 && i == args->heir) hand_on_grad(args);
         if (in && in->needs_grad && !(grads.in[i] = ml_tape_grad(ctx, in))) return;
     }
     ml_ctx_mark mark = ml_ctx_get_mark(ctx);

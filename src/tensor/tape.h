@@ -26,10 +26,13 @@ typedef struct {
     ml_tensor *out[ML_OP_MAX_OUT];
     ml_tensor *save[ML_OP_MAX_SAVE]; /* made by the forward for the backward */
     const void *param;
+    /* 0, or the input whose gradient is all of out[0]'s as the backward leaves it there: where nothing has arrived at
+     * that input before, it takes out[0]'s memory over, and grads.in[heir] is grads.out[0]. */
+    int heir;
 } ml_op_args;
 
-/* Gradients, laid out (strided) as the tensors they belong to.  out[i] NULL: no gradient arrived there.
- * in[i] NULL: not wanted; otherwise the backward adds to it. */
+/* Gradients, laid out (strided) as the tensors they belong to.  out[i] NULL: no gradient arrived there; nobody reads it
+ * after the backward.  in[i] NULL: not wanted; otherwise the backward adds to it (but see heir). */
 typedef struct {
     float *out[ML_OP_MAX_OUT];
     float *in[ML_OP_MAX_IN];

@@ -2,6 +2,7 @@
  *   - forward, against the double-precision reference, within ops.def's tolerance;
  *   - backward, against central differences of that reference taken in double precision;
  *   - the same bits with 1 and 2 threads, and with every instruction set the machine has;
+ *   - of an operator that fuses others, their bits;
  *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, every gradient beside the
  *     processor's, the same bits when run again, and nothing written around the operands; with `cuda-bf16` the same of
  *     the operators that have products, in bf16.
@@ -51,6 +52,8 @@ typedef struct {
     void (*make)(test_case *c, ml_rng *rng);
     /* Call the public builder; in[i] is NULL for an absent input.  Fill out[] in the operator's order. */
     void (*build)(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out);
+    /* Of an operator that does what others do one after another: these.  Outputs and gradients have the same bits. */
+    void (*build_twin)(ml_ctx *ctx, test_case *c, ml_tensor *const *in, ml_tensor **out);
     /* Double-precision forward from c->in[] to out[], each out_count[i] long. */
     void (*reference)(const test_case *c, double *const *out);
     /* For an operator that seeds its own backward: the loss it differentiates, from the reference outputs.

@@ -377,6 +377,16 @@ static void expect_same_bits(const entry *e, const test_case *c, const result *a
     }
 }
 
+static void compare_twin(const entry *e, test_case *c, double *const *dy, const result *r)
+{
+    test_op twin = *e->test;
+    twin.build = e->test->build_twin;
+    result other = { 0 };
+    run_operator(&twin, c, dy, e->differentiable, &other);
+    expect_same_bits(e, c, r, &other, "the operators it fuses");
+    free_result(&other);
+}
+
 /* The same bits whatever runs first. */
 static void repeat_on_device(const entry *e, test_case *c, double *const *dy, const result *r)
 {
@@ -435,6 +445,7 @@ static void repeat_on_processor(const entry *e, test_case *c, double *const *dy,
         ml_cpu_set_isa((ml_isa)isa);
         result lower = { 0 };
         run_operator(e->test, c, dy, e->differentiable, &lower);
+        if (e->test->build_twin) compare_twin(e, c, dy, &lower);
         e->test->reference(c, out); /* the differences left perturbed values there */
         check_forward(e, c, &lower, out);
         if (e->differentiable) check_backward(e, c, &lower, dy, out, rng);
@@ -459,6 +470,7 @@ static void test_variant(const entry *e, int variant)
     e->test->reference(&c, out);
     check_forward(e, &c, &r, out);
     if (e->differentiable) check_backward(e, &c, &r, dy, out, &rng);
+    if (e->test->build_twin) compare_twin(e, &c, dy, &r);
 
     if (device) {
         if (e->differentiable) compare_with_processor(e, &c, dy, &r);

@@ -316,6 +316,11 @@ class Views(Page):
                 poor = self.driver.execute_script(CONTRAST)
                 self.assertEqual(poor, [], f"{view}, {theme}")
                 self.shot(f"{theme}-{view.split('/')[0]}")
+            # On paper it is light, whatever the screen is.
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            self.assertEqual(self.driver.execute_script(CONTRAST), [], f"{view}, dark on paper")
+            self.assertEqual(self.driver.execute_script("return getComputedStyle(document.body).backgroundColor"), "rgb(255, 255, 255)")
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         self.driver.execute_script("delete document.documentElement.dataset.theme")
 
     # ---- what a screen reader gets: the browser's own accessibility tree ----

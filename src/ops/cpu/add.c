@@ -57,7 +57,7 @@ ml_status ml_cpu_add_backward(ml_ctx *ctx, const ml_op_args *args, const ml_op_g
     (void)ctx;
     const ml_add_param *param = args->param;
     for (int i = 0; i < 2; i++) {
-        if (!grads->in[i]) continue;
+        if (!grads->in[i] || grads->in[i] == grads->out[0]) continue; /* b may be the heir of y's gradient */
         accumulate_work work = { .ops = ml_row_ops_get(),
                                  .dy = grads->out[0],
                                  .dx = grads->in[i],

@@ -1,4 +1,5 @@
-/* y = a + scale * b;  da += dy, db += scale dy, both from one reading of dy.  One thread for four columns of a row. */
+/* y = a + scale * b;  da += dy, db += scale dy, both from one reading of dy, which may be db already.  One thread for
+ * four columns of a row. */
 #include "ops/cuda/pieces.cuh"
 
 static __global__ void __launch_bounds__(ML_ROWS_THREADS)
@@ -46,6 +47,7 @@ extern "C" ml_status ml_cuda_add_backward(ml_ctx *ctx, const ml_op_args *args, c
     float scale = ((const ml_add_param *)args->param)->scale;
     ml_rows da = ml_rows_like(args->in[0], grads->in[0]), db = ml_rows_like(args->in[1], grads->in[1]);
     ml_rows dy = ml_rows_like(args->out[0], grads->out[0]);
+    if (db.data == dy.data) db.data = NULL;
     int64_t n_row = args->out[0]->dim[0];
     bool aligned = ml_pieces_aligned(da) && ml_pieces_aligned(db) && ml_pieces_aligned(dy);
     unsigned n_block;
