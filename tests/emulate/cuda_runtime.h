@@ -185,6 +185,9 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
 void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
 void ml_emulated_copy_commit();
 void ml_emulated_copy_wait(int n_open);
+/* The thread arrives at a barrier of hopper.h once its copies so far are done: as late as somebody waits there. */
+void ml_emulated_copy_arrive(uint64_t *barrier);
+void ml_emulated_copy_finish(uint64_t *barrier);
 
 struct float2 {
     float x, y;

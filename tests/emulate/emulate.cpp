@@ -2,6 +2,7 @@
 #include "cuda_runtime.h"
 
 #include "emulate.h"
+#include "hopper.h"
 
 #include <sys/mman.h>
 
@@ -193,6 +194,7 @@ typedef struct {
     const void *global;
     int n_valid;
     unsigned group;
+    uint64_t *barrier; /* not a copy but an arrival there */
 } late_copy;
 
 /* Copies are done as late as a thread may wait for them, or (order 1) at once.  Here: what a thread has not waited for,
@@ -200,11 +202,15 @@ typedef struct {
 static std::vector<late_copy> late[MAX_THREADS];
 static unsigned late_group[MAX_THREADS];
 
-/* Do the oldest n. */
-static void finish_copies(size_t n)
+/* Do the oldest n of a thread. */
+static void finish_copies(int thread, size_t n)
 {
-    std::vector<late_copy> &all = late[current];
+    std::vector<late_copy> &all = late[thread];
     for (size_t i = 0; i < n; i++) {
+        if (all[i].barrier) {
+            ml_emulated_barrier_arrive(all[i].barrier);
+            continue;
+        }
         memset(all[i].shared, 0, 16);
         if (all[i].n_valid) memcpy(all[i].shared, all[i].global, (size_t)all[i].n_valid);
     }
@@ -214,8 +220,24 @@ static void finish_copies(size_t n)
 void ml_emulated_copy_16(void *shared, const void *global, int n_valid)
 {
     if ((uintptr_t)shared % 16 || (n_valid && (uintptr_t)global % 16)) die("an asynchronous copy that is not aligned");
-    late[current].push_back({ shared, global, n_valid, late_group[current] });
-    if (order_seed == 1) finish_copies(1); /* as early as may be */
+    late[current].push_back({ shared, global, n_valid, late_group[current], NULL });
+    if (order_seed == 1) finish_copies(current, 1); /* as early as may be */
+}
+
+void ml_emulated_copy_arrive(uint64_t *barrier)
+{
+    late[current].push_back({ NULL, NULL, 0, late_group[current], barrier });
+    if (order_seed == 1) finish_copies(current, late[current].size());
+}
+
+void ml_emulated_copy_finish(uint64_t *barrier)
+{
+    for (int t = 0; t < n_thread; t++) {
+        size_t n = 0;
+        for (size_t i = 0; i < late[t].size(); i++)
+            if (late[t][i].barrier == barrier) n = i + 1;
+        finish_copies(t, n);
+    }
 }
 
 void ml_emulated_copy_commit()
@@ -229,7 +251,7 @@ void ml_emulated_copy_wait(int n_open)
     size_t n = 0;
     /* A copy in no group yet is not waited for either. */
     while (n < all.size() && (int)(late_group[current] - all[n].group) > n_open) n++;
-    finish_copies(n);
+    finish_copies(current, n);
 }
 
 static void run_thread()

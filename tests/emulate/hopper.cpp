@@ -22,8 +22,10 @@ enum { MAX_THREADS = 1024, MAX_COLUMNS = 256, INNER = 16, ROWS = 16 /* of a warp
 
 typedef struct {
     float (*c)[4];
+    unsigned n_column;
     uint64_t a, b;
-    bool a_outer, b_outer;
+    const uint32_t *registers; /* of a, or NULL */
+    bool a_outer, b_outer, add;
     unsigned group;
 } late_product;
 
@@ -78,20 +80,44 @@ static void multiply_warp(const float a[INNER][ROWS], const float b[INNER][MAX_C
     }
 }
 
+/* What the lanes hold of a: rows lane / 4 and + 8, columns 2 (lane % 4) and + 1, then those + 8. */
+static void read_registers(int first, size_t i, float a[INNER][ROWS])
+{
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const uint32_t *from = late[first + (int)lane][i].registers;
+        for (unsigned e = 0; e < 8; e++) {
+            uint32_t word = from[e / 2];
+            unsigned row = lane / 4 + e / 2 % 2 * 8, inner = 2 * (lane % 4) + e % 2 + e / 4 * 8;
+            a[inner][row] = __uint_as_float(e % 2 ? word & 0xffff0000u : word << 16);
+        }
+    }
+}
+
 /* Product number i of every lane of the running thread's warp. */
 static void multiply(size_t i)
 {
     static float a[INNER][ROWS], b[INNER][MAX_COLUMNS], sum[ROWS][MAX_COLUMNS];
     int first = ml_emulated_thread_id() / 32 * 32;
     const late_product p = late[first][i];
-    read_operand(p.a, p.a_outer, ml_emulated_now->warp % 4 * ROWS, ROWS, a[0], ROWS);
-    read_operand(p.b, p.b_outer, 0, MAX_COLUMNS, b[0], MAX_COLUMNS);
-    multiply_warp(a, b, MAX_COLUMNS, sum);
     for (unsigned lane = 0; lane < 32; lane++) {
         const late_product *q = &late[first + (int)lane][i];
-        if (q->a != p.a || q->b != p.b) die("lanes of a warp that ask for different products");
-        for (unsigned j = 0; j < MAX_COLUMNS / 8; j++) {
-            for (unsigned e = 0; e < 4; e++) q->c[j][e] += sum[lane / 4 + e / 2 * 8][8 * j + 2 * (lane % 4) + e % 2];
+        bool same = q->a == p.a && q->b == p.b && q->n_column == p.n_column && q->add == p.add;
+        if (!same || !q->registers != !p.registers) die("lanes of a warp that ask for different products");
+    }
+    if (p.registers) {
+        read_registers(first, i, a);
+    } else {
+        read_operand(p.a, p.a_outer, ml_emulated_now->warp % 4 * ROWS, ROWS, a[0], ROWS);
+    }
+    read_operand(p.b, p.b_outer, 0, p.n_column, b[0], MAX_COLUMNS);
+    multiply_warp(a, b, p.n_column, sum);
+    for (unsigned lane = 0; lane < 32; lane++) {
+        float(*c)[4] = late[first + (int)lane][i].c;
+        for (unsigned j = 0; j < p.n_column / 8; j++) {
+            for (unsigned e = 0; e < 4; e++) {
+                float v = sum[lane / 4 + e / 2 * 8][8 * j + 2 * (lane % 4) + e % 2];
+                c[j][e] = p.add ? c[j][e] + v : v;
+            }
         }
     }
 }
@@ -106,10 +132,11 @@ static void finish(size_t n)
     for (int t = first; t < first + 32; t++) late[t].erase(late[t].begin(), late[t].begin() + (long)n);
 }
 
-void ml_emulated_wgmma(float (*c)[4], uint64_t a, uint64_t b, bool a_outer, bool b_outer)
+void ml_emulated_wgmma(float (*c)[4], int n_column, uint64_t a, const uint32_t *a_registers, uint64_t b, bool a_outer,
+                       bool b_outer, bool add)
 {
     int thread = ml_emulated_thread_id();
-    late[thread].push_back({ c, a, b, a_outer, b_outer, late_group[thread] });
+    late[thread].push_back({ c, (unsigned)n_column, a, b, a_registers, a_outer, b_outer, add, late_group[thread] });
     if (ml_emulated_order() != 1) return;
     ml_emulated_warp_barrier(); /* .sync: the warp comes together */
     finish(late[thread].size());
@@ -168,6 +195,7 @@ void ml_emulated_barrier_wait(uint64_t *barrier, unsigned parity)
 {
     for (long n = 0; load(barrier).parity == parity; n++) {
         if (n > 10000000) die("a barrier that nobody ends");
-        ml_emulated_yield();
+        if (n > 0) ml_emulated_copy_finish(barrier);
+        if (load(barrier).parity == parity) ml_emulated_yield();
     }
 }
