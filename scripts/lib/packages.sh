@@ -7,7 +7,7 @@ libjs-marked node-highlight.js python3'
 # For the fuzz programs: without these they are skipped.
 moonlight_fuzz_packages='clang libclang-rt-14-dev'
 # For the slow tests: likewise.
-moonlight_slow_packages='nginx-light openssl'
+moonlight_slow_packages='nginx-light openssl gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static'
 
 # packages_missing NAME...: those of the packages that are not installed.
 packages_missing() {

@@ -101,7 +101,7 @@ ml_status ml_file_begin(ml_file_writer *w, const char *path, ml_error *err)
     int n = snprintf(w->tmp, sizeof w->tmp, "%s.tmp.%ld", w->path, (long)getpid());
     if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
     w->file = fopen(w->tmp, "wbe");
-    if (!w->file) return ml_fail_errno(err, "%s: cannot be created", w->tmp);
+    if (!w->file) return ml_fail_errno(err, "%s: cannot be created", w->path);
     return ML_OK;
 }
 

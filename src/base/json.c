@@ -4,6 +4,7 @@
 #include "base/file.h"
 
 #include <math.h>
+#include <string.h>
 
 static const char *type_name(const json_t *value)
 {
@@ -26,6 +27,9 @@ ml_status ml_json_parse(const char *text, size_t n_bytes, const char *where, jso
     *out = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (*out) return ML_OK;
     if (json_error_code(&error) == json_error_out_of_memory) return ml_fail_memory(err, n_bytes, where);
+    if (!memchr(text, '\n', n_bytes)) { /* a line of a file, say */
+        return ml_fail(err, ML_EFORMAT, "%s: byte %d: not valid JSON: %s", where, error.position, error.text);
+    }
     return ml_fail(err, ML_EFORMAT, "%s:%d:%d: not valid JSON: %s", where, error.line, error.column, error.text);
 }
 

@@ -6,13 +6,13 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/columns.h"
 
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { LABEL_MAX = 64, UNIT_MAX = 24, NOTE_MAX = 160, LINE_MAX_BYTES = 1024, BAR_CELLS = 24 };
@@ -84,6 +84,8 @@ static void append_amount(char *line, double x)
         append(line, "%.3gk", x / 1e3);
     else if (x >= 100 || x == (double)(int64_t)x)
         append(line, "%.0f", x);
+    else if (x < 1e-3)
+        append(line, "%.4f", x);
     else
         append(line, "%.3g", x);
 }
@@ -160,10 +162,8 @@ static void erase(ml_progress *p)
 static void draw(ml_progress *p, double now)
 {
     char line[LINE_MAX_BYTES] = "";
-    struct winsize window;
-    int n_columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
     append_progress(line, p, now, true, false);
-    cut_line(line, n_columns - 1);
+    cut_line(line, ml_columns_of(stderr) - 1);
     fputs("\r", stderr);
     fputs(line, stderr);
     put("\033[K");

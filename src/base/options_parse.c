@@ -197,8 +197,8 @@ static char *read_line(char *out, int size, void *arg)
     while (n && isspace((unsigned char)r->at[n - 1])) n--;
     if (n && (*r->at == '#' || *r->at == ';')) n = 0;
     if (n + 2 > (size_t)size) {
-        r->status = ml_fail(r->err, ML_EINVAL, "%s:%d: expected a line of at most %d bytes, found %zu", r->path,
-                            r->line, size - 2, n);
+        r->status = ml_fail(r->err, ML_EINVAL, "%s:%d: expected a line of a recipe, of at most %d bytes, found %zu",
+                            r->path, r->line, size - 2, n);
         return NULL;
     }
     memcpy(out, r->at, n);

@@ -1,5 +1,6 @@
 /* What a person reads: the effective options of a run, help, differences between runs. */
 #include "base/alloc.h"
+#include "base/columns.h"
 #include "base/options_internal.h"
 
 #include <ctype.h>
@@ -182,29 +183,33 @@ void ml_option_print_name(const ml_option_row *row, char *out, size_t size)
              row->name, *metavar ? " " : "", metavar, row->type == ML_OPTION_LIST ? " ..." : "");
 }
 
-static void print_row(const ml_option_row *row, FILE *out)
+static void print_row(const ml_option_row *row, int n_columns, FILE *out)
 {
-    char name[160];
+    char name[160], help[512];
     ml_option_print_name(row, name, sizeof name);
-    int n = fprintf(out, "  %s", name);
-    if (n >= HELP_COLUMN)
-        fprintf(out, "\n%*s", HELP_COLUMN, "");
-    else
-        fprintf(out, "%*s", HELP_COLUMN - n, "");
-    fputs(row->help, out);
-    if (row->default_value && !is_switch(row)) fprintf(out, " (default: %s)", row->default_value);
-    fputc('\n', out);
+    if (strlen(name) + 2 < HELP_COLUMN) {
+        fprintf(out, "  %-*s", HELP_COLUMN - 2, name);
+    } else {
+        fputs("  ", out);
+        ml_columns_print(out, name, 2, 6, n_columns);
+        fprintf(out, "%*s", HELP_COLUMN, "");
+    }
+    bool says = row->default_value && !is_switch(row);
+    snprintf(help, sizeof help, "%s%s%s%s", row->help, says ? " (default: " : "", says ? row->default_value : "",
+             says ? ")" : "");
+    ml_columns_print(out, help, HELP_COLUMN, HELP_COLUMN, n_columns);
 }
 
 void ml_options_print_help(const ml_options *o, FILE *out)
 {
+    int n_columns = ml_columns_of(out);
     for (size_t pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < o->n_rows; i++) {
             const char *section = o->rows[i].section;
             if ((*section != 0) != (pass == 1) || !opens_section(o, i)) continue;
             if (*section) fprintf(out, "\nSection [%s]:\n", section);
             for (size_t k = i; k < o->n_rows; k++) {
-                if (is_member(o, k, section)) print_row(&o->rows[k], out);
+                if (is_member(o, k, section)) print_row(&o->rows[k], n_columns, out);
             }
         }
     }

@@ -69,9 +69,15 @@ static const char *where_weights_are(const ml_model *m)
     return m->device ? "uploaded" : m->panels.base ? "repacked" : "mapped";
 }
 
+static void print_titles(const char *depth, const char *prefill, const char *decode, const char *read,
+                         const char *reading, const char *arithmetic)
+{
+    printf("%7s  %19s  %18s  %8s  %8s  %10s\n", depth, prefill, decode, read, reading, arithmetic);
+}
+
 static void print_row(const row *r)
 {
-    printf("%7lld  %9.1f +- %-6.1f  %8.2f +- %-6.2f  %9.1f  %8.0f%%  %8.0f%%\n", (long long)r->depth,
+    printf("%7lld  %9.1f +- %6.1f  %8.2f +- %6.2f  %8.1f  %7.0f%%  %9.0f%%\n", (long long)r->depth,
            r->speed.prefill.mean, r->speed.prefill.sd, r->speed.decode.mean, r->speed.decode.sd, r->decode_bytes * 1e-6,
            100 * r->read_share, 100 * r->arithmetic_share);
     fflush(stdout);
@@ -111,9 +117,12 @@ static void print_head(const job *j)
     } else {
         print_processor(j);
     }
-    printf("         prefill of %lld        decode of %lld        read per    share of   prefill's\n",
-           (long long)ml_options_int(j->o, "prompt"), (long long)ml_options_int(j->o, "gen"));
-    printf("  depth  tokens/s            tokens/s          token, MB   reading    share of arithmetic\n");
+    char prefill[32], decode[32];
+    snprintf(prefill, sizeof prefill, "prefill of %lld", (long long)ml_options_int(j->o, "prompt"));
+    snprintf(decode, sizeof decode, "decode of %lld", (long long)ml_options_int(j->o, "gen"));
+    print_titles("", prefill, decode, "read per", "decode's", "prefill's");
+    print_titles("", "", "", "token,", "share of", "share of");
+    print_titles("depth", "tokens/s", "tokens/s", "MB", "reading", "arithmetic");
 }
 
 static ml_status parse_depth(const char *text, int64_t *out, ml_error *err)
@@ -125,6 +134,24 @@ static ml_status parse_depth(const char *text, int64_t *out, ml_error *err)
         return ml_fail(err, ML_EINVAL, "--depth: expected a number of tokens, found \"%s\"", text);
     }
     *out = n;
+    return ML_OK;
+}
+
+/* Before anything is measured: whether all that is asked for fits. */
+static ml_status check_lengths(const job *j, ml_error *err)
+{
+    int64_t n_prompt = ml_options_int(j->o, "prompt"), n_gen = ml_options_int(j->o, "gen"), depth;
+    int64_t most = j->model->config.max_position_embeddings;
+    const char *const *items;
+    size_t n = ml_options_list(j->o, "depth", &items);
+    for (size_t i = 0; i < n; i++) {
+        ML_TRY(parse_depth(items[i], &depth, err));
+        if (depth <= most - n_prompt - n_gen) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "--depth %lld, --prompt %lld and --gen %lld: expected at most the model's %lld positions in "
+                       "all: give smaller ones",
+                       (long long)depth, (long long)n_prompt, (long long)n_gen, (long long)most);
+    }
     return ML_OK;
 }
 
@@ -155,6 +182,7 @@ static ml_status bench(job *j, ml_error *err)
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open_weights(path, ml_options_text(j->o, "repack"), &budget, &j->model, err));
     j->load_seconds = ml_clock_seconds() - start;
+    ML_TRY(check_lengths(j, err));
     if (j->model->device) {
         ML_TRY(ml_device_limits_measure(j->model->device, &j->there, err));
     } else {

@@ -4,7 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cli/amount.h"
-#include "infer/open.h"
+#include "format/find.h"
 #include "quant/convert.h"
 
 #include <math.h>

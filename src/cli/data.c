@@ -26,15 +26,14 @@ static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_
     else if (strcmp(kind, "arithmetic") == 0)
         c->kind = ML_SYNTH_ARITHMETIC;
     else
-        return ml_fail(
-            err, ML_EINVAL,
-            "data synth: expected stories, arithmetic, constraints, preferences, chats or questions, found \"%s\"",
-            kind);
+        return ml_fail(err, ML_EINVAL,
+                       "expected stories, arithmetic, constraints, preferences, chats or questions, found \"%s\"",
+                       kind);
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
     c->n_document = (uint64_t)ml_options_int(o, "docs");
     if (!c->n_bytes == !c->n_document) {
-        return ml_fail(err, ML_EINVAL, "data synth: give either --bytes or --docs, e.g. --bytes 20m");
+        return ml_fail(err, ML_EINVAL, "give either --bytes or --docs, e.g. --bytes 20m");
     }
     c->seed = (uint64_t)ml_options_int(o, "seed");
     c->jsonl = strcmp(format, "jsonl") == 0 || (strcmp(format, "auto") == 0 && ml_text_ends_with(c->out, ".jsonl"));
@@ -51,7 +50,7 @@ static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
                                       .n_document = (uint64_t)ml_options_int(o, "docs"),
                                       .seed = (uint64_t)ml_options_int(o, "seed") };
     ML_TRY(ml_cli_require(o, "out", &c.out, err));
-    if (!c.n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    if (!c.n_document) return ml_fail(err, ML_EINVAL, "give --docs, e.g. --docs 2000");
     ml_stop_install();
     c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
     ml_status status = ml_data_synth_constraints(&c, &result, err);
@@ -85,7 +84,7 @@ static ml_status synth_chats(const ml_options *o, bool single, ml_error *err)
                                .n_document = (uint64_t)ml_options_int(o, "docs"),
                                .seed = (uint64_t)ml_options_int(o, "seed") };
     ML_TRY(ml_cli_require(o, "out", &c.out, err));
-    if (!c.n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    if (!c.n_document) return ml_fail(err, ML_EINVAL, "give --docs, e.g. --docs 2000");
     ml_stop_install();
     c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
     ml_status status = ml_data_synth_chat(&c, &n_bytes, err);
@@ -216,12 +215,10 @@ static ml_status print_build(const ml_options *o, const ml_build_config *c, cons
                ml_cli_count((int64_t)r->n_shard[i], "shard").text);
     }
     ml_cli_print_sources(sources);
-    double n_token = (double)(r->n_token[0] + r->n_token[1]);
     if (r->was_complete)
         printf("%s was complete\n", c->out);
     else
-        printf("%s: %s in %.1f s, %.2f bytes per token\n", c->out, ml_cli_bytes((int64_t)n_bytes).text, seconds,
-               n_bytes / n_token);
+        printf("%s: %s read in %.1f s\n", c->out, ml_cli_bytes((int64_t)n_bytes).text, seconds);
     return ML_OK;
 }
 

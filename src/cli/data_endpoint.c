@@ -26,7 +26,7 @@ static ml_status read_options(const ml_options *o, ml_synth_endpoint_config *c, 
                                             .pace = pace };
     ML_TRY(ml_cli_require(o, "out", &c->out, err));
     ML_TRY(ml_cli_require(o, "model", &c->completion.model, err));
-    if (!c->n_document) return ml_fail(err, ML_EINVAL, "data synth: give --docs, e.g. --docs 2000");
+    if (!c->n_document) return ml_fail(err, ML_EINVAL, "give --docs, e.g. --docs 2000");
     return ML_OK;
 }
 

@@ -63,16 +63,27 @@ static json_t *describe_split(const ml_dataset_split *s)
                      "shards", (json_int_t)s->n_shard);
 }
 
+static void print_special(const char *name, int32_t id)
+{
+    printf("%-12s ", name);
+    printf(id < 0 ? "none\n" : "%d\n", (int)id);
+}
+
 static void print_dataset(const ml_dataset *data)
 {
-    printf("data set     %s\nvocabulary   %lld ids, uint%d, tokenizer %.16s\nspecial ids  bos %d, eos %d\n", data->name,
-           (long long)data->vocab_size, 8 * data->id_bytes, data->tokenizer, data->bos_id, data->eos_id);
+    printf("data set     %s\nvocabulary   %lld ids, uint%d, tokenizer %.16s\n", data->name, (long long)data->vocab_size,
+           8 * data->id_bytes, data->tokenizer);
+    print_special("BOS", data->bos_id);
+    print_special("EOS", data->eos_id);
     for (int i = 0; i < ML_N_SPLIT; i++) {
         const ml_dataset_split *s = &data->split[i];
-        double mean = s->n_document ? (double)s->n_token / (double)s->n_document : 0;
-        printf("%-12s %s, %s (%.1f each), %s, %s\n", ml_dataset_split_name((ml_data_split)i),
-               ml_cli_count(s->n_document, "document").text, ml_cli_count(s->n_token, "token").text, mean,
-               ml_cli_count((int64_t)s->n_shard, "shard").text, ml_cli_bytes(s->n_token * data->id_bytes).text);
+        printf("%-12s %s", ml_dataset_split_name((ml_data_split)i), ml_cli_count(s->n_document, "document").text);
+        if (s->n_document) {
+            printf(", %s (%.1f each), %s, %s", ml_cli_count(s->n_token, "token").text,
+                   (double)s->n_token / (double)s->n_document, ml_cli_count((int64_t)s->n_shard, "shard").text,
+                   ml_cli_bytes(s->n_token * data->id_bytes).text);
+        }
+        printf("\n");
     }
 }
 

@@ -95,8 +95,8 @@ static ml_status run_perplexity(job *j, ml_error *err)
     if (status == ML_OK) {
         config.id = ids.id;
         config.n_id = (int64_t)ids.n;
-        int64_t n = (config.n_id + config.window - 1) / config.window;
-        j->progress = ml_progress_begin("perplexity", "windows", (double)n);
+        double n = (double)ml_perplexity_count_windows(&config);
+        j->progress = ml_progress_begin("perplexity", "windows", n);
         status = ml_perplexity_measure(j->m.model, &config, &result, err);
         ml_progress_end(j->progress);
     }

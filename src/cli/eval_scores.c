@@ -4,7 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "format/run.h"
-#include "infer/open.h"
+#include "format/find.h"
 #include "train/appender.h"
 
 #include <assert.h>

@@ -76,17 +76,17 @@ static void print_experts(const ml_config *c)
     }
     printf("%s", c->norm_topk_prob ? ", weights sum to 1" : "");
     if (c->routed_scaling_factor != 1) printf(" x %.10g", c->routed_scaling_factor);
-    printf("\n  %-*s %s, %lld wide, %s parameters each", NAME_W, "experts",
-           c->expert_relu ? "two-matrix ReLU" : "SwiGLU", (long long)c->moe_intermediate_size,
-           ml_cli_digits(ml_model_count_expert(c)).text);
+    printf("\n  %-*s %s, %s wide, %s parameters each", NAME_W, "experts", c->expert_relu ? "two-matrix ReLU" : "SwiGLU",
+           ml_cli_digits(c->moe_intermediate_size).text, ml_cli_digits(ml_model_count_expert(c)).text);
     if (c->n_shared_experts) printf("; %lld shared", (long long)c->n_shared_experts);
     printf("\n");
 }
 
 static void print_architecture(const ml_config *c)
 {
-    printf("architecture\n  %-*s %s x %lld, %s head%s\n", NAME_W, "vocabulary", ml_cli_digits(c->vocab_size).text,
-           (long long)c->hidden_size, c->tie_word_embeddings ? "tied" : "untied", c->head_bias ? " with bias" : "");
+    printf("architecture\n  %-*s %s x %s, %s head%s\n", NAME_W, "vocabulary", ml_cli_digits(c->vocab_size).text,
+           ml_cli_digits(c->hidden_size).text, c->tie_word_embeddings ? "tied" : "untied",
+           c->head_bias ? " with bias" : "");
     print_attention(c);
     print_experts(c);
     printf("  %-*s RMSNorm, epsilon %g\n\n", NAME_W, "norm", c->rms_norm_eps);
@@ -105,7 +105,7 @@ static void print_layers(const ml_config *c)
         if (span[i].moe)
             snprintf(kind, sizeof kind, "%lld experts", (long long)c->n_routed_experts);
         else
-            snprintf(kind, sizeof kind, "dense, %lld wide", (long long)c->intermediate_size);
+            snprintf(kind, sizeof kind, "dense, %s wide", ml_cli_digits(c->intermediate_size).text);
         printf("  %-*s %-20s %16s parameters each", NAME_W, range, kind, ml_cli_digits(span[i].total).text);
         if (span[i].moe) printf(", %s active", ml_cli_digits(span[i].active).text);
         printf("\n");

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "format/find.h"
 #include "infer/session.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
 /* The program: picks the verb, prints help and errors, turns a status into an exit status. */
+#include "base/columns.h"
 #include "base/nearest.h"
 #include "cli/cli.h"
 
@@ -22,11 +23,8 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, HELP_COLUMN = 34 };
 static void print_verb(const verb *v, FILE *out)
 {
     int n = fprintf(out, "  %s%s%s", v->words, *v->arguments ? " " : "", v->arguments);
-    if (n >= HELP_COLUMN)
-        fprintf(out, "\n%*s", HELP_COLUMN, "");
-    else
-        fprintf(out, "%*s", HELP_COLUMN - n, "");
-    fprintf(out, "%s\n", v->help);
+    fprintf(out, "%*s", HELP_COLUMN - n, "");
+    ml_columns_print(out, v->help, HELP_COLUMN, HELP_COLUMN, ml_columns_of(out));
 }
 
 /* Verbs whose words begin with `prefix`; "" for all.  How many there are. */
@@ -45,7 +43,7 @@ static int print_verbs(const char *prefix, FILE *out)
 static void print_help(FILE *out)
 {
     fprintf(out,
-            "moonlight %s: one system for the whole life of a Mixture-of-Experts language model.\n\n"
+            "moonlight %s: the whole life of Mixture-of-Experts language models\n\n"
             "usage: moonlight VERB [ARGUMENTS] [--option value ...]\n"
             "       moonlight VERB --help        what the verb takes\n"
             "       moonlight --version\n",
@@ -55,9 +53,10 @@ static void print_help(FILE *out)
 
 static int fail(const char *verb_words, const ml_error *err)
 {
+    bool says_stopped = strncmp(err->message, "stopped", 7) == 0;
+    const char *kind = err->code != ML_ECANCEL ? "error: " : says_stopped ? "" : "stopped: ";
     fflush(stdout);
-    fprintf(stderr, "moonlight%s%s: %s: %s\n", verb_words ? " " : "", verb_words ? verb_words : "",
-            err->code == ML_ECANCEL ? "stopped" : "error", err->message);
+    fprintf(stderr, "moonlight%s%s: %s%s\n", verb_words ? " " : "", verb_words ? verb_words : "", kind, err->message);
     return err->code == ML_EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 
@@ -70,8 +69,9 @@ static int print_verb_help(const verb *v)
     if (ml_options_make(ml_cli_rows, ml_cli_n_rows, scope, v->open_section, &o, &err) != ML_OK) {
         return fail(v->words, &err);
     }
-    printf("usage: moonlight %s%s%s [--option value ...]\n\n%s\n\nOptions:\n", v->words, *v->arguments ? " " : "",
-           v->arguments, v->help);
+    printf("usage: moonlight %s%s%s [--option value ...]\n\n", v->words, *v->arguments ? " " : "", v->arguments);
+    ml_columns_print(stdout, v->help, 0, 0, ml_columns_of(stdout));
+    fputs("\nOptions:\n", stdout);
     ml_options_print_help(o, stdout);
     ml_options_free(o);
     return EXIT_DONE;

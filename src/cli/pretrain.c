@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/sweep.h"
+#include "format/run.h"
 #include "recipe/recipe.h"
 
 #include <math.h>
@@ -76,13 +77,63 @@ static void say_done(const ml_options *o, const char *stage, const char *loss, c
                 has_adapter ? " --adapter " : "", has_adapter ? run : "");
 }
 
+static void add(char *line, size_t size, const char *text)
+{
+    size_t n = strlen(line);
+    snprintf(line + n, size - n, "%s", text);
+}
+
+/* A word as a shell reads it. */
+static void add_word(char *line, size_t size, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,=+@%";
+    if (*word && !word[strspn(word, plain)]) {
+        add(line, size, word);
+        return;
+    }
+    add(line, size, "'");
+    for (const char *p = word; *p; p++) add(line, size, *p == '\'' ? "'\\''" : (char[]){ *p, 0 });
+    add(line, size, "'");
+}
+
+/* The command that goes on: with the options of this one, since those of the recipe would count again. */
+static void say_stopped(const ml_options *o, const char *stage, const char *run)
+{
+    char line[4000] = "", folder[ML_PATH_MAX];
+    char **set;
+    size_t n_set;
+    int64_t step;
+    ml_error ignored;
+    if (ml_run_find(run, ML_RUN_LATEST, folder, &step, &ignored) != ML_OK) {
+        ml_log_info("stopped before the first step: the same command begins where it was");
+        return;
+    }
+    if (ml_options_list_overrides(o, &set, &n_set, &ignored) != ML_OK) return;
+    add(line, sizeof line, stage);
+    add(line, sizeof line, " ");
+    add_word(line, sizeof line, ml_options_positional(o, 0));
+    add(line, sizeof line, " --run ");
+    add_word(line, sizeof line, run);
+    add(line, sizeof line, " --resume");
+    for (size_t i = 0; i < n_set; i++) {
+        add(line, sizeof line, " --");
+        add_word(line, sizeof line, set[i]);
+    }
+    if (ml_options_overridden(o, "device")) {
+        add(line, sizeof line, " --device ");
+        add_word(line, sizeof line, ml_options_text(o, "device"));
+    }
+    ml_options_free_overrides(set, n_set);
+    ml_log_info("saved; continue with: moonlight %s", line);
+}
+
 static ml_status run_recipe(const char *stage, const ml_options *o, ml_error *err)
 {
     const char *run = ml_options_text(o, "run");
     double best;
     ml_status status = ml_cli_train_run(stage, o, run, ml_options_flag(o, "resume"), &best, err);
     if (status == ML_ECANCEL) {
-        ml_log_info("saved; continue with: moonlight %s %s --run %s --resume", stage, ml_options_positional(o, 0), run);
+        say_stopped(o, stage, run);
     } else if (status == ML_OK) {
         char loss[64] = "";
         if (!isnan(best)) snprintf(loss, sizeof loss, "; best validation loss %.4f", best);

@@ -11,6 +11,7 @@
 #include "token/train.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static ml_status open_given(const ml_options *o, ml_tokenizer **out, ml_error *err)
 {
@@ -326,6 +327,7 @@ static ml_status train(const ml_options *o, ml_error *err)
     config.n_special = ml_options_list(o, "special", &config.special);
     const char *folder;
     ML_TRY(ml_cli_require(o, "out", &folder, err));
+    bool is_new = !ml_path_exists(folder);
     ML_TRY(ml_dir_make(folder, err)); /* before the work */
     size_t n_inputs = ml_options_positional_count(o);
     const char **inputs = ml_calloc(n_inputs, sizeof *inputs);
@@ -339,6 +341,7 @@ static ml_status train(const ml_options *o, ml_error *err)
         status = ml_records_open_texts(inputs, n_inputs, ML_RULE_MARKER, ml_options_text(o, "marker"),
                                        ml_options_text(o, "field"), &records, err);
     if (status == ML_OK) status = run_training(o, records, trainer, folder, err);
+    if (status != ML_OK && is_new) rmdir(folder); /* nothing is in it */
     ml_records_free(records);
     ml_bpe_trainer_free(trainer);
     ml_free(inputs);

@@ -66,11 +66,11 @@ ml_status ml_row_maker_init(ml_row_maker *m, const ml_tokenizer *tokenizer, ml_r
                        chat_format);
     }
     if ((form == ML_ROW_INSTRUCTION || form == ML_ROW_CHAT) && !has_format(m)) {
-        return ml_fail(
-            err, ML_EINVAL,
-            "rows of kind %s need a tokenizer with the tokens of a chat format: add them, such as <|system|>, "
-            "<|user|> and <|assistant|>, or use kind prompt",
-            ml_row_form_name(form));
+        return ml_fail(err, ML_EINVAL,
+                       "rows of kind %s need a tokenizer with the tokens of a chat format: a chat model's, or add them "
+                       "(data build "
+                       "--added, once for each of <|system|>, <|user|> and <|assistant|>), or use kind prompt",
+                       ml_row_form_name(form));
     }
     m->eos_id = ml_tokenizer_eos(tokenizer);
     if (m->eos_id < 0) m->eos_id = ml_tokenizer_find(tokenizer, "<|endoftext|>");

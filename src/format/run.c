@@ -205,7 +205,11 @@ static ml_status highest_step(const char *folder, int64_t *step, ml_error *err)
     if (n) *step = steps[n - 1];
     ml_free(steps);
     if (n) return ML_OK;
-    return ml_fail(err, ML_EINVAL, "%s: has no complete checkpoint", folder);
+    return ml_fail(
+        err, ML_EINVAL,
+        "%s: has no complete checkpoint: expected a run folder, with step_... in it, or a model folder, with "
+        "config.json",
+        folder);
 }
 
 ml_status ml_run_find(const char *folder, ml_run_which which, char path[ML_PATH_MAX], int64_t *step, ml_error *err)

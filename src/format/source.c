@@ -1,6 +1,7 @@
 #include "format/source.h"
 
 #include "base/file.h"
+#include "base/text.h"
 #include "format/gguf_source.h"
 #include "format/hf.h"
 #include "format/pt_source.h"
@@ -25,6 +26,12 @@ ml_status ml_weight_source_open(const char *path, ml_config *config, ml_weight_s
     case ML_SOURCE_GGUF: return ml_gguf_source_open(path, config, out, err);
     case ML_SOURCE_PT: return ml_pt_source_open(path, config, out, err);
     case ML_SOURCE_HF: break;
+    }
+    if (!ml_path_is_dir(path) && !ml_text_ends_with(path, ".safetensors") && !ml_text_ends_with(path, ".json")) {
+        return ml_fail(err, ML_EFORMAT,
+                       "%s: neither a GGUF or .safetensors file nor a PyTorch checkpoint: expected one of these, or a "
+                       "model folder (with config.json); moonlight inspect says what a file is",
+                       path);
     }
     return ml_hf_source_open(path, config, out, err);
 }

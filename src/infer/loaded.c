@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/memory.h"
+#include "format/find.h"
 #include "format/source.h"
 #include "format/ends.h"
 #include "infer/fit.h"

@@ -1,14 +1,9 @@
-/* Opening a model from what a person names: a model folder or file, or a run folder, of which the best checkpoint is
- * meant. ml_model_open, ml_model_get_device and ml_model_get_info are declared in moonlight.h. */
+/* Opening a model from what a person names (format/find.h) within the memory that there is.  ml_model_open,
+ * ml_model_get_device and ml_model_get_info are declared in moonlight.h. */
 #ifndef ML_INFER_OPEN_H
 #define ML_INFER_OPEN_H
 
-#include "base/file.h"
-#include "model/adapter.h"
-
-/* The model that `path` means, for ml_weight_source_open: a file or folder as it is, of a run folder the best
- * checkpoint. */
-ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
+#include "model/model.h"
 
 /* Memory that a model may take. */
 typedef struct {
@@ -28,10 +23,5 @@ typedef struct {
  * allocated, for a model that does not fit: what it needs, what there is, and the quantisation that would fit.  With a
  * device the budget is of its memory. */
 ml_status ml_model_open_within(const char *path, const ml_memory_budget *budget, ml_model **out, ml_error *err);
-
-/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
-ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
-/* What --adapter says: "NAME=PATH", or a path alone, whose last name is then its own.  ml_free(*name). */
-ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err);
 
 #endif

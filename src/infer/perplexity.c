@@ -55,6 +55,14 @@ static int64_t text_per_window(const ml_perplexity_config *c)
     return c->window - (c->bos >= 0);
 }
 
+int64_t ml_perplexity_count_windows(const ml_perplexity_config *c)
+{
+    int64_t text = text_per_window(c);
+    if (text < 1) return 0;
+    int64_t n = c->n_id / text + (c->n_id % text != 0);
+    return c->max_window && c->max_window < n ? c->max_window : n;
+}
+
 static ml_status check(const ml_model *m, const ml_perplexity_config *c, ml_error *err)
 {
     if (c->window < 2 || c->window > m->config.max_position_embeddings) {
@@ -87,8 +95,7 @@ static ml_status set_up(work *w, ml_model *m, ml_error *err)
 {
     const ml_perplexity_config *c = w->config;
     w->n_vocab = m->config.vocab_size;
-    w->n_window = (c->n_id + text_per_window(c) - 1) / text_per_window(c);
-    if (c->max_window && c->max_window < w->n_window) w->n_window = c->max_window;
+    w->n_window = ml_perplexity_count_windows(c);
     w->per_pass = c->batch / c->window > 0 ? c->batch / c->window : 1;
     if (w->per_pass > w->n_window) w->per_pass = w->n_window;
     size_t n = (size_t)(w->per_pass * c->window), n_logit = (size_t)(COMPARED_ROWS * w->n_vocab);

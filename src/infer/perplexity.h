@@ -25,6 +25,9 @@ typedef struct {
     double same_top;           /* share of tokens where both have the same likeliest token */
 } ml_perplexity;
 
+/* Windows that the text is cut into, or the most of them; 0 when a window has no room for text. */
+int64_t ml_perplexity_count_windows(const ml_perplexity_config *config);
+
 /* Prompt-phase forward passes in fast mode: what generation computes.  ML_EINVAL when a window is out of range, the
  * text has too few tokens, or the vocabularies differ; ML_ECANCEL when the user stops it. */
 ml_status ml_perplexity_measure(ml_model *model, const ml_perplexity_config *config, ml_perplexity *out, ml_error *err);

@@ -15,7 +15,7 @@
 
 typedef struct {
     const char *from, *to;
-    const char *adapter;      /* NULL, or what is merged into the weights (infer/open.h) */
+    const char *adapter;      /* NULL, or what is merged into the weights (format/find.h) */
     bool gguf;                /* write a GGUF file; else a folder */
     ml_quant_plan plan;       /* of a GGUF file; of a folder, the mix may be f32, bf16 or f16 */
     uint64_t split_bytes;     /* a larger GGUF file becomes a set of such files; 0: never */

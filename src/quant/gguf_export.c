@@ -252,7 +252,7 @@ static ml_status write_tensor(job *j, ml_gguf_writer *w, const ml_gguf_entry *e,
     for (int64_t row = 0; row < n; row += step) {
         int64_t n_row = n - row < step ? n - row : step;
         memset(lost, 0, sizeof lost);
-        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
+        if (ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped: nothing was written");
         piece p = { .j = j,
                     .e = e,
                     .dtype = dtype,
@@ -295,6 +295,7 @@ static ml_status check_disk(const job *j, const char *path, ml_error *err)
     char folder[ML_PATH_MAX];
     uint64_t n_free, need = j->total + (32 << 20);
     ML_TRY(ml_path_parent(folder, path, err));
+    if (!ml_path_is_dir(folder)) return ml_fail(err, ML_EINVAL, "%s: there is no such folder: make it first", folder);
     ML_TRY(ml_disk_free(folder, &n_free, err));
     if (n_free >= need) return ML_OK;
     return ml_fail(err, ML_EIO, "%s: %.2f GB are needed, but its disk has %.2f GB free", path, (double)need / 1e9,

@@ -2,7 +2,7 @@
 
 #include "base/alloc.h"
 #include "format/source.h"
-#include "infer/open.h"
+#include "format/find.h"
 
 #include <string.h>
 

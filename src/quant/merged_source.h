@@ -6,7 +6,7 @@
 
 /* `inner` is that of the model at `from` and has kv_b in one matrix.  The result owns it when this succeeds.  A merged
  * weight has the type it had, though not as bytes: only read_f32 gives it.  ML_EINVAL when the adapter is another
- * model's (infer/open.h). */
+ * model's (format/find.h). */
 ml_status ml_merged_source_make(ml_weight_source *inner, const char *from, const char *adapter, ml_weight_source **out,
                                 ml_error *err);
 

@@ -235,7 +235,7 @@ double ml_recipe_count_sequences(const ml_train_config *train)
 void ml_recipe_say_steps(const ml_train_config *train, const ml_config *model, const ml_listener *listener)
 {
     const ml_schedule *s = &train->schedule;
-    ml_listener_say(listener, "%lld steps of %lld x %lld x %lld tokens, %.4g in all", (long long)s->steps,
+    ml_listener_say(listener, "%lld steps of %lld x %lld x %lld tokens, %.0f in all", (long long)s->steps,
                     (long long)(train->accumulate * ml_schedule_get_factor(s, 0)), (long long)train->batch,
                     (long long)train->seq, ml_recipe_count_sequences(train) * (double)train->seq);
     for (int i = 0; i < s->n_ramp; i++) {

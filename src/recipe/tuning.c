@@ -5,7 +5,7 @@
 #include "data/synth_constraints.h"
 #include "format/gguf_tokenizer.h"
 #include "format/source.h"
-#include "infer/open.h"
+#include "format/find.h"
 #include "recipe/setup.h"
 #include "recipe/sources.h"
 
@@ -244,6 +244,7 @@ static ml_status generate(const ml_recipe_tuning *t, generated_kind kind, ml_dat
 static ml_status encode(const ml_recipe_tuning *t, ml_build_rows_config *c, const ml_listener *listener, ml_error *err)
 {
     ml_build_rows_result result;
+    ml_listener_say(listener, "encoding into %s", t->rows_path);
     ML_TRY(ml_progress_begin_for(listener, "data", "MB", 0, &c->progress, err));
     ml_status status = ml_build_rows(c, t->tokenizer, &result, err);
     ml_progress_end(c->progress);
@@ -304,7 +305,6 @@ static ml_status build(const ml_recipe_tuning *t, const ml_listener *listener, m
     if (status == ML_OK)
         status = ml_options_write_section(t->o, "data", "What this folder is built from, and how.", t->record, err);
     if (sources.n) c.sources = &sources;
-    if (status == ML_OK) ml_listener_say(listener, "encoding into %s", t->rows_path);
     if (status == ML_OK)
         status = sources.n || c.n_input ? encode(t, &c, listener, err) : build_generated(t, &c, listener, err);
     ml_source_list_free(&sources);

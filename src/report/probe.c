@@ -22,7 +22,7 @@ typedef struct {
 
 static ml_status check_stop(ml_error *err)
 {
-    return ml_stop_requested() ? ml_fail(err, ML_ECANCEL, "stopped") : ML_OK;
+    return ml_stop_requested() ? ml_fail(err, ML_ECANCEL, "stopped: no page was written") : ML_OK;
 }
 
 /* ---- routing ---- */

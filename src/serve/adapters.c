@@ -2,6 +2,7 @@
 #include "serve/models_internal.h"
 
 #include "base/alloc.h"
+#include "format/find.h"
 
 #include <string.h>
 

@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "format/run.h"
 #include "format/ends.h"
-#include "infer/open.h"
+#include "format/find.h"
 #include "model/kv_cache.h"
 #include "serve/limits.h"
 #include "serve/server_internal.h"

@@ -57,7 +57,8 @@ static ml_status read_line(ml_tokenizer *t, const uint8_t *p, size_t n, size_t l
     size_t n_code = space ? (size_t)(space - p) : n, n_bytes = 0;
     ML_TRY(ml_grow((void **)&scratch->data, &scratch->capacity, n_code, 1, err));
     if (!decode_base64(p, n_code, (uint8_t *)scratch->data, &n_bytes)) {
-        return ml_fail(err, ML_EFORMAT, "line %zu: expected a token in base64, found \"%.*s\"", line,
+        return ml_fail(err, ML_EFORMAT,
+                       "line %zu: expected a token in base64 and its rank, or a tokenizer.json, found \"%.*s\"", line,
                        (int)(n_code < 60 ? n_code : 60), (const char *)p);
     }
     int64_t rank;

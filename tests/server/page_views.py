@@ -300,6 +300,8 @@ class Views(Page):
 
     def test_text_can_be_read(self):
         """Contrast of text to its ground, as WCAG 2.1 AA wants it: 4.5, or 3 where it is large; dark and light."""
+        self.addCleanup(self.driver.execute_script, "delete document.documentElement.dataset.theme")
+        self.addCleanup(self.driver.execute_cdp_cmd, "Emulation.setEmulatedMedia", {"media": ""})
         self.start(max_tokens=8, trace=True)
         self.ask("The cat")
         self.wait(self.idle)
@@ -316,7 +318,11 @@ class Views(Page):
                 poor = self.driver.execute_script(CONTRAST)
                 self.assertEqual(poor, [], f"{view}, {theme}")
                 self.shot(f"{theme}-{view.split('/')[0]}")
-        self.driver.execute_script("delete document.documentElement.dataset.theme")
+            # On paper it is light, whatever the screen is.
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            self.assertEqual(self.driver.execute_script(CONTRAST), [], f"{view}, dark on paper")
+            self.assertEqual(self.driver.execute_script("return getComputedStyle(document.body).backgroundColor"), "rgb(255, 255, 255)")
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
     # ---- what a screen reader gets: the browser's own accessibility tree ----
 

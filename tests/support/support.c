@@ -24,6 +24,15 @@ const char *test_make_folder(void)
     return path;
 }
 
+const char *test_path_in(const char *folder, const char *name)
+{
+    static char path[64][ML_PATH_MAX + 400];
+    static int k;
+    k = (k + 1) % 64;
+    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
+    return path[k];
+}
+
 void test_remove_folder(const char *path)
 {
     ml_error err;

@@ -28,6 +28,8 @@ const char *test_data_path(const char *name);
 /* A fresh folder under $TMPDIR or /tmp; test_remove_folder deletes it. Static buffer. */
 const char *test_make_folder(void);
 void test_remove_folder(const char *path);
+/* Path of `name` in a folder, in one of 64 static buffers in turn. */
+const char *test_path_in(const char *folder, const char *name);
 
 #define assert_ok(call)                                                                                                \
     do {                                                                                                               \

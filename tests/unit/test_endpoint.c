@@ -107,15 +107,6 @@ static void handle(void *arg, const test_request *q, test_connection *c)
 
 /* ---- the client ---- */
 
-static const char *in_folder(const char *name)
-{
-    static char path[8][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 8;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -146,7 +137,7 @@ static void set_script(const fault *faults, size_t n)
 
 static ml_synth_endpoint_config config_for(uint64_t n, bool pairs)
 {
-    return (ml_synth_endpoint_config){ .out = in_folder("out.jsonl"),
+    return (ml_synth_endpoint_config){ .out = test_path_in(folder, "out.jsonl"),
                                        .pairs = pairs,
                                        .n_document = n,
                                        .seed = 7,
@@ -232,7 +223,7 @@ static void test_rows_and_pairs(void **state)
         assert_string_equal(authorization, "Bearer secret");
         assert_non_null(strstr(last_body, "\"model\":\"scripted\""));
         assert_non_null(strstr(last_body, "\"max_tokens\":300"));
-        assert_false(ml_path_exists(in_folder("out.jsonl.part")));
+        assert_false(ml_path_exists(test_path_in(folder, "out.jsonl.part")));
     }
 }
 
@@ -274,7 +265,7 @@ static void test_rejects(void **state)
     assert_int_equal(r.n_prompt, 4); /* of the second came nothing */
     assert_int_equal(r.n_reject[ML_SYNTH_CUT], 2);
     assert_int_equal(r.n_reject[ML_SYNTH_NO_PROTAGONIST], 2);
-    json_t *rows = read_lines(c.out), *rejects = read_lines(in_folder("out.rejects.jsonl"));
+    json_t *rows = read_lines(c.out), *rejects = read_lines(test_path_in(folder, "out.rejects.jsonl"));
     check_rows(rows, 3, false, ML_SPLIT_TRAIN);
     static const char *const reasons[] = { "cut short", "cut short", "protagonist", "protagonist" };
     static const int tries[] = { 1, 1, 2, 3 };
@@ -304,8 +295,8 @@ static void test_a_failure_keeps_what_there_is(void **state)
     SCRIPT(NOT_JSON, NOT_JSON, NOT_JSON, NOT_JSON);
     assert_fails(ml_data_synth_endpoint(&c, &r, &err), ML_EFORMAT, "/v1/chat/completions");
     /* a line that a crash has cut is dropped */
-    assert_ok(ml_file_read(in_folder("out.jsonl.part"), &text, &n, &err));
-    assert_ok(ml_file_replace(in_folder("out.jsonl.part"), text, n - 10, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "out.jsonl.part"), &text, &n, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, "out.jsonl.part"), text, n - 10, &err));
     ml_free(text);
     SCRIPT(GOOD);
     assert_ok(ml_data_synth_endpoint(&c, &r, &err));
@@ -335,11 +326,11 @@ static void test_refusals(void **state)
     assert_fails(ml_data_synth_endpoint(&c, &r, &err), ML_ECANCEL, "run the same command again");
     ml_stop_set(false);
     c.completion.endpoint = "localhost:8000";
-    c.out = in_folder("other.jsonl");
+    c.out = test_path_in(folder, "other.jsonl");
     assert_fails(ml_data_synth_endpoint(&c, &r, &err), ML_EINVAL, "expected a URL");
-    assert_ok(ml_file_replace(in_folder("notes.part"), "{\"my\": \"notes\"}\n", 16, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, "notes.part"), "{\"my\": \"notes\"}\n", 16, &err));
     c = config_for(5, false);
-    c.out = in_folder("notes");
+    c.out = test_path_in(folder, "notes");
     assert_fails(ml_data_synth_endpoint(&c, &r, &err), ML_EFORMAT, "expected an unfinished collection");
 }
 
@@ -352,7 +343,7 @@ static void test_a_hopeless_model(void **state)
     behind = BAD_WORDS;
     assert_fails(ml_data_synth_endpoint(&c, &r, &err), ML_EFORMAT, "of 50 prompts only 0 had an answer");
     assert_int_equal(n_request, 150);
-    assert_true(ml_path_exists(in_folder("out.jsonl.part")));
+    assert_true(ml_path_exists(test_path_in(folder, "out.jsonl.part")));
 }
 
 static void test_the_pace(void **state)

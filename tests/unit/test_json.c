@@ -25,8 +25,10 @@ static void test_errors_name_file_line_and_column(void **state)
     assert_fails(ml_json_parse(cut, strlen(cut), "t.json", &value, &err), ML_EFORMAT, "t.json:3:");
     assert_null(value);
     assert_fails(ml_json_parse("{\"a\":1,\"a\":2}", 13, "t.json", &value, &err), ML_EFORMAT, "duplicate object key");
+    /* of one line, which may be that of a file with many, the byte says more */
+    assert_fails(ml_json_parse("[1, x]", 6, "t.jsonl:7", &value, &err), ML_EFORMAT, "t.jsonl:7: byte 5: ");
     assert_fails(ml_json_parse("[1] x", 5, "t.json", &value, &err), ML_EFORMAT, "end of file expected");
-    assert_fails(ml_json_parse("", 0, "t.json", &value, &err), ML_EFORMAT, "t.json:1:");
+    assert_fails(ml_json_parse("", 0, "t.json", &value, &err), ML_EFORMAT, "t.json: byte 0: ");
     assert_fails(ml_json_parse("\"\xff\"", 3, "t.json", &value, &err), ML_EFORMAT, "unable to decode byte 0xff");
     assert_fails(ml_json_load("/nonexistent/t.json", &value, &err), ML_EIO, "/nonexistent/t.json");
 }

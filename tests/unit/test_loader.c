@@ -19,15 +19,6 @@ static int32_t *stream;
 static bool *is_last; /* of its document */
 static int64_t n_stream;
 
-static const char *in_folder(const char *name)
-{
-    static char path[16][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 16;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static void add_token(int32_t id, bool last)
 {
     stream[n_stream] = id;
@@ -53,13 +44,13 @@ static void build(int64_t val_every)
         add_token(1, true);
         p += sprintf(p, "\n<|endoftext|>\n");
     }
-    assert_ok(ml_file_replace(in_folder("text.txt"), text, (size_t)(p - text), &err));
-    assert_ok(ml_dir_make(in_folder("tokenizer"), &err));
-    ml_tokenizer *t = test_byte_tokenizer(in_folder("tokenizer"), true, 0);
-    const char *input = in_folder("text.txt");
+    assert_ok(ml_file_replace(test_path_in(folder, "text.txt"), text, (size_t)(p - text), &err));
+    assert_ok(ml_dir_make(test_path_in(folder, "tokenizer"), &err));
+    ml_tokenizer *t = test_byte_tokenizer(test_path_in(folder, "tokenizer"), true, 0);
+    const char *input = test_path_in(folder, "text.txt");
     ml_build_config c = { .input = &input,
                           .n_input = 1,
-                          .out = in_folder("data"),
+                          .out = test_path_in(folder, "data"),
                           .marker = "<|endoftext|>",
                           .field = "text",
                           .val_every = val_every,
@@ -68,7 +59,7 @@ static void build(int64_t val_every)
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_true(result.n_shard[0] > 3); /* windows cross shards */
     ml_tokenizer_free(t);
-    assert_ok(ml_dataset_open(in_folder("data"), &data, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "data"), &data, &err));
 }
 
 static int setup(void **state)
@@ -354,11 +345,11 @@ static void expect_damage(const char *file, const char *text, size_t n, ml_statu
     char *old;
     size_t size;
     ml_dataset *opened;
-    assert_ok(ml_file_read(in_folder(file), &old, &size, &err));
-    assert_ok(ml_file_replace(in_folder(file), text, n, &err));
-    assert_fails(ml_dataset_open(in_folder("data"), &opened, &err), code, message);
+    assert_ok(ml_file_read(test_path_in(folder, file), &old, &size, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, file), text, n, &err));
+    assert_fails(ml_dataset_open(test_path_in(folder, "data"), &opened, &err), code, message);
     assert_null(opened);
-    assert_ok(ml_file_replace(in_folder(file), old, size, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, file), old, size, &err));
     ml_free(old);
 }
 
@@ -366,7 +357,7 @@ static void expect_damage(const char *file, const char *text, size_t n, ml_statu
 static void expect_meta_damage(const char *after, const char *from, const char *to, const char *message)
 {
     char *old, text[65536];
-    assert_ok(ml_file_read(in_folder("data/meta.json"), &old, NULL, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "data/meta.json"), &old, NULL, &err));
     char *start = strstr(old, after);
     assert_non_null(start);
     char *at = strstr(start, from);
@@ -395,21 +386,21 @@ static void test_damaged_folders_are_refused(void **state)
     expect_meta_damage("\"splits\"", "\"tokens\": ", "\"tokens\": 7", "splits.train: expected 7");
     char *idx;
     size_t n;
-    assert_ok(ml_file_read(in_folder("data/train_00001.idx"), &idx, &n, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "data/train_00001.idx"), &idx, &n, &err));
     expect_damage("data/train_00001.idx", idx, n - 1, ML_EFORMAT, "train_00001.idx: expected");
     ml_store_u64((uint8_t *)idx + 8, 0);
     expect_damage("data/train_00001.idx", idx, n, ML_EFORMAT, "offset 8: document offsets must begin at 0 and rise");
     ml_store_u64((uint8_t *)idx + 8, UINT64_MAX);
     expect_damage("data/train_00001.idx", idx, n, ML_EFORMAT, "offset 16");
     ml_free(idx);
-    assert_ok(ml_file_read(in_folder("data/train_00001.idx"), &idx, &n, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "data/train_00001.idx"), &idx, &n, &err));
     ml_store_u64((uint8_t *)idx + n - 8, 1u << 30);
     expect_damage("data/train_00001.idx", idx, n, ML_EFORMAT, "the last document ends at token 1073741824");
     ml_free(idx);
-    assert_int_equal(rename(in_folder("data/train_00001.bin"), in_folder("away")), 0);
-    assert_fails(ml_dataset_open(in_folder("data"), &opened, &err), ML_EIO, "train_00001.bin");
-    assert_int_equal(rename(in_folder("away"), in_folder("data/train_00001.bin")), 0);
-    assert_fails(ml_dataset_open(in_folder("nothing"), &opened, &err), ML_EIO, "no such data folder");
+    assert_int_equal(rename(test_path_in(folder, "data/train_00001.bin"), test_path_in(folder, "away")), 0);
+    assert_fails(ml_dataset_open(test_path_in(folder, "data"), &opened, &err), ML_EIO, "train_00001.bin");
+    assert_int_equal(rename(test_path_in(folder, "away"), test_path_in(folder, "data/train_00001.bin")), 0);
+    assert_fails(ml_dataset_open(test_path_in(folder, "nothing"), &opened, &err), ML_EIO, "no such data folder");
 }
 
 static void test_an_id_outside_the_vocabulary_is_found(void **state)
@@ -420,11 +411,11 @@ static void test_an_id_outside_the_vocabulary_is_found(void **state)
     ml_dataset *opened;
     ml_loader *loader;
     const ml_batch *b;
-    assert_ok(ml_file_read(in_folder("data/train_00000.bin"), &bin, &n, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "data/train_00000.bin"), &bin, &n, &err));
     bin[11] = 2; /* id 5 of the shard: 512 or more */
-    assert_ok(ml_file_replace(in_folder("data/train_00000.bin"), bin, n, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, "data/train_00000.bin"), bin, n, &err));
     ml_free(bin);
-    assert_ok(ml_dataset_open(in_folder("data"), &opened, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "data"), &opened, &err));
     assert_fails(ml_dataset_verify(opened, &err), ML_EFORMAT, "SHA-256");
     ml_loader_config c = config_for(1, 8, false);
     assert_ok(ml_loader_make(opened, &c, &loader, &err));

@@ -111,6 +111,9 @@ static void work_nested(void)
     ml_progress_end(inner);
     ml_progress_update(outer, 8, NULL);
     ml_progress_end(outer);
+    ml_progress *little = ml_progress_begin("little", "MB", 0);
+    ml_progress_update(little, 0.000088, NULL);
+    ml_progress_end(little);
 }
 
 static void test_bars_nest(void **state)
@@ -123,6 +126,7 @@ static void test_bars_nest(void **state)
     assert_non_null(inner);
     assert_non_null(strstr(inner, "outer  8 files"));
     assert_null(strstr(text, "outer  7 files")); /* hidden while another is on the screen */
+    assert_non_null(strstr(text, "little  0.0001 MB  in 0:00"));
 }
 
 static void test_out_of_memory_is_silent(void **state)

@@ -18,18 +18,9 @@ static ml_error err;
 static char folder[ML_PATH_MAX];
 static ml_tokenizer *tokenizer;
 
-static const char *in_folder(const char *name)
-{
-    static char path[32][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 32;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static void write_file(const char *name, const char *text)
 {
-    assert_ok(ml_file_replace(in_folder(name), text, strlen(text), &err));
+    assert_ok(ml_file_replace(test_path_in(folder, name), text, strlen(text), &err));
 }
 
 /* n records of a source: documents {"text"} or rows {"prompt", "response"} of its letter, all different. */
@@ -52,9 +43,9 @@ static int setup(void **state)
 {
     (void)state;
     snprintf(folder, sizeof folder, "%s", test_make_folder());
-    assert_ok(ml_dir_make(in_folder("tokenizer"), &err));
-    tokenizer = test_byte_tokenizer(in_folder("tokenizer"), true, 0);
-    assert_ok(ml_dir_make(in_folder("b/inner"), &err));
+    assert_ok(ml_dir_make(test_path_in(folder, "tokenizer"), &err));
+    tokenizer = test_byte_tokenizer(test_path_in(folder, "tokenizer"), true, 0);
+    assert_ok(ml_dir_make(test_path_in(folder, "b/inner"), &err));
     write_records("a.jsonl", 'a', 600, false);
     write_records("b/1.jsonl", 'b', 300, false);
     write_records("b/inner/2.jsonl", 'b', 100, false); /* the same texts again */
@@ -80,7 +71,7 @@ static void open_list(const char *const *name, const char *const *share, size_t 
     char item[4][ML_PATH_MAX + 100];
     const char *items[4];
     for (size_t i = 0; i < n; i++) {
-        snprintf(item[i], sizeof item[i], "%s:%s", in_folder(name[i]), share[i]);
+        snprintf(item[i], sizeof item[i], "%s:%s", test_path_in(folder, name[i]), share[i]);
         items[i] = item[i];
     }
     assert_ok(ml_source_list_open(items, n, list, &err));
@@ -136,10 +127,10 @@ static void test_what_is_no_source(void **state)
     refuse((const char *[]){ "/no/such/place:1" }, 1, ML_EIO, "/no/such/place");
     char item[ML_PATH_MAX + 100], missing[ML_PATH_MAX];
     bool found;
-    snprintf(item, sizeof item, "%s:1", in_folder("tokenizer/none"));
-    assert_ok(ml_dir_make(in_folder("tokenizer/none"), &err));
+    snprintf(item, sizeof item, "%s:1", test_path_in(folder, "tokenizer/none"));
+    assert_ok(ml_dir_make(test_path_in(folder, "tokenizer/none"), &err));
     refuse((const char *[]){ item }, 1, ML_EIO, "found none");
-    snprintf(item, sizeof item, "%s:.25", in_folder("a.jsonl"));
+    snprintf(item, sizeof item, "%s:.25", test_path_in(folder, "a.jsonl"));
     assert_ok(ml_source_list_find((const char *[]){ item, "nowhere:.75" }, 2, &found, missing, &err));
     assert_false(found);
     assert_string_equal(missing, "nowhere");
@@ -215,7 +206,7 @@ static void test_documents_by_exact_share(void **state)
     json_t *sources;
     int64_t n[3];
     open_list(three, (const char *[]){ "0.5", "0.3", "0.2" }, 3, &list);
-    ml_mix_config c = mix_config(&list, 5000, in_folder("mixed"));
+    ml_mix_config c = mix_config(&list, 5000, test_path_in(folder, "mixed"));
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     assert_int_equal(r.n_token[ML_SPLIT_TRAIN], 5000);
     assert_int_equal(r.n_token[ML_SPLIT_VAL], 1250); /* 5000 x 0.2 / 0.8 */
@@ -236,7 +227,7 @@ static void test_documents_by_exact_share(void **state)
         assert_int_equal(json_integer_value(json_object_get(tokens, "train")), i == 0 ? 2500 : i == 1 ? 1500 : 1000);
         assert_true(json_integer_value(json_object_get(source, "records")) > 0);
     }
-    assert_false(ml_path_exists(in_folder("mixed/source_000")));
+    assert_false(ml_path_exists(test_path_in(folder, "mixed/source_000")));
     json_decref(sources);
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     assert_true(r.was_complete);
@@ -266,7 +257,7 @@ static void test_the_seed_decides_and_nothing_else(void **state)
     for (int i = 0; i < 4; i++) { /* once more, on one thread, interrupted, with another seed */
         char name[16];
         snprintf(name, sizeof name, "again_%d", i);
-        ml_mix_config c = mix_config(&list, 5000, in_folder(name));
+        ml_mix_config c = mix_config(&list, 5000, test_path_in(folder, name));
         ml_thread_set_count(i == 1 ? 1 : 2);
         c.build.seed = i == 3 ? 4 : 3;
         if (i == 2) {
@@ -293,14 +284,14 @@ static void test_as_much_as_there_is(void **state)
     ml_build_result r;
     json_t *sources;
     open_list(three, (const char *[]){ "0.1", "0.8", "0.1" }, 3, &list);
-    ml_mix_config c = mix_config(&list, 0, in_folder("most"));
+    ml_mix_config c = mix_config(&list, 0, test_path_in(folder, "most"));
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     const json_t *b = json_array_get(sources, 1);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(b, "tokens"), "train")),
                      json_integer_value(json_object_get(json_object_get(b, "available"), "train")));
     json_decref(sources);
     int64_t most = r.n_token[ML_SPLIT_TRAIN];
-    c = mix_config(&list, most + 10, in_folder("more"));
+    c = mix_config(&list, most + 10, test_path_in(folder, "more"));
     char part[64];
     snprintf(part, sizeof part, "ask for at most %lld in all", (long long)most);
     assert_fails(ml_data_mix(&c, tokenizer, &r, &sources, &err), ML_EINVAL, part);
@@ -309,7 +300,7 @@ static void test_as_much_as_there_is(void **state)
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     assert_int_equal(r.n_token[ML_SPLIT_TRAIN], most);
     json_decref(sources);
-    c = mix_config(&list, most, in_folder("exactly"));
+    c = mix_config(&list, most, test_path_in(folder, "exactly"));
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     assert_int_equal(r.n_token[ML_SPLIT_TRAIN], most);
     json_decref(sources);
@@ -327,11 +318,11 @@ static void test_malformed_records_of_a_source(void **state)
     json_t *sources;
     write_file("bad.jsonl", "{\"text\": \"dddddddddddddddddddddddddddddd\"}\n{\"text\": 3}\n{\"text\": \" \"}\n");
     open_list((const char *[]){ "a.jsonl", "bad.jsonl" }, (const char *[]){ "0.99", "0.01" }, 2, &list);
-    ml_mix_config c = mix_config(&list, 0, in_folder("with_bad"));
+    ml_mix_config c = mix_config(&list, 0, test_path_in(folder, "with_bad"));
     c.build.val_fraction = 0;
     assert_fails(ml_data_mix(&c, tokenizer, &r, &sources, &err), ML_EFORMAT, "bad.jsonl:2");
     c.build.max_bad = 0.5;
-    c.build.out = in_folder("with_bad_2");
+    c.build.out = test_path_in(folder, "with_bad_2");
     assert_ok(ml_data_mix(&c, tokenizer, &r, &sources, &err));
     const json_t *s = json_array_get(sources, 1), *rejected = json_object_get(s, "rejected");
     assert_int_equal(json_integer_value(json_object_get(rejected, "malformed")), 1);
@@ -389,7 +380,7 @@ static void test_rows_by_share(void **state)
     ml_build_rows_result r;
     int64_t n[2], half;
     open_list((const char *[]){ "ra.jsonl", "rb.jsonl" }, (const char *[]){ "0.4", "0.6" }, 2, &list);
-    ml_build_rows_config c = rows_config(&list, 5000, in_folder("rows"));
+    ml_build_rows_config c = rows_config(&list, 5000, test_path_in(folder, "rows"));
     assert_ok(ml_build_rows(&c, tokenizer, &r, &err));
     for (int split = 0; split < ML_N_SPLIT; split++) {
         int64_t total = split == ML_SPLIT_TRAIN ? 5000 : 5000 / 3; /* x 0.25 / 0.75 */
@@ -402,14 +393,14 @@ static void test_rows_by_share(void **state)
             assert_int_equal(json_integer_value(json_object_get(tokens, split ? "val" : "train")), n[i]);
         }
     }
-    assert_false(ml_path_exists(in_folder("rows/source_000")));
-    assert_false(ml_path_exists(in_folder("rows/rejects.jsonl")));
+    assert_false(ml_path_exists(test_path_in(folder, "rows/source_000")));
+    assert_false(ml_path_exists(test_path_in(folder, "rows/rejects.jsonl")));
     json_decref(r.sources);
     /* the whole of the smaller one; the same again; another seed takes others */
     char print[3][ML_SHA256_HEX];
     for (int i = 0; i < 3; i++) {
         ml_rows *rows;
-        c = rows_config(&list, 0, in_folder("all_rows"));
+        c = rows_config(&list, 0, test_path_in(folder, "all_rows"));
         c.seed = i == 2 ? 6 : 5;
         assert_ok(ml_build_rows(&c, tokenizer, &r, &err));
         const json_t *a = json_array_get(r.sources, 0), *tokens = json_object_get(a, "tokens");
@@ -422,7 +413,7 @@ static void test_rows_by_share(void **state)
     }
     assert_string_equal(print[0], print[1]);
     assert_string_not_equal(print[0], print[2]);
-    c = rows_config(&list, 100000, in_folder("too_many"));
+    c = rows_config(&list, 100000, test_path_in(folder, "too_many"));
     assert_fails(ml_build_rows(&c, tokenizer, &r, &err), ML_EINVAL, "ra.jsonl has");
     ml_source_list_free(&list);
 }
@@ -437,7 +428,7 @@ static void test_rejects_are_listed(void **state)
     write_file("ragged.json", "[{\"prompt\": \"p\", \"response\": \"r\"}, {\"prompt\": \"p\",\n \"response\": \"\"},\n"
                               "{\"question\": \"b1\", \"answer\": \"b\"}, {\"prompt\": 1}]");
     open_list((const char *[]){ "ra.jsonl", "ragged.json" }, (const char *[]){ "0.9", "0.1" }, 2, &list);
-    ml_build_rows_config c = rows_config(&list, 0, in_folder("listed"));
+    ml_build_rows_config c = rows_config(&list, 0, test_path_in(folder, "listed"));
     c.val_fraction = 0;
     assert_fails(ml_build_rows(&c, tokenizer, &r, &err), ML_EFORMAT, "2 of 4 records are defective");
     c.max_bad = 0.5;
@@ -445,7 +436,7 @@ static void test_rejects_are_listed(void **state)
     json_decref(r.sources);
     assert_int_equal(r.n_reject[ML_REJECT_EMPTY_ANSWER], 1);
     assert_int_equal(r.n_reject[ML_REJECT_MALFORMED], 1);
-    assert_ok(ml_file_read(in_folder("listed/rejects.jsonl"), &text, NULL, &err));
+    assert_ok(ml_file_read(test_path_in(folder, "listed/rejects.jsonl"), &text, NULL, &err));
     assert_non_null(strstr(text, "ragged.json\",\"number\":1,\"reason\":\"empty answer\""));
     assert_non_null(strstr(text, "ragged.json\",\"number\":3,\"reason\":\"malformed\""));
     ml_free(text);
@@ -457,7 +448,7 @@ static void test_rejects_are_listed(void **state)
         ml_rows *rows;
         c = (ml_build_rows_config){ .input = i ? &parquet : &lines,
                                     .n_input = 1,
-                                    .out = in_folder("chats"),
+                                    .out = test_path_in(folder, "chats"),
                                     .form = ML_ROW_PROMPT,
                                     .max_tokens = 10000,
                                     .max_bad = 1 };

@@ -159,7 +159,7 @@ static void test_long_lines(void **state)
     assert_string_equal(ml_options_text(o, "data.dir"), value);
     ml_options_free(o);
     snprintf(text, sizeof text, "[data]\ndir = %sx\n", value);
-    assert_recipe_fails(text, "2", "expected a line of at most 198 bytes, found 199");
+    assert_recipe_fails(text, "2", "expected a line of a recipe, of at most 198 bytes, found 199");
 }
 
 static void test_numbers_and_ranges(void **state)

@@ -61,9 +61,10 @@ static void check_perplexity(int32_t bos)
     int32_t text[N_TEXT], window[WINDOW];
     make_text(text);
     double nll = 0, other_nll = 0, kl = 0, p[TEST_VOCAB], q[TEST_VOCAB];
-    int64_t n = 0, n_same = 0, step = WINDOW - (bos >= 0);
+    int64_t n = 0, n_same = 0, n_window = 0, step = WINDOW - (bos >= 0);
     for (int64_t begin = 0; begin < N_TEXT; begin += step) {
         int64_t n_id = 0;
+        n_window++;
         if (bos >= 0) window[n_id++] = bos;
         for (int64_t t = begin; t < begin + step && t < N_TEXT; t++) {
             if (n_id > 0) {
@@ -89,6 +90,8 @@ static void check_perplexity(int32_t bos)
         ml_perplexity got;
         assert_ok(ml_perplexity_measure(m, &config, &got, &err));
         assert_int_equal(got.n_token, n);
+        assert_int_equal(got.n_window, n_window);
+        assert_int_equal(ml_perplexity_count_windows(&config), n_window);
         assert_true(fabs(got.nll - nll / (double)n) < ROUNDING);
         assert_true(fabs(got.base_nll - other_nll / (double)n) < ROUNDING);
         assert_true(fabs(got.kl - kl / (double)n) < ROUNDING);

@@ -12,15 +12,6 @@ static ml_error err;
 static ml_arena arena;
 static char folder[ML_PATH_MAX];
 
-static const char *in_folder(const char *name)
-{
-    static char path[8][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 8;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static const char *golden(const char *name)
 {
     static char path[8][2 * ML_PATH_MAX];
@@ -46,7 +37,7 @@ static int teardown(void **state)
 
 static void write_bytes(const char *name, const void *data, size_t n)
 {
-    assert_ok(ml_file_replace(in_folder(name), data, n, &err));
+    assert_ok(ml_file_replace(test_path_in(folder, name), data, n, &err));
 }
 
 static void write_file(const char *name, const char *text)
@@ -242,14 +233,14 @@ static void test_cut_files_are_refused(void **state)
         for (size_t k = 1; k <= 150; k++) {
             size_t part = k <= 100 ? size - k : size * (k - 100) / 51;
             write_bytes(packed[i], data, part);
-            ml_status status = count_records(in_folder(packed[i]), &n);
+            ml_status status = count_records(test_path_in(folder, packed[i]), &n);
             assert_true(status == ML_OK || status == ML_EFORMAT);
             if (status == ML_OK) n_whole++;
             if (status != ML_OK && !strstr(err.message, packed[i])) fail_msg("no file in \"%s\"", err.message);
         }
         assert_int_equal(n_whole, 0);
         write_bytes(packed[i], data, 0);
-        assert_fails(count_records(in_folder(packed[i]), &n), ML_EFORMAT, packed[i]);
+        assert_fails(count_records(test_path_in(folder, packed[i]), &n), ML_EFORMAT, packed[i]);
         ml_free(data);
     }
 }
@@ -265,7 +256,7 @@ static void test_damaged_files_do_no_harm(void **state)
         for (size_t at = 3; at < size; at += size / 40) {
             data[at] ^= 0x10;
             write_bytes(packed[i], data, size);
-            ml_status status = count_records(in_folder(packed[i]), &n);
+            ml_status status = count_records(test_path_in(folder, packed[i]), &n);
             assert_true(status == ML_OK || status == ML_EFORMAT);
             n_refused += status != ML_OK;
             data[at] ^= 0x10;
@@ -283,17 +274,17 @@ static void test_names_and_bytes_agree(void **state)
     size_t n, size;
     char *data;
     write_file("plain.jsonl.gz", "{\"text\": \"not packed\"}");
-    assert_fails(count_records(in_folder("plain.jsonl.gz"), &n), ML_EFORMAT,
+    assert_fails(count_records(test_path_in(folder, "plain.jsonl.gz"), &n), ML_EFORMAT,
                  "plain.jsonl.gz: expected gzip as the name says, found other bytes");
     write_file("raw.txt.snappy", "\x05\x10hello");
-    assert_fails(count_records(in_folder("raw.txt.snappy"), &n), ML_EFORMAT, "only the framing format");
+    assert_fails(count_records(test_path_in(folder, "raw.txt.snappy"), &n), ML_EFORMAT, "only the framing format");
     write_file("rows.parquet.gz", "");
-    assert_fails(count_records(in_folder("rows.parquet.gz"), &n), ML_EINVAL, "compressed inside");
-    assert_fails(count_records(in_folder("absent.txt"), &n), ML_EIO, "absent.txt");
+    assert_fails(count_records(test_path_in(folder, "rows.parquet.gz"), &n), ML_EINVAL, "compressed inside");
+    assert_fails(count_records(test_path_in(folder, "absent.txt"), &n), ML_EIO, "absent.txt");
     /* bytes decide where the name says nothing */
     assert_ok(ml_file_read(golden("records/lines.jsonl.zst"), &data, &size, &err));
     write_bytes("renamed.jsonl", data, size);
-    assert_ok(count_records(in_folder("renamed.jsonl"), &n));
+    assert_ok(count_records(test_path_in(folder, "renamed.jsonl"), &n));
     assert_int_equal(n, N_LINES);
     ml_free(data);
 }
@@ -353,7 +344,7 @@ static void test_fields_do_not_depend_on_the_kind_of_file(void **state)
 {
     (void)state;
     write_array("chat.json", golden("parquet/chat.jsonl"));
-    expect_same_values(golden("parquet/chat.jsonl"), in_folder("chat.json"));
+    expect_same_values(golden("parquet/chat.jsonl"), test_path_in(folder, "chat.json"));
     expect_same_values(golden("parquet/chat.jsonl"), golden("parquet/chat_zstd_v1.parquet"));
     expect_same_values(golden("parquet/chat.jsonl"), golden("parquet/chat_snappy_v2.parquet"));
 }
@@ -361,7 +352,7 @@ static void test_fields_do_not_depend_on_the_kind_of_file(void **state)
 static void test_a_document_is_a_field(void **state)
 {
     (void)state;
-    const char *path = in_folder("a.txt");
+    const char *path = test_path_in(folder, "a.txt");
     const ml_records_config config = { .marker = "--" };
     const ml_value *value;
     ml_records *r;
@@ -395,16 +386,16 @@ static void test_records_without_the_text(void **state)
 {
     (void)state;
     write_file("a.jsonl", "\n[1]\n{\"text\": 3}\n{\"t\": \"x\"}\n{\"text\": \"x\"\n");
-    expect_text_fails(in_folder("a.jsonl"), "text", 0,
+    expect_text_fails(test_path_in(folder, "a.jsonl"), "text", 0,
                       "a.jsonl:2: expected an object with a text under \"text\", found no object: name the key with "
                       "--field");
-    expect_text_fails(in_folder("a.jsonl"), "text", 1,
+    expect_text_fails(test_path_in(folder, "a.jsonl"), "text", 1,
                       "a.jsonl:3: expected an object with a text under \"text\", found "
                       "another type");
-    expect_text_fails(in_folder("a.jsonl"), "text", 2,
+    expect_text_fails(test_path_in(folder, "a.jsonl"), "text", 2,
                       "a.jsonl:4: expected an object with a text under \"text\", found "
                       "no such key");
-    expect_text_fails(in_folder("a.jsonl"), "text", 3, "a.jsonl:5: byte 13: expected ',' or '}'");
+    expect_text_fails(test_path_in(folder, "a.jsonl"), "text", 3, "a.jsonl:5: byte 13: expected ',' or '}'");
     const char *rows = golden("parquet/encoded_delta_length_byte_array.parquet");
     expect_text_fails(golden("parquet/chat_none_v1.parquet"), "tags", 0,
                       "chat_none_v1.parquet: row 1: expected a column of texts \"tags\", found another type");

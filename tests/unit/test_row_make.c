@@ -218,23 +218,17 @@ static void test_pairs(void **state)
 
 /* ---- records ---- */
 
-static const char *in_folder(const char *name)
-{
-    static char path[8][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 8;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static ml_status build(const ml_tokenizer *t, ml_row_form form, const char *text, double max_bad,
                        ml_build_rows_result *result)
 {
-    const char *input = in_folder("records.jsonl");
+    const char *input = test_path_in(folder, "records.jsonl");
     assert_ok(ml_file_replace(input, text, strlen(text), &err));
-    ml_build_rows_config c = {
-        .input = &input, .n_input = 1, .out = in_folder("rows"), .form = form, .max_tokens = 60, .max_bad = max_bad
-    };
+    ml_build_rows_config c = { .input = &input,
+                               .n_input = 1,
+                               .out = test_path_in(folder, "rows"),
+                               .form = form,
+                               .max_tokens = 60,
+                               .max_bad = max_bad };
     return ml_build_rows(&c, t, result, &err);
 }
 
@@ -242,7 +236,7 @@ static void check_folder(const char *const *wanted, int64_t n)
 {
     ml_rows *rows;
     ml_row row = { 0 };
-    assert_ok(ml_rows_open(in_folder("rows"), &rows, &err));
+    assert_ok(ml_rows_open(test_path_in(folder, "rows"), &rows, &err));
     assert_int_equal(rows->split[0].n_row, n);
     for (int64_t i = 0; i < n; i++) {
         assert_ok(ml_rows_read(rows, ML_SPLIT_TRAIN, i, &row, &err));
@@ -303,10 +297,10 @@ static void test_rejects_are_counted(void **state)
     assert_int_equal(r.n_reject[ML_REJECT_NO_ANSWER], 1);
     assert_int_equal(r.n_reject[ML_REJECT_TOO_LONG], 1);
     assert_non_null(strstr(r.first_bad, "records.jsonl:2: empty answer"));
-    test_remove_folder(in_folder("rows"));
+    test_remove_folder(test_path_in(folder, "rows"));
     ml_rows *rows;
     assert_fails(build(plain, ML_ROW_PROMPT, text, 0.1, &r), ML_EFORMAT, "5 of 7 records are defective");
-    assert_fails(ml_rows_open(in_folder("rows"), &rows, &err), ML_EIO, "not a finished folder");
+    assert_fails(ml_rows_open(test_path_in(folder, "rows"), &rows, &err), ML_EIO, "not a finished folder");
     assert_fails(build(plain, ML_ROW_PROMPT, "{\"prompt\": \"p\", \"response\": \"\"}", 1, &r), ML_EINVAL,
                  "none of 1 records");
 }
@@ -322,11 +316,11 @@ static void test_the_split_is_a_hash_of_the_key(void **state)
     /* One question is on one side, whatever its answer. */
     char text[20000] = "", *p = text;
     for (int i = 0; i < 200; i++) p += sprintf(p, "{\"prompt\": \"q%d\", \"response\": \"%d\"}\n", i / 2, i);
-    const char *input = in_folder("records.jsonl");
+    const char *input = test_path_in(folder, "records.jsonl");
     assert_ok(ml_file_replace(input, text, strlen(text), &err));
     ml_build_rows_config c = { .input = &input,
                                .n_input = 1,
-                               .out = in_folder("rows"),
+                               .out = test_path_in(folder, "rows"),
                                .form = ML_ROW_PROMPT,
                                .max_tokens = 60,
                                .val_fraction = 0.25 };
@@ -337,7 +331,7 @@ static void test_the_split_is_a_hash_of_the_key(void **state)
     assert_true(r.n_row[1] > 20 && r.n_row[1] < 90); /* 50 +- 3 deviations of pairs */
     ml_rows *rows;
     ml_row row = { 0 };
-    assert_ok(ml_rows_open(in_folder("rows"), &rows, &err));
+    assert_ok(ml_rows_open(test_path_in(folder, "rows"), &rows, &err));
     for (int64_t i = 0; i < r.n_row[1]; i++) {
         assert_ok(ml_rows_read(rows, ML_SPLIT_VAL, i, &row, &err));
         char question[16];

@@ -54,6 +54,20 @@ V_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+V_INLINE vf v_halves(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+
+/* The four bytes at x in every lane, read anew: the compiler would keep as many as there are words on the stack, from
+ * the first eight rows to the next. */
+V_INLINE vi v_repeat_again(const int8_t *x)
+{
+    vi four;
+    __asm__ volatile("vpbroadcastd %1, %0" : "=x"(four) : "m"(*(const char(*)[4])(const void *)x));
+    return four;
+}
+
 /* Four words of eight rows, transposed: rows 4 b + i stand in 128-bit block b of register i. */
 V_INLINE void transpose_4(const uint8_t *const *row, size_t at, const uint8_t *place, uint32_t (*word)[16],
                           int first_row)

@@ -97,7 +97,35 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
     }
 }
 
-#include "ops/cpu/qmatmul_body.h"
+/* For kernels that do not unpack: codes below 64 (63 * 127 * 2 < 2^15), four products in 32 bits. */
+V_INLINE vi v_dot_four(vi sum, vi code, const int8_t *x)
+{
+    sum = v_add_pairs(sum, _mm256_maddubs_epi16(code, v_repeat_again(x)), _mm256_set1_epi16(1));
+    ADD_IN_ORDER(sum);
+    return sum;
+}
+
+V_INLINE vi v_mul(vi a, vi b)
+{
+    return _mm256_mullo_epi32(a, b);
+}
+
+/* Codes below 16: the sums of eight words, at most 15 * 127 * 2 * 8 = 30480 either way, stay in 16 bits.  A scale,
+ * below 64, then multiplies both. */
+V_INLINE vi v_dot_four_small(vi sum, vi code, const int8_t *x)
+{
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(code, v_repeat_again(x)));
+    ADD_IN_ORDER(sum);
+    return sum;
+}
+
+V_INLINE vi v_mul_small(vi sum, vi scale)
+{
+    return _mm256_madd_epi16(sum, repeat_low_halves(scale));
+}
+
+#define NO_DIRECT_Q8_0 /* its codes need 8 bits and a sign */
+#include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
@@ -108,6 +136,7 @@ GATHER_256
 const ml_q_kernel ml_q_kernel_avx2 = { .n_panel = N_PANEL,
                                        .n_token = { 4, 2, 1 },
                                        .dot = { { block_4, block_2, block_1 }, { super_4, super_2, super_1 } },
+                                       .direct = DIRECT_TABLE,
                                        .gather = gather,
                                        .unpack = unpack,
                                        .quantize = quantize };

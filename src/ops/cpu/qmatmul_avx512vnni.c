@@ -104,11 +104,8 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 
 #include "ops/cpu/qmatmul_unpack.h"
 
-Q_INLINE vf v_low_halves(q_vu words)
-{
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((vi)words));
-}
-
+#define v_dot_four_small v_dot_four
+#define v_mul_small v_mul
 #include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)

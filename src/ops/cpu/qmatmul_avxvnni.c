@@ -9,17 +9,11 @@ V_INLINE vi v_dot(vi sum, vi code, vi x)
 }
 V_INLINE vi v_dot_four(vi sum, vi code, const int8_t *x)
 {
-    int32_t four;
-    __builtin_memcpy(&four, x, sizeof four);
-    return v_dot(sum, code, v_set1(four));
+    return v_dot(sum, code, v_repeat_again(x));
 }
 V_INLINE vi v_mul(vi a, vi b)
 {
     return _mm256_mullo_epi32(a, b);
-}
-V_INLINE vf v_halves(const void *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
 V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code, size_t stride, const int8_t *const *q,
@@ -53,13 +47,8 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
     }
 }
 
-#include "ops/cpu/qmatmul_unpack.h"
-
-Q_INLINE vf v_low_halves(q_vu words)
-{
-    return (vf)widen_low_halves(words);
-}
-
+#define v_dot_four_small v_dot_four
+#define v_mul_small v_mul
 #include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(4)

@@ -1,9 +1,10 @@
 /* One or two tokens, the types that matter most: codes go from the stored words straight into the products, without
- * being written down between.  For instruction sets with a byte dot product; the including file defines before
+ * being written down between.  The including file defines before
  *   v_dot_four(sum, code, x)   sum + the sum of four products of bytes, with the four at x in every lane
+ *   v_dot_four_small           the same of codes below 16, whose sum over eight words may be of another form, to be
+ *   v_mul_small(sum, scale)    multiplied by the scale; defined as the others where that is not so
  *   v_mul(a, b)                int32
  *   v_halves(p)                LANES fp16 at p
- *   v_low_halves(words)        the fp16 in the low half of each word
  * Vectors of rows are taken one after the other, with few values alive at a time: x is so small that reading it again
  * costs less than keeping it.
  * The integers are those of qmatmul_body.h, so the bits are too. */
@@ -118,17 +119,21 @@ Q_INLINE void direct_pairs(int n_token, bool fifth, q_words word, const char *ah
                 }
 #pragma GCC unroll 2
                 for (int t = 0; t < n_token; t++) {
-                    low[t] = v_dot_four(i ? low[t] : v_zero(), (vi)even, x->q[t] + 64 * g + 4 * i);
-                    high[t] = v_dot_four(i ? high[t] : v_zero(), (vi)odd, x->q[t] + 64 * g + 32 + 4 * i);
+                    const int8_t *q = x->q[t] + 64 * g + 4 * i;
+                    if (!i) low[t] = high[t] = v_zero();
+                    low[t] = fifth ? v_dot_four(low[t], (vi)even, q) : v_dot_four_small(low[t], (vi)even, q);
+                    high[t] = fifth ? v_dot_four(high[t], (vi)odd, q + 32) : v_dot_four_small(high[t], (vi)odd, q + 32);
                 }
             }
             for (int t = 0; t < n_token; t++) {
-                vi sum = v_mul(low[t], scale_at(scales[g / 2], 2 * g % 4));
+                vi scale[2] = { scale_at(scales[g / 2], 2 * g % 4), scale_at(scales[g / 2], 2 * g % 4 + 1) };
                 if (in_place) high[t] = (vi)((q_vi)high[t] >> 4);
-                tot[t] = v_add(tot[t], v_add(sum, v_mul(high[t], scale_at(scales[g / 2], 2 * g % 4 + 1))));
+                vi a_sum = fifth ? v_mul(low[t], scale[0]) : v_mul_small(low[t], scale[0]);
+                vi b_sum = fifth ? v_mul(high[t], scale[1]) : v_mul_small(high[t], scale[1]);
+                tot[t] = v_add(tot[t], v_add(a_sum, b_sum));
             }
         }
-        vf d = v_low_halves(dm), m = v_low_halves(dm >> 16 ^ 0x8000u);
+        vf d = (vf)widen_low_halves(dm), m = (vf)widen_low_halves(dm >> 16 ^ 0x8000u);
         for (int t = 0; t < n_token; t++) {
             vi least = add_minima(x, t, 4, minima[1], add_minima(x, t, 0, minima[0], v_zero()));
             y[t][v] = add_unit(add_unit(y[t][v], d, x, t, tot[t]), m, x, t, least);
@@ -207,11 +212,13 @@ Q_INLINE void direct_q6_k(int n_token, q_words word, const uint16_t *half, const
 
 /* ---- blocks of 32: their sums stay in registers from block to block ---- */
 
+#ifndef NO_DIRECT_Q8_0
 /* Eight words of codes, each below 256; where v_dot takes signed ones, q8_0's as they are. */
 Q_INLINE void codes_q8_0(q_words word, int v, q_vu *code)
 {
     for (int i = 0; i < 8; i++) code[i] = word_vector(word, i, v) ^ (SIGNED_WIDE ? 0 : 0x80808080u);
 }
+#endif
 
 Q_INLINE void codes_nibbles(q_words word, int first, int v, q_vu *code)
 {
@@ -263,7 +270,7 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VEC; v++) {
             q_vu code[8], dm = has_min ? word_vector(word, 0, v) : (q_vu){ 0 };
-            vf d = has_min ? v_low_halves(dm) : half_vector(half, v);
+            vf d = has_min ? (vf)widen_low_halves(dm) : half_vector(half, v);
             codes(word, v, code);
             for (int t = 0; t < n_token; t++) {
                 vi pair = sums_of_x(x, t, (int)u), tot = v_zero();
@@ -278,7 +285,7 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
                 sum[t][v] = vf_fma(vf_mul(d, dx), v_to_float(tot), sum[t][v]);
                 if (!has_min) continue;
                 vf low = v_to_float(v_add_pairs(v_zero(), one, pair));
-                sum[t][v] = vf_fma(vf_mul(v_low_halves(dm >> 16), dx), low, sum[t][v]);
+                sum[t][v] = vf_fma(vf_mul((vf)widen_low_halves(dm >> 16), dx), low, sum[t][v]);
             }
         }
     }
@@ -291,8 +298,19 @@ Q_INLINE void direct_blocks(int n_token, codes_fn codes, int zero, bool has_min,
     {                                                                                                                  \
         direct_blocks(n, codes_##type, zero, has_min, n_line, word, half, n_unit, unit_bytes, ahead, x, acc);          \
     }
+#ifndef NO_DIRECT_Q8_0
 DIRECT_BLOCKS(q8_0, 1, SIGNED_WIDE ? 0 : 128, false, 9)
 DIRECT_BLOCKS(q8_0, 2, SIGNED_WIDE ? 0 : 128, false, 9)
+#define DIRECT_Q8_0                                                                                                    \
+    {                                                                                                                  \
+        q8_0_1, q8_0_2                                                                                                 \
+    }
+#else
+#define DIRECT_Q8_0                                                                                                    \
+    {                                                                                                                  \
+        NULL, NULL                                                                                                     \
+    }
+#endif
 DIRECT_BLOCKS(q4_0, 1, 8, false, 5)
 DIRECT_BLOCKS(q4_0, 2, 8, false, 5)
 DIRECT_BLOCKS(q5_0, 1, 16, false, 6)
@@ -331,6 +349,6 @@ DIRECT_SUPER(q6_k, 2)
 #define DIRECT_TABLE                                                                                                   \
     {                                                                                                                  \
         [ML_Q4_K] = { q4_k_1, q4_k_2 }, [ML_Q5_K] = { q5_k_1, q5_k_2 }, [ML_Q6_K] = { q6_k_1, q6_k_2 },                \
-        [ML_Q8_0] = { q8_0_1, q8_0_2 }, [ML_Q4_0] = { q4_0_1, q4_0_2 }, [ML_Q5_0] = { q5_0_1, q5_0_2 },                \
+        [ML_Q8_0] = DIRECT_Q8_0, [ML_Q4_0] = { q4_0_1, q4_0_2 }, [ML_Q5_0] = { q5_0_1, q5_0_2 },                       \
         [ML_Q5_1] = { q5_1_1, q5_1_2 },                                                                                \
     }

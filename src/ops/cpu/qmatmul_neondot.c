@@ -111,11 +111,8 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 
 #include "ops/cpu/qmatmul_unpack.h"
 
-Q_INLINE vf v_low_halves(q_vu words)
-{
-    return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t)words)));
-}
-
+#define v_dot_four_small v_dot_four
+#define v_mul_small v_mul
 #include "ops/cpu/qmatmul_direct.h"
 
 DOT_FUNCTIONS(2)

@@ -1,0 +1,18 @@
+/* What a person names: a model folder or file, or a run folder, of which the best checkpoint is meant; adapters
+ * likewise. */
+#ifndef ML_FORMAT_FIND_H
+#define ML_FORMAT_FIND_H
+
+#include "base/file.h"
+#include "model/adapter.h"
+
+/* The model that `path` means, for ml_weight_source_open: a file or folder as it is, of a run folder the best
+ * checkpoint. */
+ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
+
+/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
+ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* What --adapter says: "NAME=PATH", or a path alone, whose last name is then its own.  ml_free(*name). */
+ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err);
+
+#endif
