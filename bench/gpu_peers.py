@@ -269,7 +269,7 @@ def run_decode(args):
     with torch.device(args.device):
         model = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes)).eval()
     torch.set_default_dtype(torch.float32)
-    n_new, prompt = (4, 8) if args.small else (64, 128)
+    n_new, prompt = (16, 8) if args.small else (64, 128)
 
     def decode(batch):
         ids = torch.randint(sizes["vocab_size"], (batch, prompt), device=args.device)
