@@ -4,8 +4,10 @@
  * Before them, in the same run, what the machine can do: a large bf16 product (TFLOP/s, ml_linear in ML_PRECISION_BF16
  * with a bf16 weight) and a large copy (bytes read and written).  Attention's TFLOP/s count the products of the causal
  * half that the pass must make: 2 forward, 5 backward; of prompts over a cache (f16, pages of 16 tokens) those 2, and
- * with MLA the product that makes keys and values of each position.  The other operators' bytes are what they must read
- * and write once.  JSON on the last line.  Exit status 77 where there is no GPU. */
+ * with MLA the product that makes keys and values of each position.  On Hopper attention is measured with both of its
+ * forward kernels, one after the other (rows "by wgmma": MOONLIGHT_CUDA_ATTENTION=wgmma, docs/gpu.md).  The other
+ * operators' bytes are what they must read and write once.  JSON on the last line.  Exit status 77 where there is no
+ * GPU. */
 #include "gpu_timing.h"
 #include "ops/cached.h"
 
@@ -15,7 +17,7 @@
 static ml_ctx ctx;
 static int n_repeat = 20;
 static double matrix_rate, copy_rate; /* flop/s, bytes/s */
-static bool first_row = true;
+static bool first_row = true, on_hopper;
 
 /* [n, columns], with a gradient. */
 static ml_tensor *random_rows(int64_t n, int64_t columns)
@@ -114,7 +116,21 @@ static void add_json(char *json, size_t room, const char *row)
     first_row = false;
 }
 
-static void measure_attention(const shape *s, bool small, char *json, size_t room)
+enum { MMA, WGMMA, N_KERNEL };
+
+/* Have heads of d_qk columns that forward kernel here?  Then it is what runs from now on. */
+static bool take_kernel(int kernel, int64_t d_qk)
+{
+    setenv("MOONLIGHT_CUDA_ATTENTION", kernel == WGMMA ? "wgmma" : "mma", 1);
+    return kernel == MMA || (on_hopper && d_qk > 32 && d_qk <= 192);
+}
+
+static const char *suffix_of(int kernel)
+{
+    return kernel == WGMMA ? ", by wgmma" : "";
+}
+
+static void measure_attention(const shape *s, int kernel, bool small, char *json, size_t room)
 {
     level before = get_level();
     int64_t length = small ? 40 : s->length, n_seq = small ? 2 : s->n_seq, n = n_seq * length;
@@ -147,13 +163,15 @@ static void measure_attention(const shape *s, bool small, char *json, size_t roo
     double pairs = (double)(n_seq * s->n_head * length) * (double)(length + 1) / 2;
     double f = 2 * pairs * (double)(s->d_qk + s->d_v) / forward;
     double b = 2 * pairs * (double)(3 * s->d_qk + 2 * s->d_v) / backward;
-    printf("%-28s forward %8.3f ms %7.1f TFLOP/s %5.1f %%   backward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", s->name,
+    char name[64];
+    snprintf(name, sizeof name, "%s%s", s->name, suffix_of(kernel));
+    printf("%-39s forward %8.3f ms %7.1f TFLOP/s %5.1f %%   backward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", name,
            forward * 1e3, f * 1e-12, 100 * f / matrix_rate, backward * 1e3, b * 1e-12, 100 * b / matrix_rate);
     char row[512];
     snprintf(row, sizeof row,
              "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_tflops\": %.2f, \"backward_ms\": %.4f, "
              "\"backward_tflops\": %.2f}",
-             s->name, forward * 1e3, f * 1e-12, backward * 1e3, b * 1e-12);
+             name, forward * 1e3, f * 1e-12, backward * 1e3, b * 1e-12);
     add_json(json, room, row);
     drop_to(before);
 }
@@ -230,7 +248,7 @@ static ml_tensor *random_halves(int64_t n, int64_t columns)
     return w;
 }
 
-static void measure_prompt(const prompt_shape *s, bool small, char *json, size_t room)
+static void measure_prompt(const prompt_shape *s, int kernel, bool small, char *json, size_t room)
 {
     level before = get_level();
     int64_t n = small ? 40 : 8192, depth = small ? s->depth / 256 : s->depth, n_key = depth + n;
@@ -267,10 +285,12 @@ static void measure_prompt(const prompt_shape *s, bool small, char *json, size_t
     }
     double median = find_median(seconds, n_repeat), pairs = (double)n * ((double)depth + (double)(n + 1) / 2);
     double f = 2 * (pairs * (double)(s->n_head * (s->d_qk + s->d_v)) + (double)n_key * made) / median;
-    printf("%-28s forward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", s->name, median * 1e3, f * 1e-12, 100 * f / matrix_rate);
+    char name[64];
+    snprintf(name, sizeof name, "%s%s", s->name, suffix_of(kernel));
+    printf("%-39s forward %8.3f ms %7.1f TFLOP/s %5.1f %%\n", name, median * 1e3, f * 1e-12, 100 * f / matrix_rate);
     char row[512];
-    snprintf(row, sizeof row, "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_tflops\": %.2f}", s->name,
-             median * 1e3, f * 1e-12);
+    snprintf(row, sizeof row, "{\"name\": \"%s\", \"forward_ms\": %.4f, \"forward_tflops\": %.2f}", name, median * 1e3,
+             f * 1e-12);
     add_json(json, room, row);
     drop_to(before);
     ml_free(pos);
@@ -326,7 +346,7 @@ static void report_rows(const char *name, operator_fn run, row_operands *o, int6
     check_ctx(&ctx);
     time_operator(run, o, &forward, &backward);
     double f = 4 * forward_floats * (double)n / forward, b = 4 * backward_floats * (double)n / backward;
-    printf("%-28s forward %8.3f ms %7.0f GB/s    %5.1f %%   backward %8.3f ms %7.0f GB/s    %5.1f %%\n", name,
+    printf("%-39s forward %8.3f ms %7.0f GB/s    %5.1f %%   backward %8.3f ms %7.0f GB/s    %5.1f %%\n", name,
            forward * 1e3, f * 1e-9, 100 * f / copy_rate, backward * 1e3, b * 1e-9, 100 * b / copy_rate);
     char row[512];
     snprintf(row, sizeof row,
@@ -400,11 +420,18 @@ int main(int argc, char **argv)
     printf("%s: products %.1f TFLOP/s, copies %.0f GB/s; medians of %d\n", info.name, matrix_rate * 1e-12,
            copy_rate * 1e-9, n_repeat);
     static char json[8192];
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        measure_attention(&shapes[i], small, json, sizeof json);
+    on_hopper = info.major == 9;
+    for (size_t i = 0; i < N_KERNEL * sizeof shapes / sizeof shapes[0]; i++) {
+        const shape *s = &shapes[i / N_KERNEL];
+        int kernel = (int)(i % N_KERNEL);
+        if (take_kernel(kernel, s->d_qk)) measure_attention(s, kernel, small, json, sizeof json);
+    }
     ctx.mode = ML_MODE_FAST;
-    for (size_t i = 0; i < sizeof prompt_shapes / sizeof prompt_shapes[0]; i++)
-        measure_prompt(&prompt_shapes[i], small, json, sizeof json);
+    for (size_t i = 0; i < N_KERNEL * sizeof prompt_shapes / sizeof prompt_shapes[0]; i++) {
+        const prompt_shape *s = &prompt_shapes[i / N_KERNEL];
+        int kernel = (int)(i % N_KERNEL);
+        if (take_kernel(kernel, s->d_qk)) measure_prompt(s, kernel, small, json, sizeof json);
+    }
     ctx.mode = ML_MODE_EXACT;
     measure_rows(small, json, sizeof json);
     printf("{\"gpu\": \"%s\", \"matrix_tflops\": %.1f, \"copy_gbs\": %.1f, \"rows\": [%s]}\n", info.name,

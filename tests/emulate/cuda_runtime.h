@@ -41,15 +41,20 @@ struct dim3 {
 #define __align__(n) __attribute__((aligned(n)))
 
 struct ml_emulated_thread {
-    dim3 threadIdx, blockIdx, blockDim, gridDim;
+    dim3 threadIdx;
     unsigned lane, warp; /* of the linear thread index */
+    unsigned turn;       /* exchanges of values so far */
 };
-extern ml_emulated_thread ml_emulated_now;
-extern void *ml_emulated_dynamic; /* the block's dynamic shared memory */
-#define threadIdx ml_emulated_now.threadIdx
-#define blockIdx ml_emulated_now.blockIdx
-#define blockDim ml_emulated_now.blockDim
-#define gridDim ml_emulated_now.gridDim
+struct ml_emulated_block {
+    dim3 blockIdx, blockDim, gridDim;
+};
+extern ml_emulated_thread *ml_emulated_now; /* the running thread */
+extern ml_emulated_block ml_emulated_here;  /* its block */
+extern void *ml_emulated_dynamic;           /* the block's dynamic shared memory */
+#define threadIdx ml_emulated_now->threadIdx
+#define blockIdx ml_emulated_here.blockIdx
+#define blockDim ml_emulated_here.blockDim
+#define gridDim ml_emulated_here.gridDim
 
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread);
 template <typename T> struct ml_emulated_same {
@@ -69,8 +74,9 @@ void ml_emulated_yield();
 /* The running thread's number in its block, and the order that threads are run in (emulate.h). */
 int ml_emulated_thread_id();
 unsigned ml_emulated_order();
-/* A place for each thread of the running block where values are exchanged. */
-uint64_t (*ml_emulated_slots())[8];
+/* A place for each lane of the running warp where values are exchanged.  There are two, used in turn: once a barrier
+ * has passed, values may be read until the next barrier, with no second one behind the reading. */
+uint64_t (*ml_emulated_slots())[4];
 
 #define __syncthreads() ml_emulated_block_barrier()
 #define __syncwarp() ml_emulated_warp_barrier()
@@ -79,13 +85,11 @@ uint64_t (*ml_emulated_slots())[8];
 template <typename T> static inline T ml_emulated_exchange(T value, unsigned from)
 {
     static_assert(sizeof(T) <= 8, "wider than a slot");
-    uint64_t(*slot)[8] = ml_emulated_slots();
-    unsigned base = ml_emulated_now.warp * 32, lane = ml_emulated_now.lane;
-    memcpy(slot[base + lane], &value, sizeof value);
+    uint64_t(*slot)[4] = ml_emulated_slots();
+    memcpy(slot[ml_emulated_now->lane], &value, sizeof value);
     ml_emulated_warp_barrier();
     T result;
-    memcpy(&result, slot[base + (from & 31)], sizeof result);
-    ml_emulated_warp_barrier();
+    memcpy(&result, slot[from & 31], sizeof result);
     return result;
 }
 
@@ -96,23 +100,22 @@ template <typename T> static inline T __shfl_sync(unsigned, T value, int from)
 
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int with)
 {
-    return ml_emulated_exchange(value, ml_emulated_now.lane ^ (unsigned)with);
+    return ml_emulated_exchange(value, ml_emulated_now->lane ^ (unsigned)with);
 }
 
 template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned by)
 {
-    unsigned lane = ml_emulated_now.lane;
+    unsigned lane = ml_emulated_now->lane;
     return ml_emulated_exchange(value, lane >= by ? lane - by : lane);
 }
 
 static inline unsigned __ballot_sync(unsigned, int predicate)
 {
-    uint64_t(*slot)[8] = ml_emulated_slots();
-    unsigned base = ml_emulated_now.warp * 32, all = 0;
-    slot[base + ml_emulated_now.lane][0] = predicate != 0;
+    uint64_t(*slot)[4] = ml_emulated_slots();
+    unsigned all = 0;
+    slot[ml_emulated_now->lane][0] = predicate != 0;
     ml_emulated_warp_barrier();
-    for (unsigned i = 0; i < 32; i++) all |= (unsigned)slot[base + i][0] << i;
-    ml_emulated_warp_barrier();
+    for (unsigned i = 0; i < 32; i++) all |= (unsigned)slot[i][0] << i;
     return all;
 }
 
@@ -158,36 +161,12 @@ static inline uint16_t ml_emulated_bf16(float v)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static inline float ml_emulated_bf16_half(uint64_t word, unsigned half)
-{
-    return __uint_as_float((unsigned)(word >> (16 * half)) << 16);
-}
-
-static inline void ml_emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
-{
-    uint64_t(*slot)[8] = ml_emulated_slots() + ml_emulated_now.warp * 32;
-    unsigned lane = ml_emulated_now.lane, group = lane / 4, pair = lane % 4;
-    for (unsigned i = 0; i < 4; i++) slot[lane][i] = a[i];
-    for (unsigned i = 0; i < 2; i++) slot[lane][4 + i] = b[i];
-    ml_emulated_warp_barrier();
-    for (unsigned i = 0; i < 4; i++) {
-        unsigned row_half = i / 2, column = 2 * pair + i % 2;
-        float sum = 0;
-        for (unsigned k = 0; k < 16; k++) {
-            unsigned from = k % 8 / 2;
-            float x = ml_emulated_bf16_half(slot[group * 4 + from][k / 8 * 2 + row_half], k % 2);
-            float y = ml_emulated_bf16_half(slot[column * 4 + from][4 + k / 8], k % 2);
-            sum += x * y;
-        }
-        c[i] += sum;
-    }
-    ml_emulated_warp_barrier();
-}
+void ml_emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
 
 static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool transposed)
 {
-    uint64_t(*slot)[8] = ml_emulated_slots() + ml_emulated_now.warp * 32;
-    unsigned lane = ml_emulated_now.lane;
+    uint64_t(*slot)[4] = ml_emulated_slots();
+    unsigned lane = ml_emulated_now->lane;
     slot[lane][0] = (uint64_t)(uintptr_t)row;
     ml_emulated_warp_barrier();
     for (unsigned j = 0; j < 4; j++) {
@@ -199,7 +178,6 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
         }
         to[j] = (uint32_t)element[0] | (uint32_t)element[1] << 16;
     }
-    ml_emulated_warp_barrier();
 }
 
 /* ---- copies beside the computation (cp.async): done when a thread waits for them, or (one order) at once ---- */
@@ -207,6 +185,9 @@ static inline void ml_emulated_load_matrix(uint32_t to[4], const void *row, bool
 void ml_emulated_copy_16(void *shared, const void *global, int n_valid);
 void ml_emulated_copy_commit();
 void ml_emulated_copy_wait(int n_open);
+/* The thread arrives at a barrier of hopper.h once its copies so far are done: as late as somebody waits there. */
+void ml_emulated_copy_arrive(uint64_t *barrier);
+void ml_emulated_copy_finish(uint64_t *barrier);
 
 struct float2 {
     float x, y;

@@ -2,6 +2,7 @@
 #include "cuda_runtime.h"
 
 #include "emulate.h"
+#include "hopper.h"
 
 #include <sys/mman.h>
 
@@ -21,7 +22,8 @@
 #error "the emulated CUDA device switches stacks for x86-64"
 #endif
 
-ml_emulated_thread ml_emulated_now;
+ml_emulated_thread *ml_emulated_now;
+ml_emulated_block ml_emulated_here;
 void *ml_emulated_dynamic;
 
 /* ---- coroutines ---- */
@@ -51,27 +53,38 @@ ml_emulated_switch:
 .size ml_emulated_switch, .-ml_emulated_switch
 )");
 
-enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10, MAX_SHARED = 232448 /* a block's of Hopper */ };
+/* Stacks are no power of two apart: what threads have at the same depth would share a few lines of the caches. */
+enum {
+    MAX_THREADS = 1024,
+    MAX_WARPS = MAX_THREADS / 32,
+    STACK_BYTES = (256 << 10) + 13 * 64,
+    MAX_SHARED = 232448 /* a block's of Hopper */
+};
 
-typedef enum { READY, AT_BLOCK, AT_WARP, DONE } thread_state;
+typedef enum { READY, AT_BLOCK, AT_WARP, DONE, N_STATE } thread_state;
 
 typedef struct {
     void *sp;
-    thread_state state;
     ml_emulated_thread place;
 } coroutine;
 
 static coroutine threads[MAX_THREADS];
+static unsigned char state_of[MAX_THREADS];
+static int n_in[N_STATE][MAX_WARPS]; /* threads of a warp in a state */
 static char *stacks;
-static int n_thread, current;
+static int n_thread, n_warp, current;
 static void *scheduler_sp;
 static const std::function<void()> *body;
-static uint64_t slots[MAX_THREADS][8];
+static uint64_t slots[2][MAX_THREADS][4];
 static unsigned order_seed;
 
-uint64_t (*ml_emulated_slots())[8]
+/* Threads that run one after another before the scheduler looks again. */
+static int queued[MAX_THREADS];
+static int n_queued, next_queued;
+
+uint64_t (*ml_emulated_slots())[4]
 {
-    return slots;
+    return &slots[ml_emulated_now->turn++ % 2][ml_emulated_now->warp * 32];
 }
 
 static void die(const char *what)
@@ -80,12 +93,28 @@ static void die(const char *what)
     abort();
 }
 
+static void set_state(int i, thread_state state)
+{
+    n_in[state_of[i]][i / 32]--;
+    n_in[state][i / 32]++;
+    state_of[i] = (unsigned char)state;
+}
+
+/* The next thread that is queued; NULL: the scheduler. */
+static coroutine *take_next()
+{
+    if (next_queued == n_queued) return NULL;
+    current = queued[next_queued++];
+    ml_emulated_now = &threads[current].place;
+    return &threads[current];
+}
+
 static void leave(thread_state state)
 {
     coroutine *t = &threads[current];
-    t->state = state;
-    t->place = ml_emulated_now;
-    ml_emulated_switch(&t->sp, scheduler_sp);
+    set_state(current, state);
+    coroutine *next = take_next();
+    ml_emulated_switch(&t->sp, next ? next->sp : scheduler_sp);
 }
 
 void ml_emulated_block_barrier()
@@ -113,6 +142,51 @@ unsigned ml_emulated_order()
     return order_seed;
 }
 
+/* ---- the matrix unit ---- */
+
+/* A warp's product: the first lane that comes behind the barrier computes it, all take their part.  Operands of the
+ * next product may be written meanwhile, sums not before all lanes have come to its barrier. */
+typedef struct {
+    float a[16][16], b[16][8], sum[16][8];
+    unsigned n_done;
+} warp_product;
+
+static warp_product products[MAX_WARPS];
+static unsigned n_product[MAX_THREADS]; /* that a thread has asked for */
+
+static float half_of(uint32_t word, unsigned half)
+{
+    return __uint_as_float(half ? word & 0xffff0000u : word << 16);
+}
+
+/* Each sum in order of the inner dimension; row by row, so that the compiler takes columns together. */
+static void multiply_warp(warp_product *w)
+{
+    for (int row = 0; row < 16; row++) {
+        float sum[8] = { 0 };
+        for (int k = 0; k < 16; k++)
+            for (int j = 0; j < 8; j++) sum[j] += w->a[row][k] * w->b[k][j];
+        memcpy(w->sum[row], sum, sizeof sum);
+    }
+}
+
+void ml_emulated_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    unsigned lane = ml_emulated_now->lane, group = lane / 4, pair = lane % 4;
+    warp_product *w = &products[ml_emulated_now->warp];
+    for (unsigned half = 0; half < 2; half++) {
+        for (unsigned i = 0; i < 4; i++) w->a[group + i % 2 * 8][i / 2 * 8 + 2 * pair + half] = half_of(a[i], half);
+        for (unsigned i = 0; i < 2; i++) w->b[i * 8 + 2 * pair + half][group] = half_of(b[i], half);
+    }
+    unsigned number = ++n_product[current];
+    ml_emulated_warp_barrier();
+    if (w->n_done != number) {
+        multiply_warp(w);
+        w->n_done = number;
+    }
+    for (unsigned i = 0; i < 4; i++) c[i] += w->sum[group + i / 2 * 8][2 * pair + i % 2];
+}
+
 /* ---- copies beside the computation ---- */
 
 typedef struct {
@@ -120,6 +194,7 @@ typedef struct {
     const void *global;
     int n_valid;
     unsigned group;
+    uint64_t *barrier; /* not a copy but an arrival there */
 } late_copy;
 
 /* Copies are done as late as a thread may wait for them, or (order 1) at once.  Here: what a thread has not waited for,
@@ -127,11 +202,15 @@ typedef struct {
 static std::vector<late_copy> late[MAX_THREADS];
 static unsigned late_group[MAX_THREADS];
 
-/* Do the oldest n. */
-static void finish_copies(size_t n)
+/* Do the oldest n of a thread. */
+static void finish_copies(int thread, size_t n)
 {
-    std::vector<late_copy> &all = late[current];
+    std::vector<late_copy> &all = late[thread];
     for (size_t i = 0; i < n; i++) {
+        if (all[i].barrier) {
+            ml_emulated_barrier_arrive(all[i].barrier);
+            continue;
+        }
         memset(all[i].shared, 0, 16);
         if (all[i].n_valid) memcpy(all[i].shared, all[i].global, (size_t)all[i].n_valid);
     }
@@ -141,8 +220,24 @@ static void finish_copies(size_t n)
 void ml_emulated_copy_16(void *shared, const void *global, int n_valid)
 {
     if ((uintptr_t)shared % 16 || (n_valid && (uintptr_t)global % 16)) die("an asynchronous copy that is not aligned");
-    late[current].push_back({ shared, global, n_valid, late_group[current] });
-    if (order_seed == 1) finish_copies(1); /* as early as may be */
+    late[current].push_back({ shared, global, n_valid, late_group[current], NULL });
+    if (order_seed == 1) finish_copies(current, 1); /* as early as may be */
+}
+
+void ml_emulated_copy_arrive(uint64_t *barrier)
+{
+    late[current].push_back({ NULL, NULL, 0, late_group[current], barrier });
+    if (order_seed == 1) finish_copies(current, late[current].size());
+}
+
+void ml_emulated_copy_finish(uint64_t *barrier)
+{
+    for (int t = 0; t < n_thread; t++) {
+        size_t n = 0;
+        for (size_t i = 0; i < late[t].size(); i++)
+            if (late[t][i].barrier == barrier) n = i + 1;
+        finish_copies(t, n);
+    }
 }
 
 void ml_emulated_copy_commit()
@@ -156,7 +251,7 @@ void ml_emulated_copy_wait(int n_open)
     size_t n = 0;
     /* A copy in no group yet is not waited for either. */
     while (n < all.size() && (int)(late_group[current] - all[n].group) > n_open) n++;
-    finish_copies(n);
+    finish_copies(current, n);
 }
 
 static void run_thread()
@@ -166,56 +261,59 @@ static void run_thread()
     die("a finished thread went on");
 }
 
-static void start(int i, dim3 block, dim3 grid, dim3 at)
+static void start(int i)
 {
     coroutine *t = &threads[i];
-    unsigned n = (unsigned)i;
-    t->state = READY;
+    set_state(i, READY);
     late[i].clear();
-    t->place.threadIdx = dim3(n % block.x, n / block.x % block.y, n / block.x / block.y);
-    t->place.blockIdx = at;
-    t->place.blockDim = block;
-    t->place.gridDim = grid;
-    t->place.lane = n % 32;
-    t->place.warp = n / 32;
+    t->place.turn = 0;
+    n_product[i] = products[i / 32].n_done = 0;
     void **top = (void **)(stacks + (size_t)(i + 1) * STACK_BYTES) - 1;
     *--top = (void *)run_thread; /* `ret` goes there with the alignment of a call */
     for (int r = 0; r < 6; r++) *--top = NULL;
     t->sp = top;
 }
 
-/* Let the warp that begins with thread `first` go on when all of it that is left has arrived.  Where others of it are
- * at the block's barrier, it stays: found out by no progress. */
-static bool release_warp(int first)
+static int count(thread_state state)
 {
-    int end = first + 32 < n_thread ? first + 32 : n_thread, n_at = 0, n_live = 0;
-    for (int i = first; i < end; i++) {
-        n_at += threads[i].state == AT_WARP;
-        n_live += threads[i].state != DONE;
-    }
-    if (n_at == 0 || n_at != n_live) return false;
+    int n = 0;
+    for (int w = 0; w < n_warp; w++) n += n_in[state][w];
+    return n;
+}
+
+/* All threads that are in one state become ready. */
+static void release(thread_state state, int first, int end)
+{
     for (int i = first; i < end; i++)
-        if (threads[i].state == AT_WARP) threads[i].state = READY;
+        if (state_of[i] == state) set_state(i, READY);
+}
+
+static int end_of_warp(int w)
+{
+    return 32 * w + 32 < n_thread ? 32 * w + 32 : n_thread;
+}
+
+/* Let a warp go on when all of it that is left has arrived.  Where others of it are at the block's barrier, it stays:
+ * found out by no progress. */
+static bool release_warp(int w)
+{
+    if (n_in[AT_WARP][w] == 0 || n_in[READY][w] + n_in[AT_BLOCK][w] > 0) return false;
+    release(AT_WARP, 32 * w, end_of_warp(w));
     return true;
 }
 
 static bool release_warps()
 {
     bool any = false;
-    for (int w = 0; w < n_thread; w += 32) any = release_warp(w) || any;
+    for (int w = 0; w < n_warp; w++) any = release_warp(w) || any;
     return any;
 }
 
 static bool release_block()
 {
-    int n_at = 0, n_live = 0;
-    for (int i = 0; i < n_thread; i++) {
-        n_at += threads[i].state == AT_BLOCK;
-        n_live += threads[i].state != DONE;
-    }
-    if (n_at == 0 || n_at != n_live) return false;
-    for (int i = 0; i < n_thread; i++)
-        if (threads[i].state == AT_BLOCK) threads[i].state = READY;
+    int n_at = count(AT_BLOCK);
+    if (n_at == 0 || n_at + count(DONE) != n_thread) return false;
+    release(AT_BLOCK, 0, n_thread);
     return true;
 }
 
@@ -228,41 +326,38 @@ static int pick(int i)
     return (int)(((unsigned)i * stride + order_seed) % (unsigned)n_thread);
 }
 
-static void run_thread_on(int i)
+static void queue_thread(int i)
 {
-    current = i;
-    ml_emulated_now = threads[i].place;
-    ml_emulated_switch(&scheduler_sp, threads[i].sp);
+    if (state_of[i] == READY) queued[n_queued++] = i;
 }
 
-/* All threads as far as the next barrier of any kind. */
+/* What is queued, each thread as far as the next barrier of any kind. */
+static bool run_queued()
+{
+    next_queued = 0;
+    coroutine *first = take_next();
+    if (!first) return false;
+    ml_emulated_switch(&scheduler_sp, first->sp);
+    n_queued = 0;
+    return true;
+}
+
 static bool run_round()
 {
-    bool ran = false;
-    for (int i = 0; i < n_thread; i++) {
-        int at = pick(i);
-        if (threads[at].state != READY) continue;
-        run_thread_on(at);
-        ran = true;
-    }
-    return ran;
+    for (int i = 0; i < n_thread; i++) queue_thread(pick(i));
+    return run_queued();
 }
 
 /* Warp after warp as far as the block's next barrier: where that is missing, one warp is far ahead of the others. */
 static bool run_warps()
 {
     bool ran = false;
-    int n_warp = (n_thread + 31) / 32;
     for (int i = 0; i < n_warp; i++) {
-        int first = 32 * (order_seed % 2 ? n_warp - 1 - i : i), end = first + 32 < n_thread ? first + 32 : n_thread;
+        int w = order_seed % 2 ? n_warp - 1 - i : i, first = 32 * w, end = end_of_warp(w);
         do {
-            for (int t = first; t < end; t++) {
-                int at = order_seed % 2 ? first + end - 1 - t : t;
-                if (threads[at].state != READY) continue;
-                run_thread_on(at);
-                ran = true;
-            }
-        } while (release_warp(first));
+            for (int t = first; t < end; t++) queue_thread(order_seed % 2 ? first + end - 1 - t : t);
+            ran = run_queued() || ran;
+        } while (release_warp(w));
     }
     return ran;
 }
@@ -270,9 +365,8 @@ static bool run_warps()
 static void run_block()
 {
     for (;;) {
-        bool ran = order_seed == 1 || order_seed == 2 ? run_warps() : run_round(), live = false;
-        for (int i = 0; i < n_thread; i++) live = live || threads[i].state != DONE;
-        if (!live) return;
+        bool ran = order_seed == 1 || order_seed == 2 ? run_warps() : run_round();
+        if (count(DONE) == n_thread) return;
         if (release_warps() || release_block()) continue;
         if (!ran) die("a barrier that not all threads of the block or warp reach");
     }
@@ -285,6 +379,21 @@ struct ml_emulated_graph {
 };
 static ml_emulated_graph *capturing;
 static uint64_t n_graph_launch;
+
+/* Of a launch: no thread of it has begun. */
+static void number_threads(dim3 block)
+{
+    n_warp = (n_thread + 31) / 32;
+    memset(n_in, 0, sizeof n_in);
+    for (int i = 0; i < n_thread; i++) {
+        unsigned n = (unsigned)i;
+        threads[i].place.threadIdx = dim3(n % block.x, n / block.x % block.y, n / block.x / block.y);
+        threads[i].place.lane = n % 32;
+        threads[i].place.warp = n / 32;
+        state_of[i] = DONE;
+        n_in[DONE][i / 32]++;
+    }
+}
 
 void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread)
 {
@@ -306,13 +415,17 @@ void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::fu
     }
     body = &thread;
     ml_emulated_dynamic = dynamic;
+    ml_emulated_here.blockDim = block;
+    ml_emulated_here.gridDim = grid;
+    number_threads(block);
     open_memory(true);
     uint64_t n = (uint64_t)grid.x * grid.y * grid.z;
     for (uint64_t b = 0; b < n; b++) {
         uint64_t at = order_seed == 0 ? b : n - 1 - b;
         memset(dynamic, 0xff, shared_bytes); /* NaN */
-        dim3 where((unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y));
-        for (int i = 0; i < n_thread; i++) start(i, block, grid, where);
+        ml_emulated_here.blockIdx =
+            dim3((unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y));
+        for (int i = 0; i < n_thread; i++) start(i);
         run_block();
     }
     open_memory(false);
@@ -331,7 +444,7 @@ struct region {
     size_t n_bytes;
 };
 static std::map<char *, region> regions;
-static const size_t STRETCH = (size_t)64 << 30;
+static const size_t STRETCH = (size_t)64 << 30, KEPT_BYTES = (size_t)64 << 20, HUGE_PAGE = (size_t)2 << 20;
 static size_t capacity = getenv("MOONLIGHT_EMULATED_BYTES") ? strtoull(getenv("MOONLIGHT_EMULATED_BYTES"), NULL, 10)
                                                             : STRETCH; /* what the device seems to have */
 static char *device_base;
@@ -347,15 +460,24 @@ static void open_memory(bool open)
     if (device_used > 0) mprotect(device_base, device_used, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
+/* Huge pages where possible: opening and closing takes as long as there are pages. */
+static bool make_stretch()
+{
+    void *p = mmap(NULL, STRETCH + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return false;
+    char *base = (char *)p + (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+    (void)madvise(base, STRETCH, MADV_HUGEPAGE);
+    if (mprotect(base, KEPT_BYTES, PROT_READ | PROT_WRITE)) return false;
+    memset(base, 0xff, KEPT_BYTES); /* NaN */
+    if (mprotect(base, KEPT_BYTES, PROT_NONE)) return false;
+    device_base = base;
+    return true;
+}
+
 cudaError_t cudaMalloc(void **p, size_t n_bytes)
 {
     size_t total = whole_pages(n_bytes);
-    if (!device_base) {
-        void *base = mmap(NULL, STRETCH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
-        (void)madvise(base, STRETCH, MADV_HUGEPAGE); /* fewer pages to open and close */
-        device_base = (char *)base;
-    }
+    if (!device_base && !make_stretch()) return cudaErrorMemoryAllocation;
     if (total > capacity || device_used > capacity - total) return cudaErrorMemoryAllocation;
     *p = device_base + device_used;
     regions[(char *)*p] = { total };
@@ -374,7 +496,9 @@ cudaError_t cudaFree(void *p)
         end = (size_t)(last->first - device_base) + last->second.n_bytes;
     }
     if (end == device_used) return cudaSuccess;
-    (void)madvise(device_base + end, device_used - end, MADV_DONTNEED);
+    /* A little is kept, with what is written there: whoever gets it next finds it, as on a GPU. */
+    size_t from = end > KEPT_BYTES ? end : KEPT_BYTES;
+    if (device_used > from) (void)madvise(device_base + from, device_used - from, MADV_DONTNEED);
     (void)mprotect(device_base + end, device_used - end, PROT_NONE);
     device_used = end;
     return cudaSuccess;

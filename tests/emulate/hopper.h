@@ -8,7 +8,10 @@
 
 #include "cuda_runtime.h"
 
-void ml_emulated_wgmma(float (*c)[4], uint64_t a, uint64_t b, bool a_outer, bool b_outer);
+/* c (+)= a b of n_column columns; a in shared memory, or where a_registers is not NULL in registers, which are read
+ * when the product is computed, as the unit may do. */
+void ml_emulated_wgmma(float (*c)[4], int n_column, uint64_t a, const uint32_t *a_registers, uint64_t b, bool a_outer,
+                       bool b_outer, bool add);
 void ml_emulated_wgmma_commit();
 void ml_emulated_wgmma_wait(int n_open);
 void ml_emulated_barrier_init(uint64_t *barrier, unsigned n);

@@ -3,8 +3,9 @@
  *   - backward, against central differences of that reference taken in double precision;
  *   - the same bits with 1 and 2 threads, and with every instruction set the machine has;
  *   - of an operator that fuses others, their bits;
- *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, the same bits twice, and
- *     nothing written around the operands; with `cuda-bf16` the same of the operators that have products, in bf16.
+ *   - with the argument `cuda`, on a GPU: forward and backward against the same reference, every gradient beside the
+ *     processor's, the same bits when run again, and nothing written around the operands; with `cuda-bf16` the same of
+ *     the operators that have products, in bf16.
  * The reference is written from the equations, without a look at the operator. */
 #ifndef ML_TESTS_OPS_CASE_H
 #define ML_TESTS_OPS_CASE_H
@@ -59,7 +60,7 @@ typedef struct {
      * NULL: a random linear form of the outputs. */
     double (*own_loss)(const test_case *c, double *const *out);
     /* In ML_PRECISION_BF16, where the tolerance depends on the case: that of forward; backward's is twice that, since
-     * gradients come from twice as many rounded operands.  All gradients are then compared with those in fp32. */
+     * gradients come from twice as many rounded operands. */
     double (*bf16_tolerance)(const test_case *c);
     /* Optional further checks on the built outputs (i32 outputs, invariants); fails through cmocka. */
     void (*check)(const test_case *c, ml_tensor *const *out);

@@ -155,10 +155,18 @@ static void test_grouped_queries(void **state)
     check_heads(&(heads){ 2, 1, 24, 0, 24 }, cuts, sizeof cuts / sizeof *cuts);
 }
 
+/* Heads that also a kernel by wgmma has: tiles of 128 keys, which begin at FIRST for the second tile of queries. */
+static void test_heads_of_64(void **state)
+{
+    (void)state;
+    const int64_t cuts[] = { 66, 127, 128, 129, 130, 131 };
+    check_heads(&(heads){ 2, 1, 64, 0, 64 }, cuts, sizeof cuts / sizeof *cuts);
+}
+
 static void test_shared_key(void **state)
 {
     (void)state;
-    const int64_t cuts[] = { 66, 129 };
+    const int64_t cuts[] = { 66, 129, 130 };
     check_heads(&(heads){ 1, 1, 192, 64, 128 }, cuts, sizeof cuts / sizeof *cuts);
 }
 
@@ -166,6 +174,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grouped_queries),
+        cmocka_unit_test(test_heads_of_64),
         cmocka_unit_test(test_shared_key),
     };
     if (ml_device_open(0, &device, &err) != ML_OK) {

@@ -8,7 +8,7 @@
  * Sequences whose positions fit into a window share a launch, slice by slice.  A longer one is walked window by window:
  * its tiles keep their running maxima, sums and weighted values in fp32 in between, which changes no bit.  So scratch
  * is bounded whatever the length, and what a token computes depends on its own sequence up to its own position only:
- * keys are walked from position 0 on, 64 at a time.
+ * keys are walked from position 0 on, tile by tile.
  *
  * Which sequences and positions a call has the host knows (ml_cached_heads.seq_here): nothing waits for the device. */
 #include "ops/cuda/prompt.cuh"
@@ -126,7 +126,7 @@ static int64_t most_of(int64_t budget, int64_t each, int64_t multiple)
     return n > multiple ? n / multiple * multiple : multiple;
 }
 
-static plan make_plan(const ml_cuda_prompt *p)
+static plan make_plan(ml_ctx *ctx, const ml_cuda_prompt *p)
 {
     const ml_cached_heads *h = p->heads;
     plan x;
@@ -136,7 +136,7 @@ static plan make_plan(const ml_cuda_prompt *p)
     x.tile_rows = ml_flash_forward_rows(size.d_qk);
     x.state_floats = ml_flash_state_floats(size);
     int64_t row_bytes = x.state_floats / x.tile_rows * h->n_head * (int64_t)sizeof(float);
-    x.most_position = most_of(ML_PROMPT_WINDOW_BYTES, p->position_bytes, FLASH_TILE);
+    x.most_position = most_of(ML_PROMPT_WINDOW_BYTES, p->position_bytes, ml_cuda_flash_forward_keys(ctx, size));
     x.most_token = most_of(ML_PROMPT_STATE_BYTES, row_bytes, x.tile_rows);
     x.w.q = ml_rows_of(h->q);
     x.w.y = ml_rows_of(h->y);
@@ -232,7 +232,7 @@ ml_status ml_cuda_prompt_run(ml_ctx *ctx, const ml_cuda_prompt *p, int64_t first
     const ml_cached_heads *h = p->heads;
     if (first == h->q->dim[0]) return ML_OK;
     ML_TRY(check_positions(ctx, h, first));
-    plan x = make_plan(p);
+    plan x = make_plan(ctx, p);
     for (int64_t t = first, n; t < h->q->dim[0]; t += n) {
         n = count_run(h, t);
         int64_t n_key = h->pos_here[t] + n;

@@ -12,14 +12,23 @@
  * Every element of a result is summed by one thread in the order of tiles: no other order exists.
  *
  * Forward there is a second way in, for prompts over a cache (attention_cached_prompt.cu): tiles are of one sequence
- * then, and tiles of keys begin at multiples of 64 positions, so that what a row computes is given by its position. */
+ * then, and tiles of keys begin at multiples of their size, so that what a row computes is given by its position.
+ *
+ * Forward there is also a kernel by wgmma, for Hopper and heads of 64/64, 128/128 and 192/128 columns: mma.sync is what
+ * runs until docs/gpu.md names the other one as confirmed; MOONLIGHT_CUDA_ATTENTION=wgmma in the environment takes it.
+ */
 #ifndef ML_OPS_CUDA_FLASH_CUH
 #define ML_OPS_CUDA_FLASH_CUH
 
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/mma.cuh"
 
-enum { FLASH_WARPS = 4, FLASH_THREADS = FLASH_WARPS * WARP, FLASH_TILE = 16 * FLASH_WARPS };
+enum {
+    FLASH_WARPS = 4,
+    FLASH_THREADS = FLASH_WARPS * WARP,
+    FLASH_TILE = 16 * FLASH_WARPS,
+    FLASH_WGMMA_KEYS = 128 /* keys of a tile by wgmma */
+};
 #define FLASH_LOG2E 1.4426950408889634f
 #define FLASH_LN2 0.6931471805599453f
 
@@ -60,7 +69,7 @@ typedef struct {
 enum { FLASH_MAX_SLICE = 64 }; /* a kernel's arguments have 4 KB */
 
 /* Prompt tokens over a cache: slices whose tokens see no position beyond their window; or, with `state`, one slice of a
- * sequence that is walked window by window, in order, windows beginning at multiples of FLASH_TILE positions. */
+ * sequence that is walked window by window, in order, windows beginning at multiples of ml_cuda_flash_forward_keys. */
 typedef struct {
     ml_rows q, y; /* [tokens, n_head, d_qk], [tokens, n_head, d_v] */
     const uint16_t *k,
@@ -84,6 +93,9 @@ static __host__ __device__ constexpr int ml_flash_row(int d)
 {
     return d + 8;
 }
+
+/* Keys of a tile, forward. */
+int ml_cuda_flash_forward_keys(ml_ctx *ctx, ml_flash_size size);
 
 /* y of the slices' tokens, or their state. */
 ml_status ml_cuda_flash_forward_cached(ml_ctx *ctx, const ml_flash_cached *w);

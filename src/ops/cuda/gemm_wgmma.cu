@@ -26,9 +26,10 @@ enum {
     STAGE_BYTES = A_BYTES + TILE_COLS * ML_LINE_BYTES,
     SHARED_BYTES = STAGES * STAGE_BYTES + ML_LINES_BYTES, /* to begin at whole lines of lines */
     OUTER_BYTES = DEPTH * ML_LINE_BYTES,                  /* 64 rows or columns, outer dimension contiguous */
-    COPYING_REGISTERS = 96,
+    COPYING_REGISTERS = 88,
     MULTIPLYING_REGISTERS = 208
 };
+static_assert(ml_registers_suffice(COPYING_REGISTERS, MULTIPLYING_REGISTERS), "more than a launch has");
 
 /* Where chunk `chunk` of line `line` lies. */
 static __device__ __forceinline__ int place(int line, int chunk)
@@ -215,7 +216,7 @@ static __device__ __forceinline__ void multiply_slice(const char *slice, int gro
 {
     uint32_t a = ml_shared_address(slice) + (uint32_t)(group * (A_OUTER ? OUTER_BYTES : ML_WGMMA_ROWS * ML_LINE_BYTES));
     uint32_t b = ml_shared_address(slice + A_BYTES);
-    ml_wgmma_hold(sum);
+    ml_wgmma_hold<ML_WGMMA_COLS / 8>(sum);
     ml_wgmma_fence();
 #pragma unroll
     for (int l = 0; l < DEPTH / ML_WGMMA_INNER; l++) {
@@ -225,7 +226,7 @@ static __device__ __forceinline__ void multiply_slice(const char *slice, int gro
                                    ml_wgmma_operand(b + b_on, OUTER_BYTES, ML_LINES_BYTES));
     }
     ml_wgmma_commit();
-    ml_wgmma_hold(sum);
+    ml_wgmma_hold<ML_WGMMA_COLS / 8>(sum);
 }
 
 static __device__ __forceinline__ void say_empty(uint64_t *empty, unsigned n)
@@ -248,7 +249,7 @@ static __device__ __forceinline__ void multiply_tile(const ml_tile *tile, const 
         say_empty(empty, at->n - 1);
     }
     ml_wgmma_wait<0>();
-    ml_wgmma_hold(sum);
+    ml_wgmma_hold<ML_WGMMA_COLS / 8>(sum);
     if (tile->k_begin < tile->k_end) say_empty(empty, at->n - 1);
 }
 

@@ -2,15 +2,14 @@
  * of such products needs: barriers in memory, registers moved between warpgroups.  PTX ISA: wgmma.mma_async,
  * "Asynchronous warpgroup level matrix instructions"; mbarrier; setmaxnreg.  For sm_90a; elsewhere calls trap.
  *
- *   c [64, 256] += a [64, 16] b [16, 256];  warp w of the group has rows 16 w .., and in them c[j] is the fragment of
+ *   c [64, n] += a [64, 16] b [16, n];  warp w of the group has rows 16 w .., and in them c[j] is the fragment of
  *   columns 8 j .. 8 j + 7 as in mma.cuh: row group, columns 2 pair and + 1, then row group + 8.
  *
- * An operand is a matrix of lines of 128 bytes (64 elements), swizzled: the 16-byte chunk q of a line whose number is r
- * lies at chunk q ^ (r % 8); eight lines are 1024 bytes and begin at a multiple of that.
- *   inner:  a line is 64 inner elements of one row (of a) or column (of b); `stride_bytes` to the next eight rows;
- *           16 inner elements on is 32 bytes on
- *   outer:  a line is 64 rows (columns) of one inner element; `stride_bytes` to the next eight inner elements,
- *           `leading_bytes` to the next 64 rows (columns) */
+ * a may also be in registers: a warp's 16 rows as mma.cuh has them.  In memory an operand is a matrix of lines of 128
+ * bytes (64 elements), swizzled: the 16-byte chunk q of a line whose number is r lies at chunk q ^ (r % 8); eight lines
+ * are 1024 bytes and begin at a multiple of that. inner:  a line is 64 inner elements of one row (of a) or column (of
+ * b); `stride_bytes` to the next eight rows; 16 inner elements on is 32 bytes on outer:  a line is 64 rows (columns) of
+ * one inner element; `stride_bytes` to the next eight inner elements, `leading_bytes` to the next 64 rows (columns) */
 #ifndef ML_OPS_CUDA_WGMMA_CUH
 #define ML_OPS_CUDA_WGMMA_CUH
 
@@ -43,12 +42,21 @@ static __device__ __forceinline__ uint64_t ml_wgmma_operand(uint32_t address, in
            (uint64_t)(stride_bytes >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-/* Queue c += a b.  From the fence before it to the wait after it, c belongs to the matrix unit. */
+/* A thread's sums as operands of asm: of columns 8 j .., 32 j .. and 64 j ... */
+#define ML_SUMS_8(c, j) "+f"((c)[j][0]), "+f"((c)[j][1]), "+f"((c)[j][2]), "+f"((c)[j][3])
+#define ML_SUMS_32(c, j)                                                                                               \
+    ML_SUMS_8(c, 4 * (j)), ML_SUMS_8(c, 4 * (j) + 1), ML_SUMS_8(c, 4 * (j) + 2), ML_SUMS_8(c, 4 * (j) + 3)
+#define ML_SUMS_64(c, j) ML_SUMS_32(c, 2 * (j)), ML_SUMS_32(c, 2 * (j) + 1)
+
+/* Products are queued.  From the fence before one to the wait after it, c, and a in registers, belong to the matrix
+ * unit. */
+
+/* c [64, 256] += a b */
 template <bool A_OUTER, bool B_OUTER>
 static __device__ __forceinline__ void ml_wgmma(float c[ML_WGMMA_COLS / 8][4], uint64_t a, uint64_t b)
 {
     /* clang-format off */
-    ML_HOPPER_ASM(ml_emulated_wgmma(c, a, b, A_OUTER, B_OUTER), asm volatile(
+    ML_HOPPER_ASM(ml_emulated_wgmma(c, ML_WGMMA_COLS, a, NULL, b, A_OUTER, B_OUTER, true), asm volatile(
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -59,24 +67,52 @@ static __device__ __forceinline__ void ml_wgmma(float c[ML_WGMMA_COLS / 8][4], u
         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
         "}, %128, %129, 1, 1, 1, %130, %131;"
-        :
-        "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]),
-        "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]),
-        "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
-        "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3]),
-        "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]), "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]),
-        "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]),
-        "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]),
-        "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3]),
-        "+f"(c[16][0]), "+f"(c[16][1]), "+f"(c[16][2]), "+f"(c[16][3]), "+f"(c[17][0]), "+f"(c[17][1]), "+f"(c[17][2]), "+f"(c[17][3]),
-        "+f"(c[18][0]), "+f"(c[18][1]), "+f"(c[18][2]), "+f"(c[18][3]), "+f"(c[19][0]), "+f"(c[19][1]), "+f"(c[19][2]), "+f"(c[19][3]),
-        "+f"(c[20][0]), "+f"(c[20][1]), "+f"(c[20][2]), "+f"(c[20][3]), "+f"(c[21][0]), "+f"(c[21][1]), "+f"(c[21][2]), "+f"(c[21][3]),
-        "+f"(c[22][0]), "+f"(c[22][1]), "+f"(c[22][2]), "+f"(c[22][3]), "+f"(c[23][0]), "+f"(c[23][1]), "+f"(c[23][2]), "+f"(c[23][3]),
-        "+f"(c[24][0]), "+f"(c[24][1]), "+f"(c[24][2]), "+f"(c[24][3]), "+f"(c[25][0]), "+f"(c[25][1]), "+f"(c[25][2]), "+f"(c[25][3]),
-        "+f"(c[26][0]), "+f"(c[26][1]), "+f"(c[26][2]), "+f"(c[26][3]), "+f"(c[27][0]), "+f"(c[27][1]), "+f"(c[27][2]), "+f"(c[27][3]),
-        "+f"(c[28][0]), "+f"(c[28][1]), "+f"(c[28][2]), "+f"(c[28][3]), "+f"(c[29][0]), "+f"(c[29][1]), "+f"(c[29][2]), "+f"(c[29][3]),
-        "+f"(c[30][0]), "+f"(c[30][1]), "+f"(c[30][2]), "+f"(c[30][3]), "+f"(c[31][0]), "+f"(c[31][1]), "+f"(c[31][2]), "+f"(c[31][3])
+        : ML_SUMS_64(c, 0), ML_SUMS_64(c, 1), ML_SUMS_64(c, 2), ML_SUMS_64(c, 3)
         : "l"(a), "l"(b), "n"(A_OUTER), "n"(B_OUTER)));
+    /* clang-format on */
+}
+
+/* c [64, 128] = a b, or += with ADD; both operands `inner` */
+template <bool ADD> static __device__ __forceinline__ void ml_wgmma_inner(float c[16][4], uint64_t a, uint64_t b)
+{
+    /* clang-format off */
+    ML_HOPPER_ASM(ml_emulated_wgmma(c, 128, a, NULL, b, false, false, ADD), asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+        "}, %64, %65, %66, 1, 1, 0, 0;"
+        : ML_SUMS_64(c, 0), ML_SUMS_64(c, 1)
+        : "l"(a), "l"(b), "n"(ADD)));
+    /* clang-format on */
+}
+
+/* c [64, 8 N] += a b, a in registers, b `outer` */
+template <int N>
+static __device__ __forceinline__ void ml_wgmma_registers(float (&c)[N][4], const uint32_t a[4], uint64_t b)
+{
+    static_assert(N == 8 || N == 16, "64 or 128 columns");
+    /* clang-format off */
+    if constexpr (N == 8) {
+        ML_HOPPER_ASM(ml_emulated_wgmma(c, 64, 0, a, b, false, true, true), asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+            "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+            : ML_SUMS_64(c, 0)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)));
+    } else {
+        ML_HOPPER_ASM(ml_emulated_wgmma(c, 128, 0, a, b, false, true, true), asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+            "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+            : ML_SUMS_64(c, 0), ML_SUMS_64(c, 1)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)));
+    }
     /* clang-format on */
 }
 
@@ -98,21 +134,36 @@ template <int N> static __device__ __forceinline__ void ml_wgmma_wait(void)
     ML_HOPPER_ASM(ml_emulated_wgmma_wait(N), asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"));
 }
 
-/* The compiler may keep c where it is, but not move reads or writes of it across. */
-static __device__ __forceinline__ void ml_wgmma_hold(float c[ML_WGMMA_COLS / 8][4])
+/* The compiler may keep c, of N fragments, where it is, but not move reads or writes of it across. */
+template <int N> static __device__ __forceinline__ void ml_wgmma_hold(float c[N][4])
 {
 #ifdef ML_EMULATED
     (void)c;
 #else
 #pragma unroll
-    for (int j = 0; j < ML_WGMMA_COLS / 8; j++) {
+    for (int j = 0; j < N; j++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) asm volatile("" : "+f"(c[j][i])::"memory");
     }
 #endif
 }
 
-/* What this thread wrote to shared memory is seen by the matrix unit after a barrier that follows. */
+/* The same of a in registers, N times. */
+template <int N> static __device__ __forceinline__ void ml_wgmma_hold_operand(uint32_t a[N][4])
+{
+#ifdef ML_EMULATED
+    (void)a;
+#else
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) asm volatile("" : "+r"(a[j][i])::"memory");
+    }
+#endif
+}
+
+/* What this thread wrote to shared memory is seen by the matrix unit after a barrier that follows; what others wrote
+ * before a barrier that this thread has passed, by products that it queues. */
 static __device__ __forceinline__ void ml_fence_for_matrix_unit(void)
 {
     ML_HOPPER_ASM((void)0, asm volatile("fence.proxy.async.shared::cta;" ::: "memory"));
@@ -148,6 +199,21 @@ static __device__ __forceinline__ void ml_barrier_wait(uint64_t *barrier, unsign
                          : "memory");
         }
     });
+}
+
+/* This thread arrives once its copies so far (ml_copy_16) are done; nobody waits for them here. */
+static __device__ __forceinline__ void ml_barrier_arrive_copied(uint64_t *barrier)
+{
+    ML_HOPPER_ASM(ml_emulated_copy_arrive(barrier),
+                  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(ml_shared_address(barrier))
+                               : "memory"));
+}
+
+/* Of a block of three warpgroups, one that copies and two that multiply: a launch gives each thread 168 registers at
+ * most, and who takes more than others give back waits forever. */
+static constexpr bool ml_registers_suffice(int copying, int multiplying)
+{
+    return copying + 2 * multiplying <= 3 * 168;
 }
 
 /* A warpgroup takes registers, up to N for a thread, or gives back what it has beyond N. */
