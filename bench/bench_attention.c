@@ -1,5 +1,6 @@
 /* Speed of attention, forward and backward, on the shapes of the models that are trained here.
  * Usage: bench_attention [repeats].  Effective GFLOP/s count the products of the causal half only. */
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
@@ -8,7 +9,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 typedef struct {
     const char *name;
@@ -21,13 +21,6 @@ static const shape shapes[] = {
     { "MHA 128, 1 x 2048", 1, 2048, 4, 4, 128, 0, 128 },
     { "MLA 192/128, 1 x 1024", 1, 1024, 8, 8, 192, 64, 128 },
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static ml_tensor *random_rows(ml_ctx *ctx, int64_t n, int64_t columns)
 {
@@ -65,15 +58,15 @@ static void measure(const shape *s, int n_repeat)
     double forward = INFINITY, backward = INFINITY;
     for (int i = 0; i < n_repeat; i++) {
         ctx.recording = true;
-        double start = now();
+        double start = ml_clock_seconds();
         ml_tensor *y = ml_attention(&ctx, q, k, v, shared, seq, &param);
-        forward = fmin(forward, now() - start);
+        forward = fmin(forward, ml_clock_seconds() - start);
         float *dy = y ? ml_tape_grad(&ctx, y) : NULL;
         if (!dy) break;
         for (int64_t j = 0; j < ml_tensor_count(y); j++) dy[j] = 0.01f;
-        start = now();
+        start = ml_clock_seconds();
         if (ml_tape_backward(&ctx, &err) != ML_OK) break;
-        backward = fmin(backward, now() - start);
+        backward = fmin(backward, ml_clock_seconds() - start);
         ml_arena_release(&ctx.act, act_mark);
         ml_arena_release(&ctx.grad, grad_mark);
     }

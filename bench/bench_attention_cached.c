@@ -7,6 +7,7 @@
  * stay in the first-level cache, which runs at the processor's fused multiply-add rate.
  * Bytes and operations are those of the definition: the cache and the weights once, and for prefill the decompression
  * of every position once and the causal half of the scores. */
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
@@ -18,17 +19,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { N_LAYER = 27, PAGE = 64, MAX_DEPTH = 8192 + PAGE, RANK = 512, N_ROT = 64, D_NOPE = 128, D_V = 128, N_HEAD = 16 };
 enum { GQA_HEADS = 32, GQA_KV_HEADS = 8, D_HEAD = 128 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- what the machine can do ---- */
 
@@ -60,9 +53,9 @@ static double measure_reading(void)
     big = (const int64_t *)(const void *)memory.base;
     double best = INFINITY;
     for (int i = 0; i < 8; i++) {
-        double start = now();
+        double start = ml_clock_seconds();
         ml_parallel_for(8 * N, 64, read_range, NULL);
-        best = fmin(best, now() - start);
+        best = fmin(best, ml_clock_seconds() - start);
     }
     ml_arena_free(&memory);
     return (double)N * 8 * 65536 / best;
@@ -86,9 +79,9 @@ static double measure_multiplying(void)
     enum { N = 4096 };
     double best = INFINITY;
     for (int i = 0; i < 20; i++) {
-        double start = now();
+        double start = ml_clock_seconds();
         ml_parallel_for(N, 16, multiply, NULL);
-        best = fmin(best, now() - start);
+        best = fmin(best, ml_clock_seconds() - start);
     }
     return 2.0 * 64 * 128 * 32 * N / best;
 }
@@ -179,7 +172,7 @@ static double run(bench *b, int64_t depth, int64_t n_new, bool decode)
         ml_i32(pos)[t] = (int32_t)(depth + t);
     }
     size_t mark = ml_arena_mark(&ctx->act);
-    double start = now();
+    double start = ml_clock_seconds();
     for (int i = 0; i < N_LAYER; i++) {
         ml_kv_view kv = { b->kv, b->k[i], b->v[i], b->k_bytes, b->v_bytes, PAGE, b->table, MAX_DEPTH / PAGE };
         ml_mla_weights weights = { .kv_b = &b->kv_b[i] };
@@ -192,7 +185,7 @@ static double run(bench *b, int64_t depth, int64_t n_new, bool decode)
         }
         ml_arena_release(&ctx->act, mark);
     }
-    return now() - start;
+    return ml_clock_seconds() - start;
 }
 
 static void report(bench *b, const char *phase, int64_t depth, int64_t n_new, bool decode)

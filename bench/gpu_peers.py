@@ -7,19 +7,21 @@ layers   one dense and four expert layers of moonlight-16b (MLA, 64 experts, 6 o
 nano     training steps of nano-moe, 64 x 512, bf16 autocast, fused AdamW, compiled; experts as a loop, dense, or grouped
 130m     the same of moonlight-moe-130m, 16 x 1024 (dropless here)
 decode   transformers, random moonlight-16b in bf16: decode at batch 1 and 64 with a cache, prefill of 8192 tokens
-Medians of CUDA events after warm-up, random inputs; JSON on the last line.  --small: shapes that only show that it runs."""
+Medians of CUDA events after warm-up, random inputs; JSON on the last line.  --small: shapes that only show that it runs.
+Exit status: 0, 77 without a GPU, 1 where a measurement failed (it is named; the others are made)."""
 
 import argparse
 import json
 import math
 import statistics
 import time
+import traceback
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROWS = []
+ROWS, FAILED = [], []
 
 
 def report(name, **values):
@@ -47,6 +49,17 @@ def timed(run, repeats, warm=3):
     return statistics.median(seconds)
 
 
+def attempt(name, run):
+    """run(), or a line that says why this version of PyTorch or this GPU cannot; the other measurements go on."""
+    try:
+        run()
+    except Exception as error:  # of any library's own kind
+        FAILED.append(name)
+        print(f"{name}: failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+        traceback.print_exc()
+    torch.compiler.reset()
+
+
 def matrix(*shape):
     return nn.Parameter(torch.randn(*shape) / math.sqrt(shape[-1]))
 
@@ -71,7 +84,9 @@ def run_experts(x, gate_up, down, prob, index, way, act):
         return (hidden @ down.mT).sum(0)
     if way == "grouped":
         order = index.flatten().argsort(stable=True)
-        offset = torch.bincount(index.flatten(), minlength=n_expert).cumsum(0).to(torch.int32)
+        # Not bincount, which breaks torch.compile's graph.
+        chosen = index.flatten()[:, None] == torch.arange(n_expert, device=x.device)
+        offset = chosen.sum(0).cumsum(0).to(torch.int32)
         token = order // k
         hidden = act(torch._grouped_mm(x[token], gate_up.mT, offs=offset))
         out = torch._grouped_mm(hidden, down.mT, offs=offset) * prob.flatten()[order, None].to(x.dtype)
@@ -157,10 +172,9 @@ def run_layers(args):
                 with torch.no_grad():
                     run(x)
 
-            seconds = timed(both, args.repeats)
-            report(f"layers of moonlight-16b, {batch} x {n}, {name}", both_ms=seconds * 1e3,
-                   forward_only_ms=timed(once, args.repeats) * 1e3)
-            torch.compiler.reset()
+            label = f"layers of moonlight-16b, {batch} x {n}, {name}"
+            attempt(label, lambda: report(label, both_ms=timed(both, args.repeats) * 1e3,
+                                          forward_only_ms=timed(once, args.repeats) * 1e3))
 
 
 # ---- whole small models ----
@@ -214,7 +228,7 @@ def run_small(args, name, s, batch, n):
     if args.small:
         s.layers, s.vocab, batch, n = 1, 64, 1, 16
     for way in ("loop", "dense", "grouped"):
-        if way == "grouped" and (args.small or (s.f % 8 or s.d % 8)):
+        if way == "grouped" and (s.f % 8 or s.d % 8):
             continue
         torch.manual_seed(1)
         with torch.device(args.device):
@@ -233,13 +247,8 @@ def run_small(args, name, s, batch, n):
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
 
-        try:
-            seconds = timed(step, args.repeats, warm=5)
-        except RuntimeError as error:  # a way that this version of PyTorch or this GPU does not have
-            print(f"{name}, {way}: {str(error).splitlines()[0]}", flush=True)
-            continue
-        report(f"{name}, {batch} x {n}, {'compiled' if args.compile else 'eager'}, {way}", tokens_s=batch * n / seconds)
-        torch.compiler.reset()
+        label = f"{name}, {batch} x {n}, {'compiled' if args.compile else 'eager'}, {way}"
+        attempt(label, lambda: report(label, tokens_s=batch * n / timed(step, args.repeats, warm=5)))
 
 
 # ---- decode ----
@@ -260,8 +269,9 @@ def run_decode(args):
     with torch.device(args.device):
         model = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes)).eval()
     torch.set_default_dtype(torch.float32)
-    n_new, prompt = (4, 8) if args.small else (64, 128)
-    for batch in (1, 64):
+    n_new, prompt = (16, 8) if args.small else (64, 128)
+
+    def decode(batch):
         ids = torch.randint(sizes["vocab_size"], (batch, prompt), device=args.device)
         with torch.no_grad():
             def generate(n):
@@ -270,7 +280,12 @@ def run_decode(args):
 
             first = timed(lambda: generate(1), 3, warm=1)
             seconds = timed(lambda: generate(n_new + 1), 3, warm=0) - first
-        report(f"transformers, moonlight-16b, decode, batch {batch}", tokens_s=batch * n_new / max(seconds, 1e-9))
+        if seconds <= 0:
+            raise RuntimeError(f"batch {batch}: {n_new + 1} tokens took no longer than one: measure on a quieter machine")
+        report(f"transformers, moonlight-16b, decode, batch {batch}", tokens_s=batch * n_new / seconds)
+
+    for batch in (1, 64):
+        attempt(f"decode, batch {batch}", lambda: decode(batch))
     ids = torch.randint(sizes["vocab_size"], (1, 64 if args.small else 8192), device=args.device)
     with torch.no_grad():
         seconds = timed(lambda: model(ids, use_cache=True, logits_to_keep=1), 3, warm=1)
@@ -279,7 +294,7 @@ def run_decode(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="layers,nano,130m,decode")
+    parser.add_argument("--only", default="layers,nano,130m,decode", metavar="PART,...")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--eager", dest="compile", action="store_false", help="small models without torch.compile")
@@ -297,10 +312,11 @@ def main():
     parts = {"layers": lambda: run_layers(args), "nano": lambda: run_small(args, "nano-moe", nano, 64, 512),
              "130m": lambda: run_small(args, "moonlight-moe-130m", chat, 16, 1024), "decode": lambda: run_decode(args)}
     for part in args.only.split(","):
-        parts[part]()
+        attempt(part, parts[part])
         if args.device == "cuda":
             torch.cuda.empty_cache()
-    print(json.dumps({"gpu": gpu, "torch": torch.__version__, "rows": ROWS}))
+    print(json.dumps({"gpu": gpu, "torch": torch.__version__, "rows": ROWS, "failed": FAILED}))
+    raise SystemExit(1 if FAILED else 0)
 
 
 if __name__ == "__main__":

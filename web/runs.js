@@ -183,11 +183,14 @@ function row(run) {
   return h("tr", { "data-run": run.id }, h("td", null, h("label", { class: "pick" }, box,
       h("span", { class: "swatch " + (entry ? "b" + entry.colour % N_COLOUR : "off") }), run.id),
       run.active ? h("span", { class: "badge good" }, "training") : null),
-    h("td", null, number(run.step)), h("td", null, number(run.tokens)), h("td", null, number(run.loss)), h("td", null, number(run.val_loss)),
+    h("td", null, number(run.step)), h("td", null, number(run.tokens)), h("td", null, nats(run.loss)), h("td", null, nats(run.val_loss)),
     h("td", null, run.best_step ?? "–"),
     h("td", null, checkpoint ? h("a", { href: "#talk/" + encodeURIComponent(checkpoint.model), "aria-label": `Chat with ${checkpoint.model}` }, "Chat") : null),
     h("td", null, note(run)));
 }
+
+// A loss, with as many places as its neighbours in the column.
+const nats = (x) => typeof x === "number" ? x.toFixed(3) : "–";
 
 const orders = {
   name: (a, b) => a.id.localeCompare(b.id, undefined, { numeric: true }),
@@ -198,7 +201,7 @@ const orders = {
 const MANY = 8; // runs, from which on they can be searched
 let order = "name", wanted = "";
 
-const heads = [["Run", "name"], ["step", "step"], ["tokens"], ["loss", "loss"], ["validation", "validation"], ["best step"], [""], ["note"]];
+const heads = [["run", "name"], ["step", "step"], ["tokens"], ["loss", "loss"], ["validation", "validation"], ["best step"], [""], ["note"]];
 
 function headCell([text, by]) {
   if (!by) return h("th", { scope: "col" }, text || h("span", { class: "hidden" }, "Chat"));

@@ -1,8 +1,9 @@
 /* moonlight init PRESET DST: a model folder, or a GGUF file, with fresh weights. */
 #include "cli/cli.h"
 #include "cli/init_gguf.h"
-#include "format/hf.h"
 #include "base/log.h"
+#include "format/aside.h"
+#include "format/hf.h"
 
 #include <string.h>
 
@@ -17,22 +18,35 @@ static ml_status read_config(const ml_options *o, ml_config *config, ml_error *e
     return ml_config_check(config, "options", err);
 }
 
+static void show(void *arg, uint64_t done, uint64_t total)
+{
+    (void)total;
+    ml_progress_update(arg, (double)done / 1e6, NULL);
+}
+
+static ml_status fill_folder(void *arg, ml_manifest *manifest, ml_error *err)
+{
+    return ml_hf_export_write(arg, manifest, err);
+}
+
 static ml_status write_folder(const ml_options *o, const ml_config *config, const char *folder, ml_error *err)
 {
-    ml_dtype dtype = ML_F32;
-    (void)ml_dtype_parse(ml_options_text(o, "dtype"), &dtype);
     ml_model *m = NULL;
-    ml_manifest *manifest = NULL;
+    ml_hf_export x = { .summary = "Fresh random weights.", .progress = show };
+    (void)ml_dtype_parse(ml_options_text(o, "dtype"), &x.dtype);
     ML_TRY(ml_model_make(config, ML_F32, false, &m, err));
     ml_model_init(m, (uint64_t)ml_options_int(o, "seed"));
-    ml_status status = ml_manifest_begin(&manifest, folder, ml_hf_save_bytes(m, dtype), err);
-    if (status == ML_OK) status = ml_hf_save(m, dtype, "Fresh random weights.", manifest, err);
-    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
+    uint64_t n_bytes = ml_hf_save_bytes(m, x.dtype);
+    ml_progress *progress = ml_progress_begin("writing", "MB", (double)n_bytes / 1e6);
+    x.model = m;
+    x.arg = progress;
+    ml_stop_install();
+    ml_status status = ml_aside_write(folder, n_bytes, fill_folder, &x, err);
+    ml_progress_end(progress);
     if (status == ML_OK) {
         ml_log_info("%s: %s, %lld parameters in %s", folder, ml_config_class_name(config),
-                    (long long)ml_model_count(config).total, ml_dtype_name(dtype));
+                    (long long)ml_model_count(config).total, ml_dtype_name(x.dtype));
     }
-    ml_manifest_free(manifest);
     ml_model_free(m);
     return status;
 }

@@ -11,9 +11,9 @@ static const uint64_t MAX_SHARD_BYTES = (uint64_t)5 << 30;
 
 /* What is written, and from where. */
 typedef struct {
-    const ml_model *m; /* names and shapes; the weights, when there is no source */
-    const ml_hf_export *x;
-    ml_dtype dtype; /* of matrices, unless kept */
+    const ml_model *m;     /* names and shapes; the weights, when there is no source */
+    const ml_hf_export *x; /* NULL: nobody waits, nothing stops it */
+    ml_dtype dtype;        /* of matrices, unless kept */
     const char *class_name;
     ml_st_writer *writer;
     uint64_t done;
@@ -145,9 +145,10 @@ static ml_status put_weights(saving *s, float *buffer, ml_error *err)
     for (size_t i = 0; i < s->m->n_weight; i++) {
         const ml_weight *w = &s->m->weight[i];
         ml_dtype dtype;
-        if (s->x && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped");
+        if (s->x && ml_stop_requested()) return ml_fail(err, ML_ECANCEL, "stopped: nothing was written");
         ML_TRY(choose_dtype(s, w, &dtype, err));
-        ML_TRY(s->x ? put_from_source(s, w, dtype, buffer, err) : put_own(s->writer, w, dtype, buffer, err));
+        bool own = !s->x || s->x->model;
+        ML_TRY(own ? put_own(s->writer, w, dtype, buffer, err) : put_from_source(s, w, dtype, buffer, err));
         s->done += (uint64_t)ml_weight_count(w) * ml_dtype_size(dtype);
         if (s->x && s->x->progress) s->x->progress(s->x->arg, s->done, total);
     }
@@ -249,6 +250,7 @@ ml_status ml_hf_export_write(const ml_hf_export *x, ml_manifest *manifest, ml_er
 {
     ml_model *m;
     ml_dtype dtype = x->dtype;
+    if (x->model) return save(&(saving){ .m = x->model, .x = x, .dtype = dtype }, x->summary, dtype, manifest, err);
     /* For its list of weights: address space, of which nothing is touched. */
     ML_TRY(ml_model_make(x->config, ML_F32, false, &m, err));
     saving s = { .m = m, .x = x, .dtype = dtype };

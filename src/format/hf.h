@@ -25,11 +25,13 @@ ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int6
  * `dtype`, the rest is fp32.  `summary` (may be NULL) is a paragraph for the model card. */
 ml_status ml_hf_save(const ml_model *m, ml_dtype dtype, const char *summary, ml_manifest *manifest, ml_error *err);
 
-/* The same of weights that lie elsewhere, one after the other. */
+/* The same for a person who waits and may stop it: of a model in memory, or of weights that lie elsewhere, one after
+ * the other. */
 typedef struct {
     const ml_config *config;
     const int32_t *end; /* [n_end] ids that end an answer; 0: the configuration's alone */
     size_t n_end;
+    const ml_model *model;          /* NULL: the source's weights */
     const ml_weight_source *source; /* as a Hugging Face folder has them */
     bool keep;                      /* each weight in the type it has in the source (bf16 for blocks); else as dtype */
     ml_dtype dtype;

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
+#include "format/aside.h"
 #include "format/ends.h"
 #include "format/gguf_config.h"
 #include "format/gguf_source.h"
@@ -20,7 +21,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct {
     const ml_convert *x;
@@ -303,8 +303,9 @@ static ml_status write_gguf(job *j, ml_error *err)
 
 /* ---- to a folder ---- */
 
-static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
+static ml_status put_folder(void *arg, ml_manifest *manifest, ml_error *err)
 {
+    job *j = arg;
     ml_dtype dtype = ML_F32;
     if (j->x->plan.mix) (void)ml_dtype_parse(ml_quant_mix_name(j->x->plan.mix), &dtype);
     bool keep = !j->x->plan.mix;
@@ -324,37 +325,14 @@ static ml_status put_folder(job *j, ml_manifest *manifest, ml_error *err)
     return j->tokenizer ? ml_tokenizer_save(j->tokenizer, ml_manifest_folder(manifest), err) : ML_OK;
 }
 
-/* The folder is made beside its place and moved there when it is whole. */
-static ml_status write_aside(job *j, const char *aside, ml_error *err)
-{
-    char parent[ML_PATH_MAX];
-    ml_manifest *manifest = NULL;
-    ml_status status = ml_manifest_begin(&manifest, aside, 0, err);
-    if (status == ML_OK) status = put_folder(j, manifest, err);
-    if (status == ML_OK) status = ml_manifest_commit(manifest, err);
-    ml_manifest_free(manifest);
-    if (status == ML_OK) status = ml_path_parent(parent, j->x->to, err);
-    if (status != ML_OK) return status;
-    if (rename(aside, j->x->to) != 0) return ml_fail_errno(err, "%s: cannot be renamed to %s", aside, j->x->to);
-    return ml_dir_sync(parent, err);
-}
-
 static ml_status write_folder(job *j, ml_error *err)
 {
-    char aside[ML_PATH_MAX];
     ml_weight_source *view;
-    ml_error ignored; /* the first failure is the one to tell */
-    size_t length = strlen(j->x->to);
-    while (length > 1 && j->x->to[length - 1] == '/') length--;
-    int n = snprintf(aside, sizeof aside, "%.*s.tmp.%ld", (int)length, j->x->to, (long)getpid());
-    if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", j->x->to);
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
     j->report->epsilon_assumed = ml_hf_view_config(j->file, &j->config);
     j->source = view;
     j->report->kind = ml_config_class_name(&j->config);
-    ml_status status = write_aside(j, aside, err);
-    if (status != ML_OK) (void)ml_dir_remove(aside, &ignored);
-    return status;
+    return ml_aside_write(j->x->to, 0, put_folder, j, err);
 }
 
 static ml_status check_types(const ml_convert *x, ml_error *err)

@@ -101,7 +101,7 @@ static ml_status put_tensors(job *j, ml_error *err)
     ml_status status = ML_OK;
     for (size_t i = 0; i < ml_safetensors_count(j->file) && status == ML_OK; i++) {
         const ml_st_tensor *t = ml_safetensors_at(j->file, i);
-        if (ml_stop_requested()) status = ml_fail(err, ML_ECANCEL, "stopped");
+        if (ml_stop_requested()) status = ml_fail(err, ML_ECANCEL, "stopped: nothing was written");
         if (status != ML_OK || is_scale(j, t)) continue;
         status = put_tensor(j, t, buffer, err);
         j->done += (uint64_t)t->n_element * ml_st_dtype_size(choose(j, t));

@@ -9,7 +9,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 URL, LOCKED, PROGRAM, WORK, SHOTS = sys.argv[1:6]
 URL, LOCKED = URL.rstrip("/"), LOCKED.rstrip("/")
-PATIENCE = 60  # seconds, for a machine that is busy; nothing here is about speed
+PATIENCE = 180  # seconds, for a machine that is busy; nothing here is about speed
 
 
 def api(method, path, body=None):
@@ -39,6 +39,7 @@ class Page(unittest.TestCase):
         options.add_experimental_option("prefs", {"download.default_directory": WORK + "/downloads"})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         cls.driver = webdriver.Chrome(service=Service("/usr/bin/chromedriver"), options=options)
+        cls.driver.set_script_timeout(PATIENCE)
         cls.driver.set_window_size(1400, 900)
 
     @classmethod

@@ -300,6 +300,8 @@ class Views(Page):
 
     def test_text_can_be_read(self):
         """Contrast of text to its ground, as WCAG 2.1 AA wants it: 4.5, or 3 where it is large; dark and light."""
+        self.addCleanup(self.driver.execute_script, "delete document.documentElement.dataset.theme")
+        self.addCleanup(self.driver.execute_cdp_cmd, "Emulation.setEmulatedMedia", {"media": ""})
         self.start(max_tokens=8, trace=True)
         self.ask("The cat")
         self.wait(self.idle)
@@ -321,7 +323,6 @@ class Views(Page):
             self.assertEqual(self.driver.execute_script(CONTRAST), [], f"{view}, dark on paper")
             self.assertEqual(self.driver.execute_script("return getComputedStyle(document.body).backgroundColor"), "rgb(255, 255, 255)")
             self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-        self.driver.execute_script("delete document.documentElement.dataset.theme")
 
     # ---- what a screen reader gets: the browser's own accessibility tree ----
 

@@ -165,15 +165,6 @@ static bool *make_numbers(size_t n)
     return is_number;
 }
 
-static char *join(const char *folder, const char *name)
-{
-    static char paths[4][ML_PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 4];
-    assert_ok(ml_path_join(path, folder, name, &err));
-    return path;
-}
-
 /* A folder with the smallest of models, and its tokenizer. */
 static void write_folder(const char *folder, ml_config *c)
 {
@@ -231,7 +222,7 @@ static void test_gguf(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *file = join(work, "m.gguf"), *folder = join(work, "f");
+    const char *file = test_path_in(work, "m.gguf"), *folder = test_path_in(work, "f");
     ml_convert_report report;
     ml_map map;
     target t = { .what = "GGUF" };
@@ -256,12 +247,12 @@ static void test_safetensors(void **state)
     ml_map map, config;
     target t = { .what = "safetensors" }, c = { .what = "config.json" };
     write_folder(work, &t.config);
-    assert_ok(ml_map_open(join(work, "model.safetensors"), &map, &err));
+    assert_ok(ml_map_open(test_path_in(work, "model.safetensors"), &map, &err));
     t.data = map.data;
     t.n = map.size;
     damage(&t, open_safetensors, NULL);
     ml_map_close(&map);
-    assert_ok(ml_map_open(join(work, "config.json"), &config, &err));
+    assert_ok(ml_map_open(test_path_in(work, "config.json"), &config, &err));
     c.data = config.data;
     c.n = config.size;
     damage(&c, open_config, NULL);
@@ -276,7 +267,7 @@ static void test_pt(void **state)
     for (int i = 0; i < 2; i++) {
         ml_map map;
         target t = { .what = names[i] };
-        assert_ok(ml_map_open(join(MOONLIGHT_SOURCE_DIR "/tests/golden", names[i]), &map, &err));
+        assert_ok(ml_map_open(test_path_in(MOONLIGHT_SOURCE_DIR "/tests/golden", names[i]), &map, &err));
         t.data = map.data;
         t.n = map.size;
         bool *is_number = numbers_of_pt(map.data, map.size);

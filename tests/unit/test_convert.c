@@ -103,15 +103,6 @@ static ml_convert_report convert(const char *from, const char *to, const char *m
     return report;
 }
 
-static char *join(const char *folder, const char *name)
-{
-    static char paths[8][ML_PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 8];
-    assert_ok(ml_path_join(path, folder, name, &err));
-    return path;
-}
-
 static void assert_same_tensors(const char *a, const char *b)
 {
     ml_safetensors *x, *y;
@@ -160,8 +151,9 @@ static void test_round_trip(void **state)
     for (int i = 0; i < N_VARIANT; i++) {
         const variant *v = &variants[i];
         const char *work = test_make_folder(), *field;
-        char *first = join(work, "first"), *file = join(work, "m.gguf"), *second = join(work, "second");
-        char *again = join(work, "again.gguf");
+        const char *first = test_path_in(work, "first"), *file = test_path_in(work, "m.gguf"),
+                   *second = test_path_in(work, "second");
+        const char *again = test_path_in(work, "again.gguf");
         ml_config config, back;
         write_folder(v, i % 2 ? ML_BF16 : ML_F32, first, &config);
         ml_convert_report report = convert(first, file, NULL, true);
@@ -169,7 +161,7 @@ static void test_round_trip(void **state)
         assert_int_equal(report.n_unused, 0);
         report = convert(file, second, NULL, false);
         assert_string_equal(report.kind, ml_config_class_name(&config));
-        assert_ok(ml_config_load(join(second, "config.json"), &back, &err));
+        assert_ok(ml_config_load(test_path_in(second, "config.json"), &back, &err));
         /* A router bias that is not there is written as zeros. */
         config.correction_bias = back.correction_bias;
         if (!ml_config_same_model(&config, &back, &field)) fail_msg("%s of %s is another", field, v->arch);
@@ -198,7 +190,8 @@ static void test_quantised_files_stay_as_they_are(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *folder = join(work, "f"), *q = join(work, "q.gguf"), *again = join(work, "again.gguf");
+    const char *folder = test_path_in(work, "f"), *q = test_path_in(work, "q.gguf"),
+               *again = test_path_in(work, "again.gguf");
     ml_config config;
     const variant v = { "moonlight-tiny", MLA_SMALL "hidden_size=256 moe_intermediate_size=96", "deepseek2" };
     write_folder(&v, ML_F32, folder, &config);
@@ -286,7 +279,7 @@ static void test_folder_to_folder(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *from = join(work, "from"), *to = join(work, "to"), *half = join(work, "half");
+    const char *from = test_path_in(work, "from"), *to = test_path_in(work, "to"), *half = test_path_in(work, "half");
     ml_safetensors *x, *y;
     write_odd_folder(from);
     convert(from, to, NULL, false);
@@ -307,10 +300,10 @@ static void test_folder_to_folder(void **state)
         assert_memory_equal(t->data, u->data, t->n_bytes);
     }
     ml_safetensors_close(y);
-    assert_true(ml_path_exists(join(to, "notes.txt")));
-    assert_false(ml_path_exists(join(to, "pytorch_model.bin")));
+    assert_true(ml_path_exists(test_path_in(to, "notes.txt")));
+    assert_false(ml_path_exists(test_path_in(to, "pytorch_model.bin")));
     json_t *config;
-    assert_ok(ml_json_load(join(to, "config.json"), &config, &err));
+    assert_ok(ml_json_load(test_path_in(to, "config.json"), &config, &err));
     assert_int_equal(json_array_size(json_object_get(config, "own")), 2);
     json_decref(config);
 
@@ -320,7 +313,7 @@ static void test_folder_to_folder(void **state)
     assert_int_equal(ml_safetensors_find(y, "model.embed_tokens.weight")->shape[0], 6);
     assert_int_equal(ml_safetensors_find(y, "model.norm.weight")->dtype, ML_ST_BF16);
     assert_int_equal(ml_safetensors_find(y, "something.else")->dtype, ML_ST_I64);
-    assert_ok(ml_json_load(join(half, "config.json"), &config, &err));
+    assert_ok(ml_json_load(test_path_in(half, "config.json"), &config, &err));
     assert_string_equal(json_string_value(json_object_get(config, "torch_dtype")), "float16");
     json_decref(config);
     ml_safetensors_close(y);
@@ -332,7 +325,7 @@ static void test_unused_tensors_are_told(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *from = join(work, "from"), *file = join(work, "m.gguf");
+    const char *from = test_path_in(work, "from"), *file = test_path_in(work, "m.gguf");
     write_odd_folder(from);
     ml_convert_report report = convert(from, file, NULL, true);
     assert_int_equal(report.n_unused, 2);
@@ -383,7 +376,9 @@ static void test_stopping_leaves_nothing(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *from = join(work, "from"), *folder = join(work, "folder"), *file = join(work, "file.gguf"), **names;
+    const char *from = test_path_in(work, "from"), *folder = test_path_in(work, "folder"),
+               *file = test_path_in(work, "file.gguf");
+    char **names;
     size_t n;
     ml_config config;
     ml_convert_report report;
@@ -391,7 +386,7 @@ static void test_stopping_leaves_nothing(void **state)
     convert(from, file, NULL, true);
     const ml_convert cases[] = { { .from = from, .to = folder },
                                  { .from = file, .to = folder },
-                                 { .from = from, .to = join(work, "other.gguf"), .gguf = true } };
+                                 { .from = from, .to = test_path_in(work, "other.gguf"), .gguf = true } };
     ml_stop_set(true);
     for (int i = 0; i < 3; i++) assert_fails(ml_convert_model(&cases[i], &report, &err), ML_ECANCEL, "stopped");
     ml_stop_set(false);
@@ -476,8 +471,10 @@ static void test_calibration(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *folder = join(work, "f"), *text = join(work, "text"), *plain = join(work, "plain.gguf");
-    char *weighted = join(work, "weighted.gguf"), *again = join(work, "again.gguf"), *file = join(work, "im.gguf");
+    const char *folder = test_path_in(work, "f"), *text = test_path_in(work, "text"),
+               *plain = test_path_in(work, "plain.gguf");
+    const char *weighted = test_path_in(work, "weighted.gguf"), *again = test_path_in(work, "again.gguf"),
+               *file = test_path_in(work, "im.gguf");
     static const char words[] = "a calibration text, of which every byte is a token; it is short, but long enough.";
     ml_config config;
     ml_convert_report report;
@@ -548,7 +545,7 @@ static void test_calibration(void **state)
     assert_int_equal(report.coverage.n_unseen, n_unseen);
     assert_true(report.coverage.fewest == fewest && report.coverage.most == most);
     assert_in_range((int64_t)report.coverage.median, (int64_t)fewest, (int64_t)most);
-    check_dat(&im, folder, weighted, join(work, "im.dat"), join(work, "dat.gguf"));
+    check_dat(&im, folder, weighted, test_path_in(work, "im.dat"), test_path_in(work, "dat.gguf"));
     up.cols = 32;
     assert_fails(ml_importance_find(&im, &up, 0, &mean, &err), ML_EINVAL, "another model");
     exact->free(exact);
@@ -604,8 +601,9 @@ static void test_fused_experts(void **state)
 {
     (void)state;
     const char *work = test_make_folder(), *const mixes[] = { "f32", "q8_0" };
-    char *folder = join(work, "f"), *plain = join(work, "plain.gguf"), *fused = join(work, "fused.gguf");
-    char *again = join(work, "again.gguf");
+    const char *folder = test_path_in(work, "f"), *plain = test_path_in(work, "plain.gguf"),
+               *fused = test_path_in(work, "fused.gguf");
+    const char *again = test_path_in(work, "again.gguf");
     ml_config config;
     const variant v = { "moonlight-tiny", MLA_SMALL "hidden_size=64 moe_intermediate_size=32", NULL };
     write_folder(&v, ML_F32, folder, &config);
@@ -647,7 +645,8 @@ static void test_split_set(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *folder = join(work, "f"), *whole = join(work, "whole.gguf"), *set = join(work, "set.gguf");
+    const char *folder = test_path_in(work, "f"), *whole = test_path_in(work, "whole.gguf"),
+               *set = test_path_in(work, "set.gguf");
     ml_config config;
     ml_convert_report report;
     float wanted[96], found[96];
@@ -670,12 +669,13 @@ static void test_split_set(void **state)
         ml_map_close(&map);
     }
     /* Written again as one file, it is that file. */
-    char first[64], *again = join(work, "again.gguf");
+    const char *again = test_path_in(work, "again.gguf");
+    char first[64];
     snprintf(first, sizeof first, "set-00001-of-%05zu.gguf", report.n_file);
-    convert(join(work, first), again, NULL, true);
+    convert(test_path_in(work, first), again, NULL, true);
     assert_same_file(whole, again);
     assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "exists already");
-    x.to = join(work, "crumbs.gguf");
+    x.to = test_path_in(work, "crumbs.gguf");
     x.split_bytes = 1; /* every tensor by itself */
     assert_ok(ml_convert_model(&x, &report, &err));
     assert_in_range(report.n_file, 30, 100);
@@ -686,13 +686,13 @@ static void test_refusals(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *from = join(work, "from");
+    const char *from = test_path_in(work, "from");
     ml_convert_report report;
     write_odd_folder(from);
-    ml_convert x = { .from = from, .to = join(work, "x") };
+    ml_convert x = { .from = from, .to = test_path_in(work, "x") };
     assert_ok(ml_quant_mix_find("q8_0", &x.plan.mix, &err));
     assert_fails(ml_convert_model(&x, &report, &err), ML_EINVAL, "quantised types are for GGUF files");
-    x.from = join(work, "nothing");
+    x.from = test_path_in(work, "nothing");
     x.gguf = true;
     assert_fails(ml_convert_model(&x, &report, &err), ML_EIO, "nothing");
     test_remove_folder(work);

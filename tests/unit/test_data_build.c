@@ -17,15 +17,6 @@
 static ml_error err;
 static char folder[ML_PATH_MAX];
 
-static const char *in_folder(const char *name)
-{
-    static char path[64][ML_PATH_MAX + 64];
-    static int k;
-    k = (k + 1) % 64;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -42,13 +33,13 @@ static int teardown(void **state)
 
 static void write_file(const char *name, const char *text)
 {
-    assert_ok(ml_file_replace(in_folder(name), text, strlen(text), &err));
+    assert_ok(ml_file_replace(test_path_in(folder, name), text, strlen(text), &err));
 }
 
 static ml_tokenizer *byte_tokenizer(bool specials, int far_id)
 {
-    assert_ok(ml_dir_make(in_folder("tokenizer"), &err));
-    return test_byte_tokenizer(in_folder("tokenizer"), specials, far_id);
+    assert_ok(ml_dir_make(test_path_in(folder, "tokenizer"), &err));
+    return test_byte_tokenizer(test_path_in(folder, "tokenizer"), specials, far_id);
 }
 
 static ml_build_config config_for(const char *const *input, size_t n_input, const char *out)
@@ -143,15 +134,15 @@ static void test_round_trip(void **state)
     ml_build_result result;
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, 2, in_folder("out"));
+    ml_build_config c = config_for(input, 2, test_path_in(folder, "out"));
     assert_ok(ml_data_build(&c, t, &result, &err));
-    expect_round_trip(in_folder("out"), input, 2, true);
+    expect_round_trip(test_path_in(folder, "out"), input, 2, true);
     assert_true(result.n_shard[ML_SPLIT_TRAIN] > 3);
     int64_t n = result.n_document[0] + result.n_document[1];
     /* a tenth, within five standard deviations, sqrt(n .1 .9) each: times 10, 3 sqrt(n) */
     assert_true(llabs(result.n_document[1] * 10 - n) < 5 * 3 * (int64_t)sqrt((double)n));
     ml_dataset *data;
-    assert_ok(ml_dataset_open(in_folder("out"), &data, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "out"), &data, &err));
     assert_int_equal(data->id_bytes, 2);
     assert_int_equal(data->bos_id, 0);
     assert_int_equal(data->eos_id, 1);
@@ -200,12 +191,12 @@ static void test_threads_do_not_change_the_bytes(void **state)
     for (int shuffle = 0; shuffle < 2; shuffle++) {
         const char *names[2][2] = { { "one", "two" }, { "one_shuffled", "two_shuffled" } };
         for (int threads = 1; threads <= 2; threads++) {
-            ml_build_config c = config_for(input, 2, in_folder(names[shuffle][threads - 1]));
+            ml_build_config c = config_for(input, 2, test_path_in(folder, names[shuffle][threads - 1]));
             c.shuffle = shuffle;
             ml_thread_set_count(threads);
             assert_ok(ml_data_build(&c, t, &result, &err));
         }
-        expect_same_folders(in_folder(names[shuffle][0]), in_folder(names[shuffle][1]));
+        expect_same_folders(test_path_in(folder, names[shuffle][0]), test_path_in(folder, names[shuffle][1]));
     }
     ml_thread_set_count(0);
     ml_tokenizer_free(t);
@@ -232,7 +223,7 @@ static void expect_same_builds(const char *const *path, size_t n_path, const cha
             char out[2][64];
             snprintf(out[0], sizeof out[0], "%s_%d_0", field, order);
             snprintf(out[1], sizeof out[1], "%s_%d_%zu", field, order, i);
-            ml_build_config c = config_for(&path[i], 1, in_folder(out[1]));
+            ml_build_config c = config_for(&path[i], 1, test_path_in(folder, out[1]));
             c.field = field;
             c.shuffle = order == 1;
             c.val_last = order == 2 && strstr(path[i], ".jsonl"); /* bytes of Parquet are others */
@@ -240,7 +231,7 @@ static void expect_same_builds(const char *const *path, size_t n_path, const cha
             if (order == 2 && !c.val_last) continue;
             assert_ok(ml_data_build(&c, t, &result, &err));
             assert_true(result.n_shard[ML_SPLIT_TRAIN] > 0);
-            if (i > 0) expect_same_shards(in_folder(out[0]), in_folder(out[1]));
+            if (i > 0) expect_same_shards(test_path_in(folder, out[0]), test_path_in(folder, out[1]));
         }
     }
 }
@@ -272,12 +263,12 @@ static void test_a_null_is_a_malformed_record(void **state)
     ml_tokenizer *t = byte_tokenizer(true, 0);
     snprintf(path, sizeof path, "%s/tests/golden/parquet/encoded_plain.parquet", MOONLIGHT_SOURCE_DIR);
     for (int shuffle = 0; shuffle < 2; shuffle++) {
-        ml_build_config c = config_for(&input, 1, in_folder(shuffle ? "shuffled" : "plain"));
+        ml_build_config c = config_for(&input, 1, test_path_in(folder, shuffle ? "shuffled" : "plain"));
         c.shuffle = shuffle;
         assert_fails(ml_data_build(&c, t, &result, &err), ML_EFORMAT,
                      ": expected a text in column \"text\", found null");
         assert_non_null(strstr(err.message, "of 300 records"));
-        c.out = in_folder(shuffle ? "tolerant_shuffled" : "tolerant");
+        c.out = test_path_in(folder, shuffle ? "tolerant_shuffled" : "tolerant");
         c.max_bad = 0.5;
         assert_ok(ml_data_build(&c, t, &result, &err));
         assert_in_range(result.tally.n_bad, 10, 60);
@@ -294,14 +285,14 @@ static void test_shuffling_keeps_documents_and_split(void **state)
     ml_build_result plain, shuffled;
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, 2, in_folder("plain"));
+    ml_build_config c = config_for(input, 2, test_path_in(folder, "plain"));
     assert_ok(ml_data_build(&c, t, &plain, &err));
-    c.out = in_folder("shuffled");
+    c.out = test_path_in(folder, "shuffled");
     c.shuffle = true;
     assert_ok(ml_data_build(&c, t, &shuffled, &err));
     ml_dataset *a, *b;
-    assert_ok(ml_dataset_open(in_folder("plain"), &a, &err));
-    assert_ok(ml_dataset_open(in_folder("shuffled"), &b, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "plain"), &a, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "shuffled"), &b, &err));
     for (int s = 0; s < ML_N_SPLIT; s++) {
         int64_t n = plain.n_document[s], n_moved = 0;
         assert_int_equal(n, shuffled.n_document[s]);
@@ -354,7 +345,7 @@ static void test_a_killed_build_continues_with_the_same_bytes(void **state)
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
     char until[ML_PATH_MAX + 64], out[ML_PATH_MAX];
-    snprintf(out, sizeof out, "%s", in_folder("killed"));
+    snprintf(out, sizeof out, "%s", test_path_in(folder, "killed"));
     snprintf(until, sizeof until, "%s/train_00002.bin", out);
     ml_build_config c = config_for(input, 2, out);
     c.shard_tokens = 25000;
@@ -368,10 +359,10 @@ static void test_a_killed_build_continues_with_the_same_bytes(void **state)
     assert_fails(ml_dataset_open(out, &data, &err), ML_EIO, "no meta.json");
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_true(result.resumed);
-    c.out = in_folder("whole");
+    c.out = test_path_in(folder, "whole");
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_false(result.resumed);
-    expect_same_folders(out, in_folder("whole"));
+    expect_same_folders(out, test_path_in(folder, "whole"));
     ml_tokenizer_free(t);
 }
 
@@ -382,15 +373,15 @@ static void test_a_stopped_build_continues(void **state)
     ml_build_result result;
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, 1, in_folder("out"));
+    ml_build_config c = config_for(input, 1, test_path_in(folder, "out"));
     ml_stop_set(true);
     assert_fails(ml_data_build(&c, t, &result, &err), ML_ECANCEL, "run the same command again");
-    assert_true(ml_path_exists(in_folder("out/build.json")));
+    assert_true(ml_path_exists(test_path_in(folder, "out/build.json")));
     ml_stop_set(false);
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_true(result.resumed);
-    assert_false(ml_path_exists(in_folder("out/build.json")));
-    expect_round_trip(in_folder("out"), input, 1, true);
+    assert_false(ml_path_exists(test_path_in(folder, "out/build.json")));
+    expect_round_trip(test_path_in(folder, "out"), input, 1, true);
     ml_tokenizer_free(t);
 }
 
@@ -401,7 +392,7 @@ static void test_running_out_of_memory_leaves_a_build_that_continues(void **stat
     ml_build_result result;
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, 2, in_folder("out"));
+    ml_build_config c = config_for(input, 2, test_path_in(folder, "out"));
     int64_t before = ml_alloc_get_stats().n_live;
     int n_failed = 0;
     for (int64_t n = 0; n < 100000; n = n < 40 ? n + 3 : n * 3) {
@@ -414,7 +405,7 @@ static void test_running_out_of_memory_leaves_a_build_that_continues(void **stat
     }
     assert_true(n_failed > 3);
     assert_ok(ml_data_build(&c, t, &result, &err));
-    expect_round_trip(in_folder("out"), input, 2, true);
+    expect_round_trip(test_path_in(folder, "out"), input, 2, true);
     ml_tokenizer_free(t);
 }
 
@@ -438,7 +429,7 @@ static void test_a_changed_build_is_refused(void **state)
     ml_build_result result;
     make_inputs(input);
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, 1, in_folder("out"));
+    ml_build_config c = config_for(input, 1, test_path_in(folder, "out"));
     ml_stop_set(true); /* begun, not finished */
     assert_fails(ml_data_build(&c, t, &result, &err), ML_ECANCEL, "run the same command again");
     ml_stop_set(false);
@@ -458,19 +449,19 @@ static void test_a_changed_build_is_refused(void **state)
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].xxh3_128");
     write_file("stories.txt", "another");
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "inputs[0].bytes");
-    assert_ok(ml_dir_make(in_folder("foreign"), &err));
+    assert_ok(ml_dir_make(test_path_in(folder, "foreign"), &err));
     write_file("foreign/letter.txt", "harmless");
     write_file("foreign/val_00007.idx", "somebody's");
-    c.out = in_folder("foreign");
+    c.out = test_path_in(folder, "foreign");
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "val_00007.idx");
-    c = config_for(input, 0, in_folder("none"));
+    c = config_for(input, 0, test_path_in(folder, "none"));
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "no input files");
     const char *missing = "/no/such/file.txt";
-    c = config_for(&missing, 1, in_folder("none"));
+    c = config_for(&missing, 1, test_path_in(folder, "none"));
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EIO, "/no/such/file.txt");
     write_file("blank.txt", " \n<|endoftext|>\n\n");
-    missing = in_folder("blank.txt");
-    c = config_for(&missing, 1, in_folder("blank"));
+    missing = test_path_in(folder, "blank.txt");
+    c = config_for(&missing, 1, test_path_in(folder, "blank"));
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "no document for training");
     ml_tokenizer_free(t);
 }
@@ -479,25 +470,25 @@ static void test_special_tokens_and_id_width(void **state)
 {
     (void)state;
     write_file("a.txt", "ab<|endoftext|>[EOS]\n<|endoftext|>\nc");
-    const char *input = in_folder("a.txt");
+    const char *input = test_path_in(folder, "a.txt");
     ml_build_result result;
     ml_dataset *data;
     int32_t id[24];
     ml_tokenizer *t = byte_tokenizer(false, 0);
-    ml_build_config c = config_for(&input, 1, in_folder("plain"));
+    ml_build_config c = config_for(&input, 1, test_path_in(folder, "plain"));
     c.val_fraction = 0;
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_int_equal(result.n_token[0], 20 + 1);
-    c.out = in_folder("refused");
+    c.out = test_path_in(folder, "refused");
     c.eos = ML_SPECIAL_ON;
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "--eos on: the tokenizer has no eos token");
     ml_tokenizer_free(t);
     t = byte_tokenizer(true, 70000);
-    c = config_for(&input, 1, in_folder("wide"));
+    c = config_for(&input, 1, test_path_in(folder, "wide"));
     c.val_every = 2;
     c.bos = ML_SPECIAL_OFF;
     assert_ok(ml_data_build(&c, t, &result, &err));
-    assert_ok(ml_dataset_open(in_folder("wide"), &data, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, "wide"), &data, &err));
     assert_int_equal(data->id_bytes, 4);
     assert_int_equal(data->vocab_size, 70001);
     assert_int_equal(data->split[ML_SPLIT_TRAIN].shard[0].bin.size, 4 * 21);
@@ -509,7 +500,7 @@ static void test_special_tokens_and_id_width(void **state)
     assert_ok(ml_dataset_read(data, ML_SPLIT_VAL, 0, 2, id, &err));
     assert_int_equal(id[0], 'c' + 2);
     ml_dataset_free(data);
-    c.out = in_folder("narrow");
+    c.out = test_path_in(folder, "narrow");
     c.id_bytes = 2;
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EINVAL, "the tokenizer has 70001");
     ml_tokenizer_free(t);
@@ -522,17 +513,17 @@ static void test_bos_where_the_tokenizer_says_so(void **state)
     (void)state;
     static const char quiet[] = "{\"bos_token\": \"[BOS]\", \"eos_token\": \"[EOS]\", \"add_bos_token\": false}";
     write_file("a.txt", "ab");
-    const char *input = in_folder("a.txt");
+    const char *input = test_path_in(folder, "a.txt");
     ml_tokenizer_free(byte_tokenizer(true, 0));
     write_file("tokenizer/tokenizer_config.json", quiet);
     ml_tokenizer *t;
-    assert_ok(ml_tokenizer_open(in_folder("tokenizer"), &t, &err));
-    ml_build_config c = config_for(&input, 1, in_folder("quiet"));
+    assert_ok(ml_tokenizer_open(test_path_in(folder, "tokenizer"), &t, &err));
+    ml_build_config c = config_for(&input, 1, test_path_in(folder, "quiet"));
     ml_build_result result;
     c.val_fraction = 0;
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_int_equal(result.n_token[0], 2 + 1);
-    c.out = in_folder("told");
+    c.out = test_path_in(folder, "told");
     c.bos = ML_SPECIAL_ON;
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_int_equal(result.n_token[0], 1 + 2 + 1);
@@ -554,12 +545,12 @@ static void expect_val_last(const char *const *input, size_t n_input, const char
     ml_build_result result;
     ml_dataset *data;
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(input, n_input, in_folder(out));
+    ml_build_config c = config_for(input, n_input, test_path_in(folder, out));
     c.bos = ML_SPECIAL_OFF;
     c.val_fraction = fraction;
     c.val_last = true;
     assert_ok(ml_data_build(&c, t, &result, &err));
-    assert_ok(ml_dataset_open(in_folder(out), &data, &err));
+    assert_ok(ml_dataset_open(test_path_in(folder, out), &data, &err));
     expect_split(data, ML_SPLIT_TRAIN, train);
     expect_split(data, ML_SPLIT_VAL, val);
     ml_dataset_free(data);
@@ -571,16 +562,16 @@ static void test_the_end_of_the_text_can_be_for_validation(void **state)
     (void)state;
     /* 20 bytes in one document: the cut at 15 falls into "fgh", which stays whole */
     write_file("one.txt", "aa bb\ncc dd e fgh ij");
-    const char *one = in_folder("one.txt");
+    const char *one = test_path_in(folder, "one.txt");
     expect_val_last(&one, 1, "last_one", 0.25, "aa bb\ncc dd e fgh|", "ij|");
     expect_val_last(&one, 1, "last_none", 0.05, "aa bb\ncc dd e fgh ij|", "");
     /* over two files, 20 + 20 bytes: the cut at 20 is where the second begins */
     write_file("two.txt", "x\n<|endoftext|>\nyz\n");
-    const char *const both[] = { one, in_folder("two.txt") };
+    const char *const both[] = { one, test_path_in(folder, "two.txt") };
     expect_val_last(both, 2, "last_two", 0.5, "aa bb\ncc dd e fgh ij|", "x|yz|");
     /* JSON lines stay whole: the second begins at 14, before the cut at 21 */
     write_file("last.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
-    const char *lines = in_folder("last.jsonl");
+    const char *lines = test_path_in(folder, "last.jsonl");
     expect_val_last(&lines, 1, "last_lines", 0.3, "a|b|", "");
     expect_val_last(&lines, 1, "last_line", 0.5, "a|", "b|");
 }
@@ -593,13 +584,13 @@ static void test_malformed_lines_are_counted_and_bounded(void **state)
     write_file("bad.jsonl",
                "{\"text\": \"one\"}\n{\"text\": 3}\n{\"text\": \"  \"}\n{\"text\": \"two\"\n[1]\n{\"a\": 1}\n"
                "{\"text\": \"three\"}\n");
-    const char *input = in_folder("bad.jsonl");
-    ml_build_config c = config_for(&input, 1, in_folder("out"));
+    const char *input = test_path_in(folder, "bad.jsonl");
+    ml_build_config c = config_for(&input, 1, test_path_in(folder, "out"));
     c.val_fraction = 0;
     assert_fails(ml_data_build(&c, t, &result, &err), ML_EFORMAT, "bad.jsonl:2: expected an object with a text under");
     assert_non_null(strstr(err.message, "4 of 7 records"));
     c.max_bad = 0.6;
-    c.out = in_folder("tolerant");
+    c.out = test_path_in(folder, "tolerant");
     assert_ok(ml_data_build(&c, t, &result, &err));
     assert_int_equal(result.tally.n_bad, 4);
     assert_int_equal(result.n_empty, 1);
@@ -617,10 +608,10 @@ static void test_real_stories(void **state)
     const char *input = path;
     ml_build_result result;
     ml_tokenizer *t = byte_tokenizer(true, 0);
-    ml_build_config c = config_for(&input, 1, in_folder("out"));
+    ml_build_config c = config_for(&input, 1, test_path_in(folder, "out"));
     c.shard_tokens = 500000;
     assert_ok(ml_data_build(&c, t, &result, &err));
-    expect_round_trip(in_folder("out"), &input, 1, true);
+    expect_round_trip(test_path_in(folder, "out"), &input, 1, true);
     /* 2,316 stories split by markers (data/README), and the cut-off one behind the last marker */
     assert_in_range(result.n_document[0] + result.n_document[1], 2316, 2317);
     ml_tokenizer_free(t);

@@ -23,15 +23,6 @@
 
 static ml_error err;
 
-static char *join(const char *folder, const char *name)
-{
-    static char paths[8][ML_PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 8];
-    assert_ok(ml_path_join(path, folder, name, &err));
-    return path;
-}
-
 /* ---- the plan ---- */
 
 /* The published model: 15.96G parameters; files of llama.cpp's types have 8.5, 4.5 ... bits a weight. */
@@ -172,7 +163,7 @@ static void test_refusal_before_allocating(void **state)
 {
     (void)state;
     const char *folder = test_make_folder();
-    char *from = join(folder, "m"), *to = join(folder, "small.gguf");
+    const char *from = test_path_in(folder, "m"), *to = test_path_in(folder, "small.gguf");
     ml_config c;
     ml_model *m;
     int64_t stored, copied;
@@ -251,7 +242,7 @@ static void test_streamed_perplexity(void **state)
 {
     (void)state;
     const char *folder = test_make_folder();
-    char *from = join(folder, "m"), *to = join(folder, "q8.gguf");
+    const char *from = test_path_in(folder, "m"), *to = test_path_in(folder, "q8.gguf");
     ml_config c;
     ml_model *base, *m;
     ml_convert_report report;
@@ -288,7 +279,7 @@ static void test_streamed_perplexity(void **state)
 
 static void put(const char *folder, const char *name, const char *text)
 {
-    assert_ok(ml_file_replace(join(folder, name), text, strlen(text), &err));
+    assert_ok(ml_file_replace(test_path_in(folder, name), text, strlen(text), &err));
 }
 
 static void test_cgroups(void **state)

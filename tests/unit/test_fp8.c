@@ -138,15 +138,6 @@ static void write_folder(const char *folder, bool more_scales)
     ml_manifest_free(m);
 }
 
-static char *join(const char *folder, const char *name)
-{
-    static char paths[4][ML_PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 4];
-    assert_ok(ml_path_join(path, folder, name, &err));
-    return path;
-}
-
 /* Any rows of any matrix are code times scale, rounded once. */
 static void test_values(void **state)
 {
@@ -155,7 +146,7 @@ static void test_values(void **state)
     static const int64_t first[] = { 0, 1, 127, 128, 130, 150 }, count[] = { 160, 3, 2, 30, 25, 10 };
     ml_config c;
     ml_weight_source *source;
-    char *folder = join(work, "f");
+    const char *folder = test_path_in(work, "f");
     write_folder(folder, false);
     assert_ok(ml_weight_source_open(folder, &c, &source, &err));
     float *x = malloc(F * F * sizeof *x);
@@ -202,7 +193,8 @@ static void test_conversion(void **state)
 {
     (void)state;
     const char *work = test_make_folder();
-    char *folder = join(work, "f"), *copy = join(work, "copy"), *file = join(work, "x.gguf");
+    const char *folder = test_path_in(work, "f"), *copy = test_path_in(work, "copy"),
+               *file = test_path_in(work, "x.gguf");
     ml_convert_report report;
     ml_config c;
     ml_weight_source *source;
@@ -238,8 +230,8 @@ static void test_wrong_scales(void **state)
     (void)state;
     const char *work = test_make_folder();
     ml_model *m;
-    write_folder(join(work, "f"), true);
-    assert_fails(ml_model_open(join(work, "f"), &m, &err), ML_EFORMAT, "down_proj.weight_scale_inv");
+    write_folder(test_path_in(work, "f"), true);
+    assert_fails(ml_model_open(test_path_in(work, "f"), &m, &err), ML_EFORMAT, "down_proj.weight_scale_inv");
     test_remove_folder(work);
 }
 

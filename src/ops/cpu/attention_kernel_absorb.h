@@ -1,8 +1,9 @@
 /* Products of a few fp32 vectors with a stored matrix, dequantised in registers: what absorbed attention does with
  * kv_b, where each weight is used once per token and reading it is the cost.
  *
- * An element's sum has one order, whatever is computed beside it; f32, f16, bf16 and q8_0 rows, with AVX-512 also q5_0
- * and q4_k in dots, are widened as they are multiplied, other block types a few rows at a time into `buffer` before. */
+ * An element's sum has one order, whatever is computed beside it; f32, f16, bf16 and q8_0 rows, with AVX2 and AVX-512
+ * also q5_0 and q4_k in dots, are widened as they are multiplied, other block types a few rows at a time into `buffer`
+ * before. */
 #ifndef ML_OPS_CPU_ATTENTION_KERNEL_ABSORB_H
 #define ML_OPS_CPU_ATTENTION_KERNEL_ABSORB_H
 

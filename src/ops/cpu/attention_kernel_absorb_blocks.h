@@ -1,10 +1,11 @@
 /* Dot products with rows of q5_0 and q4_k, the types that a 4-bit file has in kv_b, without making them fp32 in
- * memory first: 16 codes at a time become fp32 in a register.  For AVX-512; included by the body of the kernels.
- * A row's sum: for every 32 elements, ascending, lane by lane
- *     p = code[16..31] * x[16..31] + code[0..15] * x[0..15];  sum += scale * p  [;  sum -= minimum * (x[0..15] +
- * x[16..31])] so what else is computed beside it changes no bit. */
-enum { Q5_0_BYTES = 22, Q4_K_LENGTH = 256, Q4_K_BYTES = 144 };
+ * memory first: 32 codes at a time become fp32 in registers.  For AVX2 and AVX-512; included by the body of the
+ * kernels. A row's sum: for every 32 elements, ascending, vector by vector and lane by lane p = code[0] * x[0];  p +=
+ * code[1] * x[1] ..;  sum += scale * p  [;  sum -= minimum * (x[0] + x[1] ..)] so what else is computed beside it
+ * changes no bit. */
+enum { Q5_0_BYTES = 22, Q4_K_LENGTH = 256, Q4_K_BYTES = 144, CODE_VECTORS = 32 / VF_LANES };
 
+#if defined(__AVX512F__)
 /* 0 .. 15, less `zero`: a permutation looks at the low four bits of an element alone, so it takes a code from the bits
  * around it and makes it fp32 at once. */
 VF_INLINE vf code_table(float zero)
@@ -26,42 +27,101 @@ VF_INLINE vf widen_half(const char *p)
     return _mm512_cvtph_ps(_mm256_set1_epi16(half));
 }
 
-VF_INLINE vf low_codes(__m512i bytes, vf table)
+/* The low halves of 32 bytes, or with `odd` the high ones. */
+VF_INLINE void read_nibbles(const char *q, int odd, vf *code)
 {
-    return _mm512_permutexvar_ps(bytes, table);
+    const vf table = code_table(0);
+    for (int i = 0; i < CODE_VECTORS; i++) {
+        __m512i bytes = widen_16(q + 16 * i);
+        code[i] = _mm512_permutexvar_ps(odd ? _mm512_srli_epi32(bytes, 4) : bytes, table);
+    }
 }
 
-VF_INLINE vf high_codes(__m512i bytes, vf table)
+/* Codes of a block, from -16 to 15. */
+VF_INLINE void read_block_q5_0(const char *block, vf *code)
 {
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+    const vf table = code_table(16), sixteen = vf_set1(16);
+    uint16_t fifth[2];
+    memcpy(fifth, block + 2, sizeof fifth);
+    __m512i q = widen_16(block + 6);
+    vf low = _mm512_permutexvar_ps(q, table), high = _mm512_permutexvar_ps(_mm512_srli_epi32(q, 4), table);
+    code[0] = _mm512_mask_add_ps(low, (__mmask16)fifth[0], low, sixteen);
+    code[1] = _mm512_mask_add_ps(high, (__mmask16)fifth[1], high, sixteen);
 }
+#else
+VF_INLINE vf widen_half(const char *p)
+{
+    return vf_set1(half_at(p));
+}
+
+VF_INLINE void read_nibbles(const char *q, int odd, vf *code)
+{
+    for (int i = 0; i < CODE_VECTORS; i++) {
+        __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(q + 8 * i)));
+        bytes = odd ? _mm256_srli_epi32(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi32(15));
+        code[i] = _mm256_cvtepi32_ps(bytes);
+    }
+}
+
+/* -16 where bit j of the two bytes from `at` on is not set, else 0. */
+VF_INLINE __m128i missing_sixteens(__m128i bits, char at)
+{
+    const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
+    const char next = (char)(at + 1);
+    __m128i all = _mm_shuffle_epi8(
+        bits, _mm_setr_epi8(at, at, at, at, at, at, at, at, next, next, next, next, next, next, next, next));
+    return _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(all, bit), _mm_setzero_si128()), _mm_set1_epi8(-16));
+}
+
+VF_INLINE void read_block_q5_0(const char *block, vf *code)
+{
+    const __m128i low = _mm_set1_epi8(15);
+    int32_t fifth;
+    memcpy(&fifth, block + 2, sizeof fifth);
+    __m128i bits = _mm_cvtsi32_si128(fifth), q = _mm_loadu_si128((const __m128i *)(const void *)(block + 6));
+    __m128i half[2] = { _mm_or_si128(_mm_and_si128(q, low), missing_sixteens(bits, 0)),
+                        _mm_or_si128(_mm_and_si128(_mm_srli_epi16(q, 4), low), missing_sixteens(bits, 2)) };
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        code[2 * i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(half[i]));
+        code[2 * i + 1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(half[i], half[i])));
+    }
+}
+#endif
 
 /* 32 codes with a token's x: p above. */
-VF_INLINE vf dot_32(vf first, vf second, const float *x)
+VF_INLINE vf dot_32(const vf *code, const float *x)
 {
-    return vf_fma(second, vf_load(x + VF_LANES), first * vf_load(x));
+    vf p = code[0] * vf_load(x);
+#pragma GCC unroll 4
+    for (int i = 1; i < CODE_VECTORS; i++) p = vf_fma(code[i], vf_load(x + i * VF_LANES), p);
+    return p;
+}
+
+/* Lane by lane, of 32 elements. */
+VF_INLINE vf sum_32(const float *x)
+{
+    vf sum = vf_load(x);
+#pragma GCC unroll 4
+    for (int i = 1; i < CODE_VECTORS; i++) sum += vf_load(x + i * VF_LANES);
+    return sum;
 }
 
 VF_INLINE void dot_tile_q5_0(int n_token, int n_row, int64_t k, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, vf (*sum)[ROWS])
 {
-    const vf table = code_table(16), sixteen = vf_set1(16);
     for (int64_t b = 0; b < k / Q8_LENGTH; b++) {
         __builtin_prefetch(w + b * n_row * Q5_0_BYTES + AHEAD);
         __builtin_prefetch(w + b * n_row * Q5_0_BYTES + AHEAD + 44);
 #pragma GCC unroll 4
         for (int i = 0; i < n_row; i++) {
             const char *block = w + i * row_bytes + b * Q5_0_BYTES;
-            uint16_t fifth[2];
-            memcpy(fifth, block + 2, sizeof fifth);
-            __m512i q = widen_16(block + 6);
-            vf low = low_codes(q, table), high = high_codes(q, table);
-            low = _mm512_mask_add_ps(low, (__mmask16)fifth[0], low, sixteen);
-            high = _mm512_mask_add_ps(high, (__mmask16)fifth[1], high, sixteen);
+            vf code[CODE_VECTORS];
+            read_block_q5_0(block, code);
             vf d = widen_half(block);
 #pragma GCC unroll 4
             for (int t = 0; t < n_token; t++) {
-                sum[t][i] = vf_fma(d, dot_32(low, high, x + t * x_stride + b * Q8_LENGTH), sum[t][i]);
+                sum[t][i] = vf_fma(d, dot_32(code, x + t * x_stride + b * Q8_LENGTH), sum[t][i]);
             }
         }
     }
@@ -84,7 +144,6 @@ VF_INLINE void widen_pairs(const char *block, float *scale, float *minimum)
 VF_INLINE void dot_tile_q4_k(int n_token, int n_row, int64_t k, const char *w, int64_t row_bytes, const float *x,
                              int64_t x_stride, vf (*sum)[ROWS])
 {
-    const vf table = code_table(0);
     for (int64_t b = 0; b < k / Q4_K_LENGTH; b++) {
         float scale[ROWS][8], minimum[ROWS][8];
 #pragma GCC unroll 4
@@ -94,23 +153,22 @@ VF_INLINE void dot_tile_q4_k(int n_token, int n_row, int64_t k, const char *w, i
             vf both[2][TOKENS];
             for (int t = 0; t < n_token; t++) {
                 const float *x_t = x_at + t * x_stride;
-                both[0][t] = vf_load(x_t) + vf_load(x_t + VF_LANES);
-                both[1][t] = vf_load(x_t + 2 * VF_LANES) + vf_load(x_t + 3 * VF_LANES);
+                both[0][t] = sum_32(x_t);
+                both[1][t] = sum_32(x_t + 32);
             }
 #pragma GCC unroll 4
             for (int i = 0; i < n_row; i++) {
                 const char *q = w + i * row_bytes + b * Q4_K_BYTES + 16 + 32 * g;
-                __m512i first = widen_16(q), second = widen_16(q + 16);
                 if (g % 2 == 0) __builtin_prefetch(q + AHEAD);
 #pragma GCC unroll 2
                 for (int odd = 0; odd < 2; odd++) {
                     vf s = vf_set1(scale[i][2 * g + odd]), m = vf_set1(minimum[i][2 * g + odd]);
-                    vf c0 = odd ? high_codes(first, table) : low_codes(first, table);
-                    vf c1 = odd ? high_codes(second, table) : low_codes(second, table);
+                    vf code[CODE_VECTORS];
+                    read_nibbles(q, odd, code);
 #pragma GCC unroll 4
                     for (int t = 0; t < n_token; t++) {
                         const float *x_t = x_at + t * x_stride + 32 * odd;
-                        sum[t][i] = vf_fma(s, dot_32(c0, c1, x_t), sum[t][i]);
+                        sum[t][i] = vf_fma(s, dot_32(code, x_t), sum[t][i]);
                         sum[t][i] = vf_fma(m, both[odd][t], sum[t][i]);
                     }
                 }

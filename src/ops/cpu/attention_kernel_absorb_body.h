@@ -23,11 +23,11 @@ VF_INLINE void fetch_ahead(ml_dtype dtype, int n_row, const char *w, int64_t row
     }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define HAS_BLOCK_DOTS 1
 #include "ops/cpu/attention_kernel_absorb_blocks.h"
-enum { HAS_BLOCK_DOTS = 1 };
 #else
-enum { HAS_BLOCK_DOTS = 0 };
+#define HAS_BLOCK_DOTS 0
 #endif
 
 typedef enum { DOTS, SUMS } product;
@@ -87,7 +87,7 @@ VF_INLINE void dot_tile(ml_dtype dtype, int n_token, int n_row, int64_t k, const
         for (int i = 0; i < n_row; i++) sum[t][i] = vf_set1(0.0f);
     }
     int64_t j = 0;
-#if defined(__AVX512F__)
+#if HAS_BLOCK_DOTS
     if (dtype == ML_Q5_0 || dtype == ML_Q4_K) {
         (dtype == ML_Q5_0 ? dot_tile_q5_0 : dot_tile_q4_k)(n_token, n_row, k, w, row_bytes, x, o->x_stride, sum);
         j = k;
