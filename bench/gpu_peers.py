@@ -269,8 +269,9 @@ def run_decode(args):
     with torch.device(args.device):
         model = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes)).eval()
     torch.set_default_dtype(torch.float32)
-    n_new, prompt = (4, 8) if args.small else (64, 128)
-    for batch in (1, 64):
+    n_new, prompt = (16, 8) if args.small else (64, 128)
+
+    def decode(batch):
         ids = torch.randint(sizes["vocab_size"], (batch, prompt), device=args.device)
         with torch.no_grad():
             def generate(n):
@@ -279,7 +280,12 @@ def run_decode(args):
 
             first = timed(lambda: generate(1), 3, warm=1)
             seconds = timed(lambda: generate(n_new + 1), 3, warm=0) - first
-        report(f"transformers, moonlight-16b, decode, batch {batch}", tokens_s=batch * n_new / max(seconds, 1e-9))
+        if seconds <= 0:
+            raise RuntimeError(f"batch {batch}: {n_new + 1} tokens took no longer than one: measure on a quieter machine")
+        report(f"transformers, moonlight-16b, decode, batch {batch}", tokens_s=batch * n_new / seconds)
+
+    for batch in (1, 64):
+        attempt(f"decode, batch {batch}", lambda: decode(batch))
     ids = torch.randint(sizes["vocab_size"], (1, 64 if args.small else 8192), device=args.device)
     with torch.no_grad():
         seconds = timed(lambda: model(ids, use_cache=True, logits_to_keep=1), 3, warm=1)

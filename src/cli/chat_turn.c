@@ -226,7 +226,7 @@ static void close_model(ml_talk *c)
 /* Everything that belongs to one model, of `fresh`, which has nothing yet. */
 static ml_status open_model(ml_talk *fresh, const char *path, const ml_talk *former, ml_error *err)
 {
-    ml_memory_budget budget = ml_cli_budget(fresh->o);
+    ml_memory_budget budget = former->path ? ml_cli_budget(fresh->o) : ml_cli_budget_with_adapters(fresh->o);
     fresh->path = ml_strdup(path);
     if (!fresh->path) return ml_fail_memory(err, strlen(path) + 1, "a path");
     ML_TRY(ml_loaded_open(path, ml_options_text(fresh->o, "repack"), &budget, &fresh->m, err));

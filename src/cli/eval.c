@@ -308,7 +308,7 @@ static ml_status eval(job *j, ml_error *err)
     ML_TRY(check_options(j->o, task, err));
     bool is_math = !strcmp(task, "math"); /* which reads records by itself */
     if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
-    ml_memory_budget budget = ml_cli_budget(j->o);
+    ml_memory_budget budget = ml_cli_budget_with_adapters(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
     ml_cli_say_device(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));

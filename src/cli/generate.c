@@ -238,7 +238,7 @@ static ml_status generate(job *j, ml_error *err)
     const char *path;
     ML_TRY(ml_cli_require(j->o, "model", &path, err));
     ML_TRY(check_input(j, err));
-    ml_memory_budget budget = ml_cli_budget(j->o);
+    ml_memory_budget budget = ml_cli_budget_with_adapters(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
     ml_cli_say_device(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));

@@ -83,8 +83,9 @@ static void print(const gpu *g, const ml_config *c)
     printf("memory to run it on a GPU, at most: %s for keys and values (%s tokens, %s),\n",
            ml_cli_bytes(first->cache).text, ml_cli_digits(g->budget.cache_token ? g->budget.cache_token : usual).text,
            ml_dtype_name(g->budget.kv_dtype));
-    printf("%s for computing, and the weights, of which experts may stay in this machine's memory\n",
-           ml_cli_bytes(first->work).text);
+    printf("%s for computing", ml_cli_bytes(first->work).text);
+    if (first->adapters) printf(", %s for adapters", ml_cli_bytes(first->adapters).text);
+    printf(", and the weights, of which experts may stay in this machine's memory\n");
     printf("  %-*s %*s %*s", NAME_W, "weights", SIZE_W, "all", SIZE_W, "least");
     if (g->available) {
         printf("  with %s%s%s", ml_cli_bytes(g->available).text, g->where[0] ? " free on " : "", g->where);
@@ -121,12 +122,14 @@ static void add_json(const gpu *g, json_t *memory)
     json_t *o =
         json_pack("{s:I, s:I, s:o}", "cache", (json_int_t)first->cache, "work", (json_int_t)first->work, "plans", list);
     if (g->available) json_object_set_new(o, "available", json_integer(g->available));
+    if (first->adapters) json_object_set_new(o, "adapters", json_integer(first->adapters));
     json_object_set_new(memory, "inference_gpu", o);
 }
 
 ml_status ml_cli_inspect_gpu(const ml_inspection *x, const ml_config *c, json_t *memory, ml_error *err)
 {
     gpu g = { .budget = { .kv_dtype = ml_cli_kv_dtype(x->o), .cache_token = ml_options_int(x->o, "context") } };
+    g.budget.n_adapter = ml_options_list(x->o, "adapter", &g.budget.adapter);
     find_memory(x->o, &g);
     if (x->weights) ML_TRY(plan_stored(&g, x->weights, err));
     ML_TRY(plan_mixes(&g, c, err));

@@ -15,6 +15,13 @@ ml_memory_budget ml_cli_budget(const ml_options *o)
                                .device = ml_options_text(o, "device") };
 }
 
+ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o)
+{
+    ml_memory_budget b = ml_cli_budget(o);
+    b.n_adapter = ml_options_list(o, "adapter", &b.adapter);
+    return b;
+}
+
 void ml_cli_say_device(const ml_options *o, const ml_model *m)
 {
     if (m->device || ml_options_given(o, "device")) ml_log_info("computes on %s", m->device_choice);

@@ -7,6 +7,8 @@
 
 /* --memory, --stream, --device and --kv-cache-type */
 ml_memory_budget ml_cli_budget(const ml_options *o);
+/* With those of --adapter. */
+ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o);
 /* Say where the model computes, when that was asked or is a GPU. */
 void ml_cli_say_device(const ml_options *o, const ml_model *m);
 

@@ -119,6 +119,8 @@ const ml_option_row ml_cli_rows[] = {
          "gigabytes of a GPU's memory to plan inference for; 0: what is free on the one here"),
     INT("inspect", "", "context", 0, 1e9, "0",
         "tokens whose keys and values that plan has; 0: the model's positions, up to 8192"),
+    LIST("inspect", "", "adapter", NULL, "[NAME=]PATH",
+         "adapter folder, or the run that trained it, that the plan has beside the model; may be repeated"),
     FLAG("inspect", "", "json", "off", "print one JSON object: n_params, n_params_active, memory, ..."),
     CHOICE("init", "", "dtype", "f32|bf16|f16", "f32", "type of the matrices in the file"),
     TEXT("init", "", "quant", NULL, "MIX",

@@ -51,7 +51,7 @@ static ml_status serve(const ml_options *o, ml_error *err)
                                        .context = ml_options_int(o, "context"),
                                        .cache_token = ml_options_int(o, "cache-tokens"),
                                        .chunk = ml_options_int(o, "chunk"),
-                                       .budget = ml_cli_budget(o) } };
+                                       .budget = ml_cli_budget_with_adapters(o) } };
     c.n_model = ml_options_list(o, "model", &c.model);
     c.n_adapter = ml_options_list(o, "adapter", &c.adapter);
     if (c.n_model == 0 && !c.models.runs) {

@@ -4,6 +4,7 @@
 #include "format/peft.h"
 #include "format/run.h"
 
+#include <stdio.h>
 #include <string.h>
 
 ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err)
@@ -28,30 +29,54 @@ ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err
                    path);
 }
 
-ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err)
+/* The folder that holds the adapter's files: of a run, its best checkpoint. */
+static ml_status find_adapter(const char *path, char found[ML_PATH_MAX], ml_error *err)
 {
-    char config[ML_PATH_MAX], latest[ML_PATH_MAX], found[ML_PATH_MAX];
-    *out = NULL;
-    if (m->device) {
-        return ml_fail(
-            err, ML_EINVAL,
-            "adapter %.300s: adapters are applied on the processor only: give --device cpu, or merge it into "
-            "the model (moonlight merge)",
-            path);
-    }
+    char config[ML_PATH_MAX], latest[ML_PATH_MAX];
     ML_TRY(ml_path_join(config, path, "adapter_config.json", err));
     ML_TRY(ml_path_join(latest, path, "latest", err));
-    bool is_run = !ml_path_exists(config) && ml_path_exists(latest);
-    if (!is_run) return ml_peft_load(path, m, out, err);
-    ML_TRY(ml_run_find(path, ML_RUN_BEST, found, NULL, err));
+    if (!ml_path_exists(config) && ml_path_exists(latest)) return ml_run_find(path, ML_RUN_BEST, found, NULL, err);
+    snprintf(found, ML_PATH_MAX, "%s", path); /* as long as `config` is longer */
+    return ML_OK;
+}
+
+ml_status ml_adapter_read(const char *path, const ml_model *m, ml_adapter **out, ml_error *err)
+{
+    char found[ML_PATH_MAX];
+    *out = NULL;
+    ML_TRY(find_adapter(path, found, err));
     return ml_peft_load(found, m, out, err);
+}
+
+ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err)
+{
+    ML_TRY(ml_adapter_read(path, m, out, err));
+    if (!m->device) return ML_OK;
+    ml_status status = ml_adapter_place(*out, m->device, err);
+    if (status == ML_OK) return ML_OK;
+    ml_adapter_free(*out);
+    *out = NULL;
+    return ml_fail_prefix(err, "adapter %.300s", path);
+}
+
+ml_status ml_adapter_measure_files(const char *path, const ml_config *config, int64_t *n_bytes, ml_error *err)
+{
+    char found[ML_PATH_MAX];
+    ML_TRY(find_adapter(path, found, err));
+    return ml_peft_measure(found, config, n_bytes, err);
+}
+
+const char *ml_adapter_path_of(const char *given)
+{
+    const char *equals = strchr(given, '=');
+    return equals ? equals + 1 : given;
 }
 
 ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err)
 {
     const char *equals = strchr(given, '='), *begin = given;
     size_t n = equals ? (size_t)(equals - given) : strlen(given);
-    *path = equals ? equals + 1 : given;
+    *path = ml_adapter_path_of(given);
     if (!equals) {
         while (n > 1 && given[n - 1] == '/') n--;
         for (size_t i = 0; i + 1 < n; i++) {

@@ -10,8 +10,15 @@
  * checkpoint. */
 ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err);
 
-/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint. */
+/* An adapter of `m` that `path` means: a folder as PEFT writes it, or a run folder, of which the best checkpoint.
+ * Placed where the model's weights are. */
 ml_status ml_adapter_open(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* The same without a place, which ml_adapter_place gives it when nobody else queues work of the device. */
+ml_status ml_adapter_read(const char *path, const ml_model *m, ml_adapter **out, ml_error *err);
+/* Bytes that it will take on a device. */
+ml_status ml_adapter_measure_files(const char *path, const ml_config *config, int64_t *n_bytes, ml_error *err);
+/* Of what --adapter says. */
+const char *ml_adapter_path_of(const char *given);
 /* What --adapter says: "NAME=PATH", or a path alone, whose last name is then its own.  ml_free(*name). */
 ml_status ml_adapter_split_name(const char *given, char **name, const char **path, ml_error *err);
 

@@ -314,16 +314,19 @@ static ml_status fail_unread(const opened *o, const ml_adapter *a, ml_error *err
     return ml_fail(err, ML_EFORMAT, "%s: %s holds tensors twice", o->path, WEIGHTS_FILE);
 }
 
-/* Experts that the file lacks keep the norms they have. */
-static void keep_lacking(const opened *o, ml_adapter_term *t)
+/* Which experts the file lacks. */
+static ml_status mark_lacking(const opened *o, ml_adapter_term *t, ml_error *err)
 {
-    for (int64_t i = 0; i < t->module.n_matrix; i++) {
+    size_t n = (size_t)t->module.n_matrix;
+    if (t->lacks || t->module.n_matrix == 1) return ML_OK;
+    t->lacks = ml_calloc(n, sizeof *t->lacks);
+    if (!t->lacks) return ml_fail_memory(err, n, "an adapter's terms");
+    for (size_t i = 0; i < n; i++) {
         char key[KEY_MAX];
-        int64_t first = i * t->module.rows;
-        make_key(&t->module, i, PIECE_A, key);
-        if (ml_safetensors_find(o->file, key)) continue;
-        memcpy(ml_f32(&t->m) + first, ml_f32(&t->norm) + first, (size_t)t->module.rows * sizeof(float));
+        make_key(&t->module, (int64_t)i, PIECE_A, key);
+        t->lacks[i] = !ml_safetensors_find(o->file, key);
     }
+    return ML_OK;
 }
 
 static ml_status read_values(const opened *o, ml_adapter *a, ml_error *err)
@@ -331,9 +334,15 @@ static ml_status read_values(const opened *o, ml_adapter *a, ml_error *err)
     size_t n_read = 0;
     for (size_t i = 0; i < a->n_term; i++) ML_TRY(read_term(o, a, &a->term[i], &n_read, err));
     if (n_read != ml_safetensors_count(o->file)) return fail_unread(o, a, err);
-    ML_TRY(ml_adapter_update_norms(a, err));
-    for (size_t i = 0; i < a->n_term && a->dora; i++) keep_lacking(o, &a->term[i]);
-    return ML_OK;
+    if (!a->dora) return ML_OK;
+    for (size_t i = 0; i < a->n_term; i++) ML_TRY(mark_lacking(o, &a->term[i], err));
+    bool made_there = a->model->device && !a->grads.base; /* with its place */
+    ml_status status = made_there ? ML_OK : ml_adapter_update_norms(a, err);
+    for (size_t i = 0; i < a->n_term && a->grads.base; i++) { /* trained from here on */
+        ml_free(a->term[i].lacks);
+        a->term[i].lacks = NULL;
+    }
+    return status;
 }
 
 /* The experts of a layer share one factor: b takes up what differs. */
@@ -373,6 +382,15 @@ ml_status ml_peft_load(const char *folder, const ml_model *m, ml_adapter **out, 
     }
     level_experts(a);
     return ML_OK;
+}
+
+ml_status ml_peft_measure(const char *folder, const ml_config *model, int64_t *n_bytes, ml_error *err)
+{
+    opened o;
+    ML_TRY(open_adapter(folder, &o, err));
+    ml_status status = ml_adapter_measure(model, o.dora, choose, &o, n_bytes, err);
+    close_adapter(&o);
+    return status;
 }
 
 ml_status ml_peft_fill(ml_adapter *a, const char *folder, ml_error *err)

@@ -18,9 +18,12 @@
 ml_status ml_peft_save(const ml_adapter *a, ml_dtype dtype, const char *base, ml_manifest *manifest, ml_error *err);
 /* Bytes that will write, about. */
 uint64_t ml_peft_save_bytes(const ml_adapter *a);
-/* Read an adapter of `m` for inference.  ML_EINVAL when it is another model's, naming the first module or shape that
+/* Read an adapter of `m` for inference; where `m` is on a device, it is to be placed there (ml_adapter_place), which
+ * makes the norms of DoRA.  ML_EINVAL when it is another model's, naming the first module or shape that
  * does not fit; ML_EFORMAT when it is damaged. */
 ml_status ml_peft_load(const char *folder, const ml_model *m, ml_adapter **out, ml_error *err);
+/* Bytes that it takes on a device, for memory plans before there is a model. */
+ml_status ml_peft_measure(const char *folder, const ml_config *model, int64_t *n_bytes, ml_error *err);
 /* Values of an adapter that has the same terms, as a resumed run does. */
 ml_status ml_peft_fill(ml_adapter *a, const char *folder, ml_error *err);
 

@@ -174,6 +174,7 @@ void ml_engine_cancel(ml_engine *e, int64_t id)
 
 void ml_engine_forget_adapter(ml_engine *e, const ml_adapter *adapter)
 {
+    ml_runner_forget_adapter(e->runner, adapter);
     if (e->config.reuse) ml_prefix_forget(&e->prefix, adapter);
 }
 

@@ -104,15 +104,15 @@ ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_sour
         ml_fit_device_plan there;
         ML_TRY(ml_fit_plan_device(config, ML_F32, source, b, available, &there, err));
         if (there.fits && there.host < ml_memory_available() / 10 * 8) return ML_OK;
-        int64_t more = there.work - p.work;
+        int64_t more = there.work + there.adapters - p.work;
         p.work += more;
         p.total += more;
         advise(path, config, b, available - more, &p, advice, sizeof advice);
         return ml_fail(err, ML_ENOMEM,
                        "%.300s does not fit on the GPU: %.4g GB of weights, %.4g GB of keys and values and %.4g GB for "
-                       "computing are %.4g GB, but %.4g GB of its memory are available; %s, or give --device cpu",
-                       path, gigabytes(p.stored + p.copied), gigabytes(p.cache), gigabytes(p.work), gigabytes(p.total),
-                       gigabytes(available), advice);
+                       "computing%s are %.4g GB, but %.4g GB of its memory are available; %s, or give --device cpu",
+                       path, gigabytes(p.stored + p.copied), gigabytes(p.cache), gigabytes(p.work),
+                       there.adapters ? " and adapters" : "", gigabytes(p.total), gigabytes(available), advice);
     }
     if (p.total - (b->stream ? p.stored : 0) <= available) return ML_OK;
     advise(path, config, b, available, &p, advice, sizeof advice);

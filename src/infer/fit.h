@@ -33,6 +33,7 @@ int64_t ml_fit_memory(const ml_memory_budget *budget);
 typedef struct {
     int64_t available;       /* of the device's memory */
     int64_t cache, work;     /* there: keys and values; activations, logits and what products want beside, at most */
+    int64_t adapters;        /* there: the budget's */
     int64_t weights_room;    /* there: what is left */
     int64_t all;             /* all weights */
     int64_t least;           /* those that must be there */
@@ -41,7 +42,8 @@ typedef struct {
     bool fits;
 } ml_fit_device_plan;
 
-/* Of a source's weights (NULL: matrices in `dtype`), with the budget's cache and `available` bytes of a device. */
+/* Of a source's weights (NULL: matrices in `dtype`), with the budget's cache and adapters and `available` bytes of a
+ * device.  Fails where an adapter is not to be read. */
 ml_status ml_fit_plan_device(const ml_config *config, ml_dtype dtype, ml_weight_source *source,
                              const ml_memory_budget *budget, int64_t available, ml_fit_device_plan *out, ml_error *err);
 /* The same of the GGUF file that a mix (quant/choose.h) makes of the model; ML_EINVAL when none can hold it. */

@@ -1,5 +1,6 @@
 /* How a model lies on a device: what the engine goes by, and what `moonlight inspect` shows of a device that may be
  * elsewhere. */
+#include "format/find.h"
 #include "format/gguf_config.h"
 #include "infer/fit.h"
 #include "ops/cached.h"
@@ -26,6 +27,17 @@ int64_t ml_fit_device_work(const ml_config *c)
     return ml_fit_make_plan(c, 0, 0, 1, ML_F32).work + products_bytes(c);
 }
 
+static ml_status measure_adapters(const ml_config *c, const ml_memory_budget *b, int64_t *n_bytes, ml_error *err)
+{
+    *n_bytes = 0;
+    for (size_t i = 0; i < b->n_adapter; i++) {
+        int64_t n;
+        ML_TRY(ml_adapter_measure_files(ml_adapter_path_of(b->adapter[i]), c, &n, err));
+        *n_bytes += n;
+    }
+    return ML_OK;
+}
+
 ml_status ml_fit_plan_device(const ml_config *c, ml_dtype dtype, ml_weight_source *source, const ml_memory_budget *b,
                              int64_t available, ml_fit_device_plan *out, ml_error *err)
 {
@@ -34,7 +46,8 @@ ml_status ml_fit_plan_device(const ml_config *c, ml_dtype dtype, ml_weight_sourc
     *out = (ml_fit_device_plan){ .available = available,
                                  .cache = ml_fit_make_plan(c, 0, 0, b->cache_token, b->kv_dtype).cache,
                                  .work = ml_fit_device_work(c) };
-    int64_t left = available - out->cache - out->work;
+    ML_TRY(measure_adapters(c, b, &out->adapters, err));
+    int64_t left = available - out->cache - out->work - out->adapters;
     out->weights_room = left > 0 ? left : 1; /* 0 would be no limit */
     ML_TRY(ml_model_measure_upload(c, dtype, source, &sizes, err));
     (void)ml_upload_divide(&sizes, 0, &out->all, &none);

@@ -17,6 +17,8 @@ typedef struct {
      * chooses, ml_model_open_within opens for `on` what is then to be copied there. */
     const char *device;
     ml_device *on;
+    const char *const *adapter; /* [n_adapter] "[NAME=]PATH": adapters that are to lie beside a model on a device */
+    size_t n_adapter;
 } ml_memory_budget;
 
 /* ml_model_open, which has a budget of zeros with the usual cache, within another.  ML_ENOMEM, before anything is

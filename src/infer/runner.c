@@ -17,6 +17,7 @@ struct ml_runner {
     ml_tensor *hidden; /* [n, d] of the last pass */
     const ml_routing_observer *observer;
     const ml_adapter **adapter; /* [n_seq] */
+    ml_adapter_shape shape;     /* on a device: of all adapters that passes had so far */
     ml_runner_device on;
     const ml_decode_pass *decoded; /* the last pass, when it was one of these: its logits are there */
 };
@@ -106,6 +107,7 @@ static ml_status make(ml_runner *r, ml_error *err)
         if (r->model->layer[0].attn_out.dtype != ML_F32) r->ctx.precision = ML_PRECISION_BF16;
         int64_t n_token = n->max_token > ML_DECODE_MOST ? n->max_token : ML_DECODE_MOST;
         ML_TRY(ml_runner_device_make(&r->on, device, &r->pages, n_token, c->hidden_size, (int32_t)n_page, err));
+        ML_TRY(ml_adapter_shape_make(c->num_hidden_layers, &r->shape, err));
         n_page++;
     }
     return ml_kv_cache_make(c, n_page * page, n->kv_dtype, device, &r->cache, err);
@@ -140,6 +142,7 @@ void ml_runner_free(ml_runner *r)
     ml_runner_device_free(&r->on);
     ml_pages_free(&r->pages);
     ml_kv_cache_free(r->cache);
+    ml_adapter_shape_free(&r->shape);
     ml_free(r->adapter);
     ml_free(r);
 }
@@ -148,6 +151,13 @@ void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter)
 {
     if (!adapter) adapter = r->model->adapter;
     r->adapter[seq] = adapter == &ml_adapter_none ? NULL : adapter;
+}
+
+void ml_runner_forget_adapter(ml_runner *r, const ml_adapter *adapter)
+{
+    for (int64_t s = 0; s < r->config.n_seq; s++) {
+        if (r->adapter[s] == adapter) r->adapter[s] = NULL;
+    }
 }
 
 int64_t ml_runner_cache_bytes(const ml_runner *r)
@@ -184,49 +194,77 @@ static ml_tensor *pick_rows(ml_ctx *ctx, ml_tensor *hidden, int64_t n_want, cons
     return rows;
 }
 
-/* Tokens whose sequence has this adapter. */
-static ml_tensor *list_rows(ml_runner *r, const ml_adapter *adapter, int64_t n, const int32_t *seq)
+/* ---- adapters ---- */
+
+/* Tokens from `first` on whose sequence has this adapter. */
+static ml_tensor *list_rows(ml_runner *r, const ml_adapter *adapter, int64_t first, int64_t n, const int32_t *seq)
 {
-    ml_tensor *row = ml_tensor_new_1d(&r->ctx, ML_I32, n);
+    ml_ctx *ctx = &r->ctx;
+    int32_t *row = ml_ctx_scratch(ctx, (size_t)n * sizeof *row);
     int64_t n_row = 0;
-    for (int64_t t = 0; t < n && row; t++) {
-        if (r->adapter[seq[t]] == adapter) ml_i32(row)[n_row++] = (int32_t)t;
+    for (int64_t t = first; t < n && row; t++) {
+        if (r->adapter[seq[t]] == adapter) row[n_row++] = (int32_t)t;
     }
-    if (row) row->dim[0] = n_row;
-    return row;
+    return row ? wrap(ctx, row, n_row) : NULL;
 }
 
-/* Who has which adapter in a pass; NULL when nobody has one (or on failure, with the error in ctx). */
-static const ml_adapter_use *make_use(ml_runner *r, int64_t n, const int32_t *seq)
+static bool has_adapters(const ml_runner *r, int64_t n, const int32_t *seq)
+{
+    for (int64_t t = 0; t < n; t++) {
+        if (r->adapter[seq[t]]) return true;
+    }
+    return false;
+}
+
+/* Who has which adapter in a pass; tokens before `first` are in no group.  NULL on failure, with the error in ctx. */
+static ml_adapter_use *make_use(ml_runner *r, int64_t first, int64_t n, const int32_t *seq)
 {
     int64_t n_seq = r->config.n_seq;
-    ml_adapter_group *group = NULL;
-    ml_adapter_use *use = NULL;
-    bool any = false;
-    for (int64_t t = 0; t < n; t++) any = any || r->adapter[seq[t]];
-    if (!any) return NULL;
-    use = ml_ctx_scratch(&r->ctx, sizeof *use);
-    group = ml_ctx_scratch(&r->ctx, (size_t)n_seq * sizeof *group);
+    ml_adapter_use *use = ml_ctx_scratch(&r->ctx, sizeof *use);
+    ml_adapter_group *group = ml_ctx_scratch(&r->ctx, (size_t)n_seq * sizeof *group);
     if (!use || !group) return NULL;
     *use = (ml_adapter_use){ .group = group, .of_seq = r->adapter, .n_seq = n_seq };
-    for (int64_t t = 0; t < n; t++) {
+    for (int64_t t = first; t < n; t++) {
         bool known = false;
         for (int g = 0; g < use->n_group; g++) known = known || group[g].adapter == r->adapter[seq[t]];
         if (!known) group[use->n_group++] = (ml_adapter_group){ .adapter = r->adapter[seq[t]] };
     }
-    for (int g = 0; g < use->n_group && use->n_group > 1; g++) {
-        group[g].row = list_rows(r, group[g].adapter, n, seq);
+    bool all = first == 0 && use->n_group == 1;
+    for (int g = 0; g < use->n_group && !all; g++) {
+        group[g].row = list_rows(r, group[g].adapter, first, n, seq);
         if (!group[g].row) return NULL;
     }
     return use;
 }
 
+/* On a device: the table of terms of each token; what passes launch is made for them. */
+static const ml_token_term **find_terms(ml_runner *r, int64_t n, const int32_t *seq)
+{
+    const ml_token_term **terms = ml_ctx_scratch(&r->ctx, (size_t)n * sizeof *terms);
+    const ml_adapter *last = NULL;
+    bool grew = false;
+    for (int64_t t = 0; t < n && terms; t++) {
+        const ml_adapter *a = r->adapter[seq[t]];
+        if (a && (!a->is_there || a->device != r->on.device)) {
+            ml_ctx_fail(&r->ctx, ML_EINVAL,
+                        "an adapter beside a model on the GPU: expected one that was placed there "
+                        "(ml_adapter_place)");
+            return NULL;
+        }
+        terms[t] = a ? a->terms_there : NULL;
+        if (a != last && ml_adapter_shape_add(&r->shape, a)) grew = true;
+        last = a;
+    }
+    if (grew) ml_runner_device_drop_terms(&r->on);
+    return terms;
+}
+
 static ml_status put_inputs(ml_runner *r, int64_t n, int64_t n_run, const int32_t *id, const int32_t *pos,
-                            const int32_t *seq, ml_pass_input *out, ml_error *err)
+                            const int32_t *seq, const ml_token_term *const *terms, ml_pass_input *out, ml_error *err)
 {
     ml_ctx *ctx = &r->ctx;
-    if (r->on.device) return ml_runner_device_put(&r->on, ctx, &r->pages, n, n_run, id, pos, seq, out, err);
-    *out = (ml_pass_input){ wrap(ctx, id, n), wrap(ctx, pos, n), wrap(ctx, seq, n), r->pages.table };
+    if (r->on.device) return ml_runner_device_put(&r->on, ctx, &r->pages, n, n_run, id, pos, seq, terms, out, err);
+    *out = (ml_pass_input){ wrap(ctx, id, n), wrap(ctx, pos, n), wrap(ctx, seq, n), r->pages.table, NULL };
     return ml_ctx_status(ctx, err);
 }
 
@@ -283,11 +321,11 @@ static ml_status decode(ml_runner *r, const ml_model_input *in, ml_decode_pass *
 
 /* The decode pass that these tokens are; NULL when they are none: prompts, or more of a sequence than one, or somebody
  * watches the routing. */
-static ml_decode_pass *find_decode_pass(ml_runner *r, int64_t n, int64_t n_decode)
+static ml_decode_pass *find_decode_pass(ml_runner *r, int64_t n, int64_t n_decode, bool has_terms)
 {
     int64_t n_run = ml_decode_round_up(n);
     if (!r->on.device || n != n_decode || n > r->config.n_seq || r->observer || n_run == 0) return NULL;
-    return ml_runner_device_find(&r->on, n_run);
+    return ml_runner_device_find(&r->on, n_run, has_terms);
 }
 
 int64_t ml_runner_count_launches(const ml_runner *r)
@@ -305,25 +343,28 @@ ml_status ml_runner_forward(ml_runner *r, int64_t n, int64_t n_decode, const int
     ml_device_enter(r->model->device);
     ml_ctx_reset(ctx);
     r->decoded = NULL;
-    ml_decode_pass *pass = find_decode_pass(r, n, n_decode);
+    bool any = has_adapters(r, n, seq), there = r->on.device != NULL;
+    const ml_token_term **terms = any && there ? find_terms(r, n, seq) : NULL;
+    ML_TRY(ml_ctx_status(ctx, err));
+    ml_decode_pass *pass = find_decode_pass(r, n, n_decode, any);
     int64_t n_run = pass ? pass->n : n;
     ctx->mode = ML_MODE_FAST;
     ctx->n_decode = pass ? n_run : n_decode;
-    ML_TRY(put_inputs(r, n, n_run, id, pos, seq, &given, err));
+    ML_TRY(put_inputs(r, n, n_run, id, pos, seq, terms, &given, err));
     ml_kv_cache_set_pages(r->cache, given.page_table, r->pages.page_size, r->pages.pages_per_seq);
+    ml_adapter_use *use = any ? make_use(r, there ? n_decode : 0, n, seq) : NULL;
+    ML_TRY(ml_ctx_status(ctx, err));
+    if (use && there) {
+        use->of_token = given.terms;
+        use->shape = &r->shape;
+    }
     ml_model_input in = { .id = given.id,
                           .pos = given.pos,
                           .seq = given.seq,
                           .cache = r->cache,
                           .n_decode = ctx->n_decode,
                           .observer = r->observer,
-                          .adapters = make_use(r, n, seq) };
-    /* On a device: one for all tokens, that lies there, as of a model in training. */
-    bool is_there = in.adapters && in.adapters->n_group == 1 && in.adapters->group[0].adapter->is_there;
-    if (in.adapters && r->model->device && !is_there) {
-        ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
-    }
-    ML_TRY(ml_ctx_status(ctx, err));
+                          .adapters = use };
     if (pass) return decode(r, &in, pass, err);
     r->hidden = ml_model_forward(ctx, r->model, &in);
     return ml_ctx_status(ctx, err);

@@ -41,9 +41,11 @@ ml_pages *ml_runner_pages(ml_runner *r);
 /* Tell the observer (NULL: nobody) what the routers choose in the passes that follow; it must outlive them. */
 void ml_runner_observe(ml_runner *r, const ml_routing_observer *observer);
 
-/* The adapter (of this model; it must outlive the runner) of a sequence, from its first token on; NULL: what the model
- * has (ml_model.adapter), ml_adapter_none: none.  Sequences of one pass may have different ones. */
+/* The adapter (of this model; where it computes on a device, placed there) of a sequence, from its first token on;
+ * NULL: what the model has (ml_model.adapter), ml_adapter_none: none.  Sequences of one pass may have different ones.
+ * It must outlive the runner, or be forgotten. */
 void ml_runner_set_adapter(ml_runner *r, int64_t seq, const ml_adapter *adapter);
+void ml_runner_forget_adapter(ml_runner *r, const ml_adapter *adapter);
 
 /* One pass: n tokens, the first n_decode of which are being generated and the others prompt; id, position and sequence
  * of each [n].  Of one sequence, positions ascend and all before them are in the cache or earlier in the pass.

@@ -1,5 +1,5 @@
 /* Making adapters, and what they make of the weights beside them. */
-#include "model/adapter.h"
+#include "model/adapter_internal.h"
 
 #include "base/thread.h"
 #include "model/kv_b.h"
@@ -165,14 +165,21 @@ static int64_t rows_at_once(const ml_adapter_module *m)
     return m->slot == ML_SLOT_KV_B || m->rows < ROWS ? m->rows : ROWS;
 }
 
-static ml_status allocate(ml_adapter *a, bool trainable, ml_error *err)
+size_t ml_adapter_values_bytes(ml_adapter *a)
 {
     placement counted = { .a = a };
     place_all(&counted);
     int64_t n_norm = 0;
     for (size_t i = 0; i < a->n_term && a->dora; i++) n_norm += a->term[i].module.n_matrix * a->term[i].module.rows;
-    size_t n_bytes = counted.n_bytes + (size_t)n_norm * sizeof(float);
-    ML_TRY(ml_arena_init(&a->values, n_bytes + 64, err));
+    return counted.n_bytes + (size_t)n_norm * sizeof(float) + 64;
+}
+
+static ml_status allocate(ml_adapter *a, bool trainable, ml_error *err)
+{
+    placement counted = { .a = a };
+    place_all(&counted);
+    size_t n_bytes = ml_adapter_values_bytes(a);
+    ML_TRY(ml_arena_init(&a->values, n_bytes, err));
     memset(a->values.base, 0, n_bytes);
     if (trainable) ML_TRY(ml_arena_init(&a->grads, counted.n_bytes + 64, err));
     a->param = ml_calloc(counted.n_param + 1, sizeof *a->param);
@@ -203,7 +210,7 @@ static ml_status allocate(ml_adapter *a, bool trainable, ml_error *err)
     return a->rows ? ML_OK : ml_fail_memory(err, (size_t)most * sizeof *a->rows, "rows of a weight");
 }
 
-static ml_status make_terms(ml_adapter *a, ml_adapter_choose_fn *choose, void *arg, ml_error *err)
+ml_status ml_adapter_make_terms(ml_adapter *a, ml_adapter_choose_fn *choose, void *arg, ml_error *err)
 {
     ml_adapter_module *module;
     size_t n;
@@ -229,7 +236,7 @@ ml_status ml_adapter_make_chosen(const ml_model *m, bool dora, bool trainable, m
     if (!a) return ml_fail_memory(err, sizeof *a, "an adapter");
     a->model = m;
     a->dora = dora;
-    ml_status status = make_terms(a, choose, arg, err);
+    ml_status status = ml_adapter_make_terms(a, choose, arg, err);
     if (status == ML_OK) status = allocate(a, trainable, err);
     if (status != ML_OK) {
         ml_adapter_free(a);
@@ -245,6 +252,7 @@ void ml_adapter_free(ml_adapter *a)
     ml_adapter_leave_place(a);
     ml_arena_free(&a->values);
     ml_arena_free(&a->grads);
+    for (size_t i = 0; i < a->n_term; i++) ml_free(a->term[i].lacks);
     ml_free(a->term);
     ml_free(a->of);
     ml_free(a->param);
@@ -400,7 +408,13 @@ static ml_status update_norm(ml_adapter *a, ml_adapter_term *t, int64_t i, ml_er
 ml_status ml_adapter_update_norms(ml_adapter *a, ml_error *err)
 {
     for (size_t i = 0; i < a->n_term && a->dora; i++) {
-        for (int64_t e = 0; e < a->term[i].module.n_matrix; e++) ML_TRY(update_norm(a, &a->term[i], e, err));
+        ml_adapter_term *t = &a->term[i];
+        for (int64_t e = 0; e < t->module.n_matrix; e++) {
+            int64_t first = e * t->module.rows;
+            ML_TRY(update_norm(a, t, e, err));
+            if (!t->lacks || !t->lacks[e]) continue;
+            memcpy(ml_f32(&t->m) + first, ml_f32(&t->norm) + first, (size_t)t->module.rows * sizeof(float));
+        }
     }
     return ML_OK;
 }

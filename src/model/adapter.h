@@ -52,6 +52,7 @@ typedef struct {
     float scale;
     ml_tensor a, b;    /* [rank, cols], [rows, rank]; of experts [n_expert, ...] */
     ml_tensor m, norm; /* DoRA: [rows]; of experts [n_expert, rows] */
+    bool *lacks;       /* NULL, or [n_matrix]: experts that have no term of their own, whose m is the norm they have */
 } ml_adapter_term;
 
 struct ml_adapter {
@@ -69,7 +70,8 @@ struct ml_adapter {
     uint64_t dropout_seed;            /* of the next forward pass in training: of the caller */
     ml_device *device;                /* NULL, or where values and gradients lie too (ml_adapter_place); then: */
     void *values_there, *grads_there; /* laid out as the arenas */
-    bool is_there;                    /* what terms and parameters stand for now */
+    ml_token_term *terms_there; /* [n_layer, ML_N_SLOT], for tokens that each have their own (ops/token_terms.h) */
+    bool is_there;              /* what terms and parameters stand for now */
 };
 
 typedef struct {
@@ -91,16 +93,22 @@ void ml_adapter_free(ml_adapter *a);
 /* One without terms: for a sequence that shall not have the model's. */
 extern const ml_adapter ml_adapter_none;
 
-/* After A or B changed: the norms of DoRA. */
+/* After A or B changed: the norms of DoRA, and m of experts that lack a term. */
 ml_status ml_adapter_update_norms(ml_adapter *a, ml_error *err);
 void ml_adapter_zero_grads(ml_adapter *a);
 int64_t ml_adapter_count(const ml_adapter *a);
 
 /* ---- on a device ----
- * A trainable adapter beside a model that was uploaded (ml_model_upload): values, gradients and norms lie there too, in
+ * Beside a model that was uploaded (ml_model_upload) values, gradients (of a trainable one) and norms lie there too, in
  * fp32, and the forward pass, the backward and the optimizer read and write those. */
 
-/* Give it a place and compute there from now on; gradients are zero.  ML_ENOMEM with the remedy. */
+/* Bytes of a place. */
+int64_t ml_adapter_place_bytes(const ml_adapter *a);
+/* The same of an adapter for inference with the terms that `choose` wants, before there is a model. */
+ml_status ml_adapter_measure(const ml_config *config, bool dora, ml_adapter_choose_fn *choose, void *arg,
+                             int64_t *n_bytes, ml_error *err);
+/* Give it a place and compute there from now on; gradients are zero, and norms of one for inference are made there.
+ * Queues work of the device, and waits for it.  ML_ENOMEM with the remedy. */
 ml_status ml_adapter_place(ml_adapter *a, ml_device *device, ml_error *err);
 /* Give the place up; the values here are what was pulled last.  Nothing without a place. */
 void ml_adapter_leave_place(ml_adapter *a);
@@ -136,23 +144,38 @@ typedef struct {
     ml_tensor *row; /* [n] i32, ascending; NULL: all tokens */
 } ml_adapter_group;
 
-/* Every token is in one group.  Training: one group, of all tokens. */
+/* The most that the terms of several adapters have, by layer: what launches for tokens of any of them are made for. */
+typedef struct {
+    int64_t n_layer;
+    int64_t (*rank)[ML_N_SLOT]; /* [n_layer] 0: there is no term */
+    bool (*scales)[ML_N_SLOT];  /* [n_layer] there are magnitudes */
+} ml_adapter_shape;
+
+ml_status ml_adapter_shape_make(int64_t n_layer, ml_adapter_shape *out, ml_error *err);
+void ml_adapter_shape_free(ml_adapter_shape *shape);
+/* Let it cover an adapter (NULL: nothing) too.  Did it grow? */
+bool ml_adapter_shape_add(ml_adapter_shape *shape, const ml_adapter *a);
+
+/* Every token is in one group.  Training: one group, of all tokens.
+ * With a cache on a device groups are of the prompts' tokens alone; of every token there is a table, which those being
+ * generated go by. */
 struct ml_adapter_use {
     const ml_adapter_group *group;
     int n_group;
     const ml_adapter *const *of_seq; /* with a cache: [n_seq] of each sequence; NULL entries: none */
     int64_t n_seq;
-    bool training; /* elements are dropped */
+    const ml_token_term *const *of_token; /* there: [tokens] terms_there of each one's adapter, or NULL */
+    const ml_adapter_shape *shape;        /* covers them */
+    bool training;                        /* elements are dropped */
 };
 
 /* One linear layer with its terms: x w^T + bias.  w is the matrices of `slot` [n_slot], one after another. */
 ml_tensor *ml_adapter_linear(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_slot *slot, int n_slot,
                              ml_tensor *x, ml_tensor *w, ml_tensor *bias, const ml_adapter_use *use);
-/* On a device, with a cache: kv_b [n_head * (d_nope + d_v), kv_lora_rank] with the term of the one adapter that all
- * tokens have merged in, fp32, in the arena.  NULL when there is none (or on failure, with the error in ctx). */
-ml_tensor *ml_adapter_merge_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_use *use);
 /* With a cache: terms of kv_b for each sequence.  NULL when there are none (or on failure, with the error in ctx). */
 const ml_mla_term *const *ml_adapter_mla_terms(ml_ctx *ctx, int64_t layer_id, const ml_adapter_use *use);
+/* On a device with a cache: terms of kv_b for each token; false: there are none. */
+bool ml_adapter_mla_token_terms(const ml_adapter_use *use, int64_t layer_id, ml_token_terms *out);
 /* A layer of routed experts with its terms. */
 ml_tensor *ml_adapter_experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, ml_tensor *id,
                               ml_tensor *prob, const ml_experts_param *param, const ml_adapter_use *use);

@@ -34,12 +34,15 @@ static int64_t slot_rows(const ml_config *c, ml_adapter_slot slot, const ml_tens
     }
 }
 
-static bool has_magnitudes(const ml_adapter_use *use, int64_t layer_id, const ml_adapter_slot *slot, int n_slot)
+/* Is a bias added behind the terms?  Magnitudes multiply what comes before it.  In inference it is so wherever there
+ * are terms: whether a neighbour in the pass has magnitudes must change no token's bits. */
+static bool comes_late(const ml_adapter_use *use, int64_t layer_id, const ml_adapter_slot *slot, int n_slot)
 {
-    for (int g = 0; g < use->n_group; g++) {
-        const ml_adapter *a = use->group[g].adapter;
-        for (int i = 0; i < n_slot; i++) {
-            if (a && a->dora && term_of(a, layer_id, slot[i])) return true;
+    for (int i = 0; i < n_slot; i++) {
+        if (use->shape && use->shape->rank[layer_id][slot[i]] > 0) return true;
+        for (int g = 0; g < use->n_group; g++) {
+            const ml_adapter *a = use->group[g].adapter;
+            if (term_of(a, layer_id, slot[i]) && (a->dora || !use->training)) return true;
         }
     }
     return false;
@@ -65,18 +68,60 @@ static ml_tensor *bias_part(ml_ctx *ctx, const ml_tensor *bias, int64_t first, i
     return part;
 }
 
+/* ---- tokens that each have their own ---- */
+
+static ml_token_terms token_terms(const ml_adapter_use *use, int64_t layer_id, ml_adapter_slot slot)
+{
+    return (ml_token_terms){ .of_token = use->of_token,
+                             .at = layer_id * ML_N_SLOT + slot,
+                             .most_rank = use->shape->rank[layer_id][slot],
+                             .scales = use->shape->scales[layer_id][slot] };
+}
+
+/* Of a pass on a device, how many of n tokens are being generated. */
+static int64_t count_generated(const ml_ctx *ctx, const ml_adapter_use *use, int64_t n)
+{
+    return !use->of_token ? 0 : ctx->n_decode < n ? ctx->n_decode : n;
+}
+
+/* Terms, and a late bias, of those tokens. */
+static bool add_token_terms(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_slot *slot, int n_slot,
+                            const ml_tensor *x, const ml_tensor *w, const ml_tensor *bias, const ml_adapter_use *use,
+                            ml_tensor *y)
+{
+    ml_token_part part[ML_TOKEN_PARTS];
+    int64_t n = count_generated(ctx, use, y->dim[0]), column = 0;
+    if (n == 0) return true;
+    for (int i = 0; i < n_slot; i++) {
+        part[i] = (ml_token_part){ .terms = token_terms(use, layer_id, slot[i]),
+                                   .column = column,
+                                   .n = slot_rows(&m->config, slot[i], w, n_slot) };
+        column += part[i].n;
+    }
+    return ml_cuda_token_terms_linear(ctx, y, x, part, n_slot, bias, n) == ML_OK;
+}
+
+/* On a device a pass may have no token of a group's. */
+static bool is_empty(const ml_adapter_group *g)
+{
+    return g->row && g->row->dim[0] == 0;
+}
+
+/* ---- a linear layer ---- */
+
 ml_tensor *ml_adapter_linear(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_slot *slot, int n_slot,
                              ml_tensor *x, ml_tensor *w, ml_tensor *bias, const ml_adapter_use *use)
 {
     if (!use || !x || !w) return ml_linear(ctx, x, w, bias);
-    /* Magnitudes multiply what comes before the bias. */
-    bool late_bias = bias && has_magnitudes(use, layer_id, slot, n_slot);
+    bool late_bias = bias && comes_late(use, layer_id, slot, n_slot);
     ml_tensor *y = ml_linear(ctx, x, w, late_bias ? NULL : bias); // [tokens, n]
+    if (y && !add_token_terms(ctx, m, layer_id, slot, n_slot, x, w, late_bias ? bias : NULL, use, y)) return NULL;
     int64_t first = 0;
     for (int i = 0; i < n_slot && y; i++) {
         int64_t n = slot_rows(&m->config, slot[i], w, n_slot);
         for (int j = 0; j < use->n_group; j++) {
             const ml_adapter_group *g = &use->group[j];
+            if (is_empty(g)) continue;
             const ml_adapter_term *t = term_of(g->adapter, layer_id, slot[i]);
             ml_tensor *part = t || late_bias ? ml_tensor_cols(ctx, y, first, n) : NULL;
             if (t && !add_term(ctx, g, t, layer_id, x, part, use->training)) return NULL;
@@ -99,6 +144,7 @@ static ml_mla_term *make_mla_term(ml_ctx *ctx, const ml_adapter_term *t)
     if (!made) return NULL;
     *made = (ml_mla_term){ .a = ml_f32(&t->a), .b = ml_f32(&t->b), .rank = t->rank, .scale = t->scale };
     if (!t->m.data) return made;
+    if (ctx->device) return ml_cuda_adapter_factors(ctx, t, &made->factor) == ML_OK ? made : NULL;
     float *factor = ml_ctx_scratch(ctx, (size_t)t->module.rows * sizeof *factor);
     if (!factor) return NULL;
     for (int64_t j = 0; j < t->module.rows; j++) {
@@ -113,7 +159,7 @@ const ml_mla_term *const *ml_adapter_mla_terms(ml_ctx *ctx, int64_t layer_id, co
 {
     bool any = false;
     for (int g = 0; use && g < use->n_group; g++) {
-        any = any || term_of(use->group[g].adapter, layer_id, ML_SLOT_KV_B);
+        any = any || (term_of(use->group[g].adapter, layer_id, ML_SLOT_KV_B) && !is_empty(&use->group[g]));
     }
     if (!any) return NULL;
     const ml_mla_term **list = ml_ctx_scratch(ctx, (size_t)use->n_seq * sizeof *list);
@@ -128,12 +174,11 @@ const ml_mla_term *const *ml_adapter_mla_terms(ml_ctx *ctx, int64_t layer_id, co
     return list;
 }
 
-ml_tensor *ml_adapter_merge_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id, const ml_adapter_use *use)
+bool ml_adapter_mla_token_terms(const ml_adapter_use *use, int64_t layer_id, ml_token_terms *out)
 {
-    const ml_adapter_term *t = use ? term_of(use->group[0].adapter, layer_id, ML_SLOT_KV_B) : NULL;
-    ml_tensor *merged = t ? ml_tensor_new_2d(ctx, ML_F32, t->module.rows, t->module.cols) : NULL;
-    if (!merged || ml_cuda_read_kv_b(ctx, m, layer_id, ml_f32(merged)) != ML_OK) return NULL;
-    return ml_cuda_adapter_merge(ctx, t, ml_f32(merged)) == ML_OK ? merged : NULL;
+    if (!use || !use->of_token || use->shape->rank[layer_id][ML_SLOT_KV_B] == 0) return false;
+    *out = token_terms(use, layer_id, ML_SLOT_KV_B);
+    return true;
 }
 
 /* ---- experts ---- */
@@ -174,29 +219,96 @@ static ml_tensor *experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_t
 static ml_tensor *gather(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row)
 {
     ml_tensor *y = ml_tensor_new_2d(ctx, x->dtype, row->dim[0], x->dim[1]);
+    if (y && ctx->device) return ml_cuda_gather_rows(ctx, x, row, y) == ML_OK ? y : NULL;
     for (int64_t i = 0; y && i < row->dim[0]; i++) {
         memcpy(ml_i32(y) + i * y->stride, ml_i32(x) + ml_i32(row)[i] * x->stride, (size_t)x->dim[1] * 4);
     }
     return y;
 }
 
-/* Inference only: the groups one after the other, each with the experts' whole layer. */
-static ml_tensor *experts_by_group(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, ml_tensor *id,
-                                   ml_tensor *prob, const ml_experts_param *param, const ml_adapter_use *use)
+/* The other way. */
+static bool scatter(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y)
 {
-    ml_tensor *y = ml_tensor_new_2d(ctx, ML_F32, x->dim[0], x->dim[1]);
-    for (int g = 0; g < use->n_group && y; g++) {
+    if (ctx->device) return ml_cuda_scatter_rows(ctx, x, row, y) == ML_OK;
+    for (int64_t i = 0; i < row->dim[0]; i++) {
+        memcpy(ml_f32(y) + ml_i32(row)[i] * y->stride, ml_f32(x) + i * x->stride, (size_t)y->dim[1] * sizeof(float));
+    }
+    return true;
+}
+
+/* Inference only: the groups one after the other, each with the experts' whole layer, into their rows of y. */
+static bool experts_by_group(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, ml_tensor *id,
+                             ml_tensor *prob, const ml_experts_param *param, const ml_adapter_use *use, ml_tensor *y)
+{
+    for (int g = 0; g < use->n_group; g++) {
         const ml_tensor *row = use->group[g].row;
-        if (row->dim[0] == 0) continue;
+        if (is_empty(&use->group[g])) continue;
+        ml_ctx_mark mark = ml_ctx_get_mark(ctx);
         ml_tensor *part = experts(ctx, m, layer_id, gather(ctx, x, row), gather(ctx, id, row), gather(ctx, prob, row),
                                   param, use->group[g].adapter, false); // [n, d]
-        if (!part) return NULL;
-        for (int64_t i = 0; i < row->dim[0]; i++) {
-            memcpy(ml_f32(y) + ml_i32(row)[i] * y->stride, ml_f32(part) + i * part->stride,
-                   (size_t)y->dim[1] * sizeof(float));
+        if (!part || !scatter(ctx, part, row, y)) return false;
+        ml_ctx_release(ctx, mark);
+    }
+    return true;
+}
+
+/* Has a group with tokens terms of experts in this layer? */
+static bool groups_have_terms(const ml_adapter_use *use, int64_t layer_id)
+{
+    for (int g = 0; g < use->n_group; g++) {
+        if (!is_empty(&use->group[g]) && has_expert_terms(use->group[g].adapter, layer_id)) return true;
+    }
+    return false;
+}
+
+/* Rows of x from `first` on. */
+static ml_tensor rows_from(const ml_tensor *x, int64_t first)
+{
+    ml_tensor part = *x;
+    part.data = ml_i32(x) + first * x->stride; /* numbers and ids have 4 bytes */
+    part.dim[0] = x->dim[0] - first;
+    return part;
+}
+
+/* On a device, a pass whose first n_generated tokens are being generated: these by their own terms, prompts behind them
+ * by groups, or all together where none of them has terms. */
+static ml_tensor *experts_by_phase(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, ml_tensor *id,
+                                   ml_tensor *prob, const ml_experts_param *param, const ml_adapter_use *use,
+                                   int64_t n_generated)
+{
+    const ml_layer *l = &m->layer[layer_id];
+    ml_token_terms terms[3];
+    for (int i = 0; i < 3; i++) terms[i] = token_terms(use, layer_id, (ml_adapter_slot)(ML_SLOT_EXPERT_GATE + i));
+    ml_tensor *y = ml_tensor_new_2d(ctx, ML_F32, x->dim[0], x->dim[1]);
+    if (!y) return NULL;
+    if (ml_cuda_token_terms_experts(ctx, y, x, id, prob, maybe(&l->expert_gate), maybe(&l->expert_up),
+                                    maybe(&l->expert_down), param, terms, n_generated) != ML_OK) {
+        return NULL;
+    }
+    if (n_generated == x->dim[0]) return y;
+    int64_t n_decode = ctx->n_decode;
+    bool done = true;
+    ctx->n_decode = 0; /* what follows is prompt */
+    if (groups_have_terms(use, layer_id)) {
+        done = experts_by_group(ctx, m, layer_id, x, id, prob, param, use, y);
+    } else {
+        ml_tensor x_rest = rows_from(x, n_generated), id_rest = rows_from(id, n_generated),
+                  prob_rest = rows_from(prob, n_generated);
+        const ml_tensor *part = experts(ctx, m, layer_id, &x_rest, &id_rest, &prob_rest, param, NULL, false);
+        done = part != NULL;
+        if (part) {
+            ml_device_queue_copy(ctx->device, ml_f32(y) + n_generated * y->stride, part->data,
+                                 (size_t)ml_tensor_count(part) * sizeof(float));
         }
     }
-    return y;
+    ctx->n_decode = n_decode;
+    return done ? y : NULL;
+}
+
+static bool tokens_have_terms(const ml_adapter_use *use, int64_t layer_id)
+{
+    const int64_t *rank = use->shape->rank[layer_id];
+    return rank[ML_SLOT_EXPERT_GATE] > 0 || rank[ML_SLOT_EXPERT_UP] > 0 || rank[ML_SLOT_EXPERT_DOWN] > 0;
 }
 
 ml_tensor *ml_adapter_experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tensor *x, ml_tensor *id,
@@ -204,13 +316,14 @@ ml_tensor *ml_adapter_experts(ml_ctx *ctx, const ml_model *m, int64_t layer_id, 
 {
     if (!x || !id || !prob) return NULL;
     if (!use) return experts(ctx, m, layer_id, x, id, prob, param, NULL, false);
+    int64_t n_generated = count_generated(ctx, use, x->dim[0]);
+    if (n_generated > 0 && tokens_have_terms(use, layer_id)) {
+        return experts_by_phase(ctx, m, layer_id, x, id, prob, param, use, n_generated);
+    }
     if (use->n_group == 1 && !use->group[0].row) {
         return experts(ctx, m, layer_id, x, id, prob, param, use->group[0].adapter, use->training);
     }
-    for (int g = 0; g < use->n_group; g++) {
-        if (has_expert_terms(use->group[g].adapter, layer_id)) {
-            return experts_by_group(ctx, m, layer_id, x, id, prob, param, use);
-        }
-    }
-    return experts(ctx, m, layer_id, x, id, prob, param, NULL, false);
+    if (!groups_have_terms(use, layer_id)) return experts(ctx, m, layer_id, x, id, prob, param, NULL, false);
+    ml_tensor *y = ml_tensor_new_2d(ctx, ML_F32, x->dim[0], x->dim[1]);
+    return y && experts_by_group(ctx, m, layer_id, x, id, prob, param, use, y) ? y : NULL;
 }

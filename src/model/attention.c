@@ -83,9 +83,9 @@ static ml_tensor *mla(ml_ctx *ctx, const ml_model *m, int64_t layer_id, ml_tenso
             .n_head = n_head, .d_nope = nope, .n_rot = rope, .d_v = d_v, .kv_lora_rank = lora, .scale = m->softmax_scale
         };
         ml_mla_weights weights = { .kv_b = maybe(&y->kv_b), .k_b = maybe(&y->k_b), .v_b = maybe(&y->v_b) };
-        ml_tensor *merged = ctx->device ? ml_adapter_merge_kv_b(ctx, m, layer_id, in->adapters) : NULL;
-        if (merged) weights = (ml_mla_weights){ .kv_b = merged };
-        if (!ctx->device) weights.term = ml_adapter_mla_terms(ctx, layer_id, in->adapters);
+        ml_token_terms of_tokens;
+        weights.term = ml_adapter_mla_terms(ctx, layer_id, in->adapters);
+        if (ml_adapter_mla_token_terms(in->adapters, layer_id, &of_tokens)) weights.token_term = &of_tokens;
         if (ctx->error.code != ML_OK) return NULL;
         return ml_attention_cached_mla(ctx, q, &weights, &view, in->seq, in->pos, in->n_decode, &heads);
     }

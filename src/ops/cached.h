@@ -18,7 +18,7 @@
 #ifndef ML_OPS_CACHED_H
 #define ML_OPS_CACHED_H
 
-#include "ops/ops.h"
+#include "ops/token_terms.h"
 
 /* One layer's cache.  A token's row holds all its key heads (k) and all its value heads (v); with MLA there is one
  * row in k, the normed c_kv followed by the rotated k_pe, and v is NULL.  The row of position p of sequence s is
@@ -82,6 +82,9 @@ typedef struct {
     const ml_tensor *kv_b;
     const ml_tensor *k_b, *v_b;
     const ml_mla_term *const *term; /* NULL, or of each sequence: NULL or what is added to its products */
+    /* On a device `term` is of prompts in ML_PRECISION_BF16 (with pointers that lie there), and this, NULL or of each
+     * token, of all others, which are computed in the compressed space; n_in is kv_lora_rank. */
+    const ml_token_terms *token_term;
 } ml_mla_weights;
 
 /* Multi-head latent attention on the compressed cache (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).

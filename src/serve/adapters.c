@@ -49,14 +49,44 @@ ml_status ml_adapters_hold_parent(ml_models *m, ml_served *s, const char *parent
     return ML_OK;
 }
 
-/* The engine is the scheduler's while it computes a pass: then that forgets the adapter, before the next one. */
-static void forget(ml_models *m, ml_served *parent, const ml_adapter *adapter)
+/* ---- between passes ----
+ * The engine, and the queue of its device, are the scheduler's while it computes a pass. */
+
+void ml_adapters_between_passes(ml_served *parent)
+{
+    ml_served *s = parent->arriving;
+    if (parent->leaving) {
+        if (parent->engine) ml_engine_forget_adapter(parent->engine, parent->leaving);
+        ml_adapter_leave_place(parent->leaving);
+    }
+    if (s) s->arrival = ml_adapter_place(s->adapter, parent->m.model->device, &s->failure);
+    parent->leaving = NULL;
+    parent->arriving = NULL;
+}
+
+/* Until what was set is done: by the scheduler, before its next pass, or here when it is in none. */
+static void wait_for_gap(ml_models *m, ml_served *parent)
+{
+    while ((parent->leaving || parent->arriving) && parent->stepping) pthread_cond_wait(&m->quiet, &m->lock);
+    ml_adapters_between_passes(parent);
+}
+
+static void forget(ml_models *m, ml_served *parent, ml_adapter *adapter)
 {
     while (parent->leaving) pthread_cond_wait(&m->quiet, &m->lock);
     parent->leaving = adapter;
-    while (parent->leaving && parent->stepping) pthread_cond_wait(&m->quiet, &m->lock);
-    if (parent->leaving && parent->engine) ml_engine_forget_adapter(parent->engine, adapter);
-    parent->leaving = NULL;
+    wait_for_gap(m, parent);
+}
+
+ml_status ml_adapters_place(ml_models *m, ml_served *s, ml_error *err)
+{
+    ml_served *parent = s->parent;
+    if (!parent->m.model->device) return ML_OK;
+    while (parent->arriving) pthread_cond_wait(&m->quiet, &m->lock);
+    parent->arriving = s;
+    wait_for_gap(m, parent);
+    if (s->arrival != ML_OK) *err = s->failure;
+    return s->arrival;
 }
 
 static void let_go(ml_models *m, ml_served *s)

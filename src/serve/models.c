@@ -45,7 +45,7 @@ static void unload(ml_served *s)
 void ml_models_free(ml_models *m)
 {
     if (!m) return;
-    for (size_t i = 0; i < m->n; i++) {
+    for (size_t i = m->n; i-- > 0;) { /* adapters stand behind their models, whose devices they lie on */
         unload(m->served[i]);
         ml_free(m->served[i]);
     }
@@ -117,11 +117,13 @@ static int64_t cache_tokens(const ml_models_config *c, const ml_model *loaded, i
     return all < room ? all : room;
 }
 
-static ml_status load(const ml_models *m, ml_served *s, ml_error *err)
+static ml_status load(const ml_models *m, ml_served *s, bool is_first, ml_error *err)
 {
     const ml_models_config *c = &m->config;
-    if (s->parent) return ml_adapter_open(s->path, s->parent->m.model, &s->adapter, err);
-    ML_TRY(ml_loaded_open(s->path, c->repack, &c->budget, &s->m, err));
+    if (s->parent) return ml_adapter_read(s->path, s->parent->m.model, &s->adapter, err);
+    ml_memory_budget budget = c->budget;
+    if (!is_first) budget.n_adapter = 0;
+    ML_TRY(ml_loaded_open(s->path, c->repack, &budget, &s->m, err));
     if (s->m.model->device) ml_log_info("%s computes on %s", s->id, s->m.model->device_choice);
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
@@ -149,11 +151,13 @@ static ml_status load_now(ml_models *m, ml_served *s, ml_error *err)
     pthread_mutex_lock(&m->lock);
     while (s->n_user > 0) pthread_cond_wait(&m->quiet, &m->lock); /* of one whose engine failed */
     ml_adapters_unload_all(m, s);
+    bool is_first = s == m->served[0];
     pthread_mutex_unlock(&m->lock);
     unload(s);
-    ml_status status = load(m, s, err);
-    if (status != ML_OK) unload(s);
+    ml_status status = load(m, s, is_first, err);
     pthread_mutex_lock(&m->lock);
+    if (status == ML_OK && s->parent) status = ml_adapters_place(m, s, err);
+    if (status != ML_OK) unload(s);
     if (s->parent) s->parent->n_user--; /* held while it was loaded */
     s->state = status == ML_OK ? ML_STATE_LOADED : ML_STATE_FAILED;
     s->loaded_at = ml_clock_unix_seconds();

@@ -41,8 +41,10 @@ typedef struct ml_served {
     ml_vocabulary *vocabulary; /* for constraints */
     bool stepping;             /* the scheduler is in its engine */
     int64_t n_user, n_task;
-    struct ml_task *tasks;     /* submitted and not ended */
-    const ml_adapter *leaving; /* the engine is to forget it before its next pass */
+    struct ml_task *tasks;      /* submitted and not ended */
+    ml_adapter *leaving;        /* the engine is to forget it before its next pass, and it gives its place up */
+    struct ml_served *arriving; /* an adapter that is to get a place on the model's device before the next pass */
+    ml_status arrival;          /* of an adapter: how that went; the reason is in `failure` */
 } ml_served;
 
 /* How engines are made, and where checkpoints are. */
@@ -50,7 +52,7 @@ typedef struct {
     const char *runs; /* NULL: none */
     const char *repack, *chat_format;
     int64_t n_slot, context, cache_token, chunk;
-    ml_memory_budget budget; /* of each model */
+    ml_memory_budget budget; /* of each model; its adapters are the first one's */
 } ml_models_config;
 
 typedef struct ml_models ml_models;

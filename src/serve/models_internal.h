@@ -24,6 +24,10 @@ void ml_models_remove_entry(ml_models *m, ml_served *s);
 /* ---- adapters.c, with the lock held ---- */
 /* Which model an adapter that is to be loaded is for, and hold it. */
 ml_status ml_adapters_hold_parent(ml_models *m, ml_served *s, const char *parent, ml_web *h, ml_error *err);
+/* Give an adapter its place on its parent's device, where that computes on one. */
+ml_status ml_adapters_place(ml_models *m, ml_served *s, ml_error *err);
+/* What the scheduler does for adapters between two passes of their parent's engine. */
+void ml_adapters_between_passes(ml_served *parent);
 /* Wait until nobody holds an adapter, and free it; its parent's engine forgets it. */
 void ml_adapters_unload(ml_models *m, ml_served *s);
 /* A model goes that nobody holds: so do its adapters. */

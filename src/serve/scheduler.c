@@ -191,8 +191,7 @@ static void *run(void *arg)
             pthread_cond_wait(&m->work, &m->lock);
             continue;
         }
-        if (s->leaving && s->engine) ml_engine_forget_adapter(s->engine, s->leaving);
-        s->leaving = NULL;
+        ml_adapters_between_passes(s);
         s->stepping = true;
         pthread_mutex_unlock(&m->lock);
         step(c, s);

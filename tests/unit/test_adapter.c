@@ -295,14 +295,15 @@ static void test_cached(void **state)
 
 typedef struct {
     int32_t id[16];
+    double logprob[16];
     int n;
 } answer;
 
 static bool take(void *arg, int32_t id, double logprob)
 {
-    (void)logprob;
     answer *a = arg;
-    a->id[a->n++] = id;
+    a->id[a->n] = id;
+    a->logprob[a->n++] = logprob;
     return true;
 }
 
@@ -329,12 +330,30 @@ static void answer_all(ml_model *m, const ml_adapter *const *adapter, int n, int
     ml_engine_free(e);
 }
 
-/* Requests with different adapters in one pass are answered as each alone. */
+/* The dense model with biases behind q, k and v. */
+static ml_model *make_biased_model(void)
+{
+    ml_config c = test_model_config(TEST_DENSE);
+    ml_model *m;
+    ml_rng rng = ml_rng_make(2, 1);
+    c.attention_bias = 1;
+    assert_ok(ml_model_make(&c, ML_F32, false, &m, &err));
+    ml_model_init(m, 7);
+    for (size_t i = 0; i < m->n_weight; i++) {
+        const ml_weight *w = &m->weight[i];
+        for (int64_t j = 0; strstr(w->name, ".bias") && j < ml_weight_count(w); j++) {
+            ((float *)w->data)[j] = (float)ml_rng_normal(&rng);
+        }
+    }
+    return m;
+}
+
+/* Requests with different adapters in one pass are answered as each alone, bit for bit. */
 static void test_side_by_side(void **state)
 {
     (void)state;
-    for (int which = 0; which < TEST_N_MODEL; which++) {
-        ml_model *m = make_model((test_model)which, false);
+    for (int which = 0; which <= TEST_N_MODEL; which++) {
+        ml_model *m = which == TEST_N_MODEL ? make_biased_model() : make_model((test_model)which, false);
         ml_adapter *one = make_adapter(m, false), *two = make_adapter(m, true);
         spoil(one, 5);
         spoil(two, 6);
@@ -346,6 +365,8 @@ static void test_side_by_side(void **state)
         for (int i = 0; i < 4; i++) {
             assert_int_equal(together[i].n, alone[i].n);
             assert_memory_equal(together[i].id, alone[i].id, sizeof together[i].id[0] * (size_t)together[i].n);
+            assert_memory_equal(together[i].logprob, alone[i].logprob,
+                                sizeof together[i].logprob[0] * (size_t)together[i].n);
         }
         m->adapter = NULL;
         ml_adapter_free(one);

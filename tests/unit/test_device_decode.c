@@ -364,7 +364,9 @@ static float *run_attention(ml_device *on, const attention *a, int64_t chunk, bo
         k_b = matrix(on, a->weight, m->n_head * m->kv_lora_rank, m->d_nope, 6);
         v_b = matrix(on, a->weight, m->n_head * m->d_v, m->kv_lora_rank, 7);
     }
-    ml_mla_weights weights = { a->split ? NULL : &kv_b, a->split ? &k_b : NULL, a->split ? &v_b : NULL, NULL };
+    ml_mla_weights weights = { .kv_b = a->split ? NULL : &kv_b,
+                               .k_b = a->split ? &k_b : NULL,
+                               .v_b = a->split ? &v_b : NULL };
     ml_ctx ctx;
     assert_ok(ml_ctx_init_on(&ctx, on, (size_t)96 << 20, 0, &err));
     ctx.mode = ML_MODE_FAST;

@@ -40,12 +40,10 @@ static __global__ void __launch_bounds__(THREADS) norm_rows(beside s, float *nor
     if (threadIdx.x == 0) norm[s.first + blockIdx.x] = (float)sqrt(sum);
 }
 
-/* m, norm: NULL, or of the rows. */
-static __global__ void __launch_bounds__(THREADS) merge_rows(beside s, const float *m, const float *norm, float *w)
+static __global__ void __launch_bounds__(THREADS) divide_rows(const float *m, const float *norm, int64_t n, float *out)
 {
-    int64_t row = blockIdx.x;
-    float g = m && norm[row] > 0 ? m[row] / norm[row] : 1.0f;
-    for (int64_t c = threadIdx.x; c < s.cols; c += THREADS) w[row * s.cols + c] = g * sum_at(&s, row, c);
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < n) out[i] = norm[i] > 0 ? m[i] / norm[i] : 1.0f;
 }
 
 static beside make_beside(const ml_adapter_term *t)
@@ -185,12 +183,41 @@ extern "C" ml_status ml_cuda_adapter_norms(ml_ctx *ctx, const ml_model *m, const
     return ml_queued(ctx);
 }
 
-extern "C" ml_status ml_cuda_adapter_merge(ml_ctx *ctx, const ml_adapter_term *t, float *w)
+extern "C" ml_status ml_cuda_adapter_factors(ml_ctx *ctx, const ml_adapter_term *t, const float **out)
 {
-    beside s = make_beside(t);
-    s.dtype = ML_F32;
-    s.w = (const uint8_t *)w;
-    s.row_bytes = s.cols * (int64_t)sizeof *w;
-    ML_LAUNCH(ctx->device, merge_rows, (unsigned)s.rows, THREADS, 0, s, ml_f32(&t->m), ml_f32(&t->norm), w);
+    int64_t n = t->module.n_matrix * t->module.rows;
+    float *factor = (float *)ml_ctx_scratch_data(ctx, (size_t)n * sizeof *factor);
+    if (!factor) return ML_ENOMEM;
+    ML_LAUNCH(ctx->device, divide_rows, (unsigned)ml_n_blocks(n, THREADS), THREADS, 0, ml_f32(&t->m), ml_f32(&t->norm),
+              n, factor);
+    *out = factor;
+    return ml_queued(ctx);
+}
+
+/* ---- rows ---- */
+
+/* A block for a row; `from_row` and `to_row`: NULL, or which row is meant by each. */
+static __global__ void __launch_bounds__(THREADS)
+    copy_picked(const int32_t *from, int64_t from_stride, const int32_t *from_row, int32_t *to, int64_t to_stride,
+                const int32_t *to_row, int64_t n_col)
+{
+    const int32_t *x = from + (from_row ? from_row[blockIdx.x] : (int64_t)blockIdx.x) * from_stride;
+    int32_t *y = to + (to_row ? to_row[blockIdx.x] : (int64_t)blockIdx.x) * to_stride;
+    for (int64_t c = threadIdx.x; c < n_col; c += THREADS) y[c] = x[c];
+}
+
+extern "C" ml_status ml_cuda_gather_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y)
+{
+    if (row->dim[0] == 0) return ml_queued(ctx);
+    ML_LAUNCH(ctx->device, copy_picked, (unsigned)row->dim[0], THREADS, 0, ml_i32(x), x->stride, ml_i32(row), ml_i32(y),
+              y->stride, (const int32_t *)NULL, y->dim[1]);
+    return ml_queued(ctx);
+}
+
+extern "C" ml_status ml_cuda_scatter_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y)
+{
+    if (row->dim[0] == 0) return ml_queued(ctx);
+    ML_LAUNCH(ctx->device, copy_picked, (unsigned)row->dim[0], THREADS, 0, ml_i32(x), x->stride, (const int32_t *)NULL,
+              ml_i32(y), y->stride, ml_i32(row), y->dim[1]);
     return ml_queued(ctx);
 }

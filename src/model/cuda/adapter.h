@@ -11,8 +11,11 @@ ml_status ml_cuda_read_kv_b(ml_ctx *ctx, const ml_model *m, int64_t layer_id, fl
 /* Queue: the row norms of W + scale B A of a term that lies there; scratch is ctx's.  Each is the sum of one block, in
  * one order. */
 ml_status ml_cuda_adapter_norms(ml_ctx *ctx, const ml_model *m, const ml_adapter_term *t);
-/* Queue: w [rows, cols], fp32, becomes (m / norm) * (w + scale B A) of a term beside one matrix. */
-ml_status ml_cuda_adapter_merge(ml_ctx *ctx, const ml_adapter_term *t, float *w);
+/* Queue: m / norm (1 where norm is 0) of all rows of a term that has magnitudes, in scratch. */
+ml_status ml_cuda_adapter_factors(ml_ctx *ctx, const ml_adapter_term *t, const float **out);
+/* Queue: y [n, cols] = rows row[n] of x, of 4-byte elements; and the other way, rows row[n] of y = x [n, cols]. */
+ml_status ml_cuda_gather_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y);
+ml_status ml_cuda_scatter_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y);
 
 #else
 
@@ -31,10 +34,26 @@ static inline ml_status ml_cuda_adapter_norms(ml_ctx *ctx, const ml_model *m, co
     return ctx->error.code;
 }
 
-static inline ml_status ml_cuda_adapter_merge(ml_ctx *ctx, const ml_adapter_term *t, float *w)
+static inline ml_status ml_cuda_adapter_factors(ml_ctx *ctx, const ml_adapter_term *t, const float **out)
 {
     (void)t;
-    (void)w;
+    (void)out;
+    return ctx->error.code;
+}
+
+static inline ml_status ml_cuda_gather_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y)
+{
+    (void)x;
+    (void)row;
+    (void)y;
+    return ctx->error.code;
+}
+
+static inline ml_status ml_cuda_scatter_rows(ml_ctx *ctx, const ml_tensor *x, const ml_tensor *row, ml_tensor *y)
+{
+    (void)x;
+    (void)row;
+    (void)y;
     return ctx->error.code;
 }
 

@@ -4,7 +4,10 @@
  *
  *     absorb     q_abs[t, h] = W_uk[h]^T q_nope[t, h]     [tokens, n_head, rank], rotary columns beside it as they are
  *     attend     as grouped-query attention with one key head whose values are the first columns of its keys
- *     project    y[t, h] = W_uv[h] z[t, h] */
+ *     project    y[t, h] = W_uv[h] z[t, h]
+ *
+ * Low-rank terms of kv_b are added to the first and the last step (attention_cached_terms.cuh). */
+#include "ops/cuda/attention_cached_terms.cuh"
 #include "ops/cuda/cached.cuh"
 #include "ops/cuda/matvec.cuh"
 #include "ops/cuda/prompt.cuh"
@@ -118,6 +121,18 @@ static ml_status project(ml_ctx *ctx, const ml_mla_weights *weights, const ml_ml
     return ml_queued(ctx);
 }
 
+static ml_cuda_latent_terms terms_of(const ml_mla_weights *weights, const ml_mla_param *p, int64_t first, int64_t n)
+{
+    ml_cuda_latent_terms t;
+    memset(&t, 0, sizeof t);
+    t.p = p;
+    t.n = n;
+    if (!weights->token_term) return t;
+    t.terms = *weights->token_term;
+    t.terms.of_token += first;
+    return t;
+}
+
 /* Tokens first .. first + n - 1, of one phase. */
 static ml_status run_chunk(ml_ctx *ctx, const ml_cached_heads *h, const ml_mla_weights *weights, const ml_mla_param *p,
                            int64_t first, int64_t n, bool decode)
@@ -128,7 +143,11 @@ static ml_status run_chunk(ml_ctx *ctx, const ml_cached_heads *h, const ml_mla_w
     float *q_abs = (float *)ml_ctx_scratch_data(ctx, n_bytes), *z = (float *)ml_ctx_scratch_data(ctx, n_bytes);
     if (!q_abs || !z) return ML_ENOMEM;
     const float *q = ml_f32(h->q) + first * stride;
-    ML_TRY(absorb(ctx, weights, p, q, stride, n, q_abs));
+    ml_cuda_latent_terms terms = terms_of(weights, p, first, n);
+    const float *scaled = ml_cuda_latent_scale_query(ctx, &terms, q, stride);
+    if (!scaled) return ML_ENOMEM;
+    ML_TRY(absorb(ctx, weights, p, scaled, stride, n, q_abs));
+    ml_cuda_latent_add_absorbed(ctx, &terms, scaled, stride, q_abs);
     ml_cuda_cached a;
     memset(&a, 0, sizeof a);
     a.kv = *h->kv;
@@ -151,7 +170,9 @@ static ml_status run_chunk(ml_ctx *ctx, const ml_cached_heads *h, const ml_mla_w
     a.scale = p->scale;
     a.fault = ctx->device->fault;
     ML_TRY(ml_cuda_cached_run(ctx, &a, decode));
-    ML_TRY(project(ctx, weights, p, z, n, ml_f32(h->y) + first * h->y->stride, h->y->stride));
+    float *y = ml_f32(h->y) + first * h->y->stride;
+    ML_TRY(project(ctx, weights, p, z, n, y, h->y->stride));
+    ml_cuda_latent_add_projected(ctx, &terms, z, y, h->y->stride);
     ml_ctx_release(ctx, mark);
     return ML_OK;
 }
@@ -171,8 +192,10 @@ extern "C" ml_status ml_cuda_attention_cached_mla(ml_ctx *ctx, const ml_cached_h
                                                   int64_t n_decode, const ml_mla_param *p)
 {
     bool in_tiles = ml_cuda_prompt_in_tiles(ctx, h);
-    if (weights->term && (n_decode > 0 || !in_tiles)) {
-        return ml_ctx_fail(ctx, ML_EINVAL, "adapters are applied on the processor only: give --device cpu");
+    if (weights->term && !weights->token_term && (n_decode > 0 || !in_tiles)) {
+        return ml_ctx_fail(ctx, ML_EINVAL,
+                           "latent attention on the GPU: expected the terms of tokens in the compressed space token by "
+                           "token");
     }
     ML_TRY(run_phase(ctx, h, weights, p, 0, n_decode, true));
     if (in_tiles) return ml_cuda_prompt_latent(ctx, h, weights, p, n_decode);

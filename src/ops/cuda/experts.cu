@@ -268,9 +268,8 @@ extern "C" ml_status ml_cuda_experts_forward(ml_ctx *ctx, const ml_op_args *args
         out = rows_from(args->out[0], first, n_some);
         some.out[0] = &out;
         if (n_some == 0) continue;
-        bool direct = phase == 0 && ml_cuda_experts_can_decode(&some);
         ml_ctx_mark mark = ml_ctx_get_mark(ctx);
-        ML_TRY((direct ? ml_cuda_experts_decode : forward_all)(ctx, &some));
+        ML_TRY(phase == 0 ? ml_cuda_experts_decode(ctx, &some, NULL) : forward_all(ctx, &some));
         ml_ctx_release(ctx, mark);
     }
     return ML_OK;

@@ -135,13 +135,6 @@ template <int ROWS> struct summing<quads_any, ROWS> {
     }
 };
 
-static __device__ __forceinline__ float activate(const ml_cuda_matvec *m, int64_t r, float gate, float up)
-{
-    float act = m->activation == ML_ACT_SILU ? gate * ml_sigmoid(gate) : fmaxf(0.0f, gate);
-    float v = m->factor ? m->factor[r] * act : act;
-    return m->w_up ? v * up : v;
-}
-
 /* Lane o of the warp has the sums of its o-th row of w: write what they make. */
 static __device__ __forceinline__ void put(const ml_cuda_matvec *m, int64_t product, int64_t r, int64_t first, int lane,
                                            const float sum[OUT])
@@ -156,7 +149,8 @@ static __device__ __forceinline__ void put(const ml_cuda_matvec *m, int64_t prod
         if (lane == o) v = sum[o];
         if (lane + OUT / 2 == o) up = sum[o];
     }
-    if (m->activate) v = activate(m, r, v, up);
+    if (m->y_up) m->y_up[product * m->y_product + r * m->y_stride + j] = up;
+    if (m->activate) v = ml_expert_activation(m->activation, m->factor ? m->factor + r : NULL, v, m->w_up != NULL, up);
     y[j] = m->bias ? v + m->bias[j] : v;
 }
 

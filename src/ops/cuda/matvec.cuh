@@ -3,6 +3,7 @@
  *
  *   y[r, j] = sum over l of x[r, l] * w[j, l]  (+ bias[j])
  *   with w_up:  y[r, j] = (factor[r] *) act(the same) [* sum of x[r, l] * w_up[j, l]]
+ *               or, with y_up, both sums as they are, that of w_up into y_up[r, j]
  *
  * Products are numbered 0 .. n_product - 1 (experts, heads): product p has its weights p * product_bytes on, and
  *   without `offset`   n_row rows, its x and y p * x_product, p * y_product elements on
@@ -29,9 +30,19 @@ typedef struct {
     bool activate; /* act(...) even without w_up */
     ml_activation activation;
     const float *factor; /* NULL or of each row */
+    float *y_up;         /* laid out as y */
     const int32_t *offset;
     int64_t n_most; /* 0, or the most rows that a product has */
 } ml_cuda_matvec;
+
+/* What experts make of both sums; factor: NULL, or of the row. */
+static __device__ __forceinline__ float ml_expert_activation(ml_activation activation, const float *factor, float gate,
+                                                             bool has_up, float up)
+{
+    float act = activation == ML_ACT_SILU ? gate * ml_sigmoid(gate) : fmaxf(0.0f, gate);
+    float v = factor ? *factor * act : act;
+    return has_up ? v * up : v;
+}
 
 /* Of a weight without parts: dtype, w, row_bytes, n, k; n_product 1, and nothing else set. */
 ml_cuda_matvec ml_cuda_matvec_make(const ml_tensor *w);
