@@ -66,7 +66,6 @@ ml_status ml_cli_synth_endpoint(const ml_options *o, bool pairs, ml_error *err)
     ML_TRY(read_options(o, &c, &pace, err));
     c.pairs = pairs;
     ml_request_pace_init(&pace, ml_options_real(o, "rate"));
-    ml_stop_install();
     c.progress = ml_progress_begin("asking", "documents", (double)c.n_document);
     ml_status status = ml_data_synth_endpoint(&c, &result, err);
     ml_progress_end(c.progress);

@@ -312,8 +312,9 @@ void ml_recipe_say_groups(const ml_optimizer *optimizer, const ml_listener *list
     for (int kind = 0; kind < ML_N_PARAM_KIND; kind++) {
         for (int group = 0; group < ML_N_OPTIM_GROUP; group++) {
             if (!n_tensor[kind][group]) continue;
-            ml_listener_say(listener, "%-9s %6lld tensors %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
-                            (long long)n_tensor[kind][group], (long long)n_element[kind][group],
+            int64_t n = n_tensor[kind][group];
+            ml_listener_say(listener, "%-9s %6lld %-7s %12lld elements: %s", ml_param_kind_name((ml_param_kind)kind),
+                            (long long)n, n == 1 ? "tensor" : "tensors", (long long)n_element[kind][group],
                             ml_optim_group_name((ml_optim_group)group));
         }
     }

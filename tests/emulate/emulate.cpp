@@ -201,13 +201,16 @@ typedef struct {
  * oldest first, and the number of the group that it is filling. */
 static std::vector<late_copy> late[MAX_THREADS];
 static unsigned late_group[MAX_THREADS];
+static int n_late_arrival; /* of the block */
 
 /* Do the oldest n of a thread. */
 static void finish_copies(int thread, size_t n)
 {
+    if (n == 0) return;
     std::vector<late_copy> &all = late[thread];
     for (size_t i = 0; i < n; i++) {
         if (all[i].barrier) {
+            n_late_arrival--;
             ml_emulated_barrier_arrive(all[i].barrier);
             continue;
         }
@@ -227,12 +230,15 @@ void ml_emulated_copy_16(void *shared, const void *global, int n_valid)
 void ml_emulated_copy_arrive(uint64_t *barrier)
 {
     late[current].push_back({ NULL, NULL, 0, late_group[current], barrier });
-    if (order_seed == 1) finish_copies(current, late[current].size());
+    n_late_arrival++;
+    /* In order 2 while products (hopper.cpp) are as late as they may be: a buffer given back too early is overwritten.
+     */
+    if (order_seed == 1 || order_seed == 2) finish_copies(current, late[current].size());
 }
 
 void ml_emulated_copy_finish(uint64_t *barrier)
 {
-    for (int t = 0; t < n_thread; t++) {
+    for (int t = 0; t < n_thread && n_late_arrival > 0; t++) {
         size_t n = 0;
         for (size_t i = 0; i < late[t].size(); i++)
             if (late[t][i].barrier == barrier) n = i + 1;
@@ -426,6 +432,7 @@ void ml_emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, const std::fu
         ml_emulated_here.blockIdx =
             dim3((unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y));
         for (int i = 0; i < n_thread; i++) start(i);
+        n_late_arrival = 0;
         run_block();
     }
     open_memory(false);

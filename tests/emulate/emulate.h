@@ -10,7 +10,8 @@ extern "C" {
 
 /* The order in which a block's threads run between barriers, and blocks: 0 all threads to the next barrier, as
  * numbered; 1 and 2 each warp to the block's next barrier, the last or the first one first; others as 0, mixed.
- * Asynchronous copies are done at once in order 1, and as late as they may be in others. */
+ * Asynchronous copies and products are done at once in order 1, and as late as they may be in others; in order 2 copies
+ * that arrive at a barrier by themselves are done at once, products late. */
 void ml_emulate_set_order(unsigned seed);
 /* How many devices there seem to be. */
 void ml_emulate_set_device_count(int n);

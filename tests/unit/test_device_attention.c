@@ -5,6 +5,10 @@
 #include "ops/ops.h"
 #include "support/support.h"
 
+#ifdef MOONLIGHT_CUDA_EMULATED
+#include "emulate.h"
+#endif
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,12 +174,88 @@ static void test_shared_key(void **state)
     check_heads(&(heads){ 1, 1, 192, 64, 128 }, cuts, sizeof cuts / sizeof *cuts);
 }
 
+/* ---- a sequence of many tiles: buffers in shared memory are filled several times ---- */
+
+enum { N_LONG = 600, D_LONG = 64 };
+
+static float *forward_long(const float *q, const float *k, const float *v)
+{
+    ml_ctx ctx;
+    const int32_t ends[2] = { 0, N_LONG };
+    const int64_t n_end = 2;
+    assert_ok(ml_ctx_init_on(&ctx, device, (size_t)4 << 20, 0, &err));
+    ctx.precision = ML_PRECISION_BF16;
+    ml_tensor *in[3];
+    const float *from[3] = { q, k, v };
+    for (int i = 0; i < 3; i++) {
+        in[i] = ml_tensor_wrap(&ctx, ML_F32, 2, (int64_t[]){ N_LONG, D_LONG }, (void *)(uintptr_t)from[i]);
+    }
+    const ml_attention_param p = {
+        .n_head = 1, .n_kv_head = 1, .d_qk = D_LONG, .d_v = D_LONG, .k_step = D_LONG, .v_step = D_LONG, .scale = 0.125f
+    };
+    ml_tensor *seq = ml_tensor_wrap(&ctx, ML_I32, 1, &n_end, (void *)(uintptr_t)ends);
+    ml_tensor *y = ml_attention(&ctx, in[0], in[1], in[2], NULL, seq, &p);
+    assert_ok(ml_ctx_status(&ctx, &err));
+    float *out = bring(ml_f32(y), N_LONG * D_LONG);
+    ml_ctx_free(&ctx);
+    return out;
+}
+
+static void expect_long(const float *q, const float *k, const float *v, const float *y)
+{
+    double weight[N_LONG];
+    for (int64_t t = 0; t < N_LONG; t++) {
+        double sum = 0;
+        for (int64_t u = 0; u <= t; u++) {
+            double score = 0;
+            for (int64_t i = 0; i < D_LONG; i++) score += (double)q[t * D_LONG + i] * (double)k[u * D_LONG + i];
+            sum += weight[u] = exp(score / 8);
+        }
+        for (int64_t i = 0; i < D_LONG; i++) {
+            double expected = 0, found = (double)y[t * D_LONG + i];
+            for (int64_t u = 0; u <= t; u++) expected += weight[u] / sum * (double)v[u * D_LONG + i];
+            /* Values of order 1, weights and values rounded by 2^-9 of each, scores by as much:
+             * tests/ops/case_attention.c
+             */
+            if (fabs(found - expected) <= 4 * 2.0 / 256) continue;
+            fail_msg("element %lld of token %lld is %.9g, expected %.9g", (long long)i, (long long)t, found, expected);
+        }
+    }
+}
+
+static void test_long_sequence(void **state)
+{
+    (void)state;
+    float *in[3];
+    ml_rng rng = ml_rng_make(8, 1);
+    for (int i = 0; i < 3; i++) {
+        in[i] = malloc((size_t)(N_LONG * D_LONG) * sizeof(float));
+        for (int64_t j = 0; j < N_LONG * D_LONG; j++) in[i][j] = (float)ml_rng_normal(&rng);
+    }
+    float *y = forward_long(in[0], in[1], in[2]);
+    expect_long(in[0], in[1], in[2], y);
+    for (unsigned order = 1; order < 4; order++) {
+#ifdef MOONLIGHT_CUDA_EMULATED
+        ml_emulate_set_order(order);
+#endif
+        float *again = forward_long(in[0], in[1], in[2]);
+        expect_same_rows("threads in another order", y, again, 0, N_LONG, D_LONG);
+        free(again);
+    }
+#ifdef MOONLIGHT_CUDA_EMULATED
+    ml_emulate_set_order(0);
+#endif
+    free(y);
+    for (int i = 0; i < 3; i++) free(in[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grouped_queries),
         cmocka_unit_test(test_heads_of_64),
         cmocka_unit_test(test_shared_key),
+        cmocka_unit_test(test_long_sequence),
     };
     if (ml_device_open(0, &device, &err) != ML_OK) {
         printf("skipped: no GPU (%s)\n", err.message);

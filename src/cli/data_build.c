@@ -1,148 +1,14 @@
-/* moonlight data build | synth */
+/* moonlight data build: files of text, JSON or Parquet to a data folder. */
 #include "cli/data.h"
-#include "cli/data_endpoint.h"
 #include "cli/data_rows.h"
 #include "cli/data_sources.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/text.h"
 #include "cli/amount.h"
 #include "data/mix.h"
-#include "data/synth.h"
-#include "data/synth_chat.h"
-#include "data/synth_constraints.h"
 
 #include <string.h>
-
-/* ---- data synth ---- */
-
-static ml_status read_synth_options(const ml_options *o, ml_synth_config *c, ml_error *err)
-{
-    const char *kind = ml_options_positional(o, 0), *format = ml_options_text(o, "format");
-    memset(c, 0, sizeof *c);
-    if (strcmp(kind, "stories") == 0)
-        c->kind = ML_SYNTH_STORIES;
-    else if (strcmp(kind, "arithmetic") == 0)
-        c->kind = ML_SYNTH_ARITHMETIC;
-    else
-        return ml_fail(err, ML_EINVAL,
-                       "expected stories, arithmetic, constraints, preferences, chats or questions, found \"%s\"",
-                       kind);
-    ML_TRY(ml_cli_require(o, "out", &c->out, err));
-    c->n_bytes = (uint64_t)ml_options_int(o, "bytes");
-    c->n_document = (uint64_t)ml_options_int(o, "docs");
-    if (!c->n_bytes == !c->n_document) {
-        return ml_fail(err, ML_EINVAL, "give either --bytes or --docs, e.g. --bytes 20m");
-    }
-    c->seed = (uint64_t)ml_options_int(o, "seed");
-    c->jsonl = strcmp(format, "jsonl") == 0 || (strcmp(format, "auto") == 0 && ml_text_ends_with(c->out, ".jsonl"));
-    return ML_OK;
-}
-
-/* Prompts with constraints, or pairs. */
-static ml_status synth_examples(const ml_options *o, bool pairs, ml_error *err)
-{
-    ml_synth_constraints_result result;
-    ml_synth_constraints_config c = { .pairs = pairs,
-                                      .split =
-                                          strcmp(ml_options_text(o, "split"), "val") ? ML_SPLIT_TRAIN : ML_SPLIT_VAL,
-                                      .n_document = (uint64_t)ml_options_int(o, "docs"),
-                                      .seed = (uint64_t)ml_options_int(o, "seed") };
-    ML_TRY(ml_cli_require(o, "out", &c.out, err));
-    if (!c.n_document) return ml_fail(err, ML_EINVAL, "give --docs, e.g. --docs 2000");
-    ml_stop_install();
-    c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
-    ml_status status = ml_data_synth_constraints(&c, &result, err);
-    ml_progress_end(c.progress);
-    ML_TRY(status);
-    json_t *rejects = json_object();
-    for (int i = 1; i < ML_N_SYNTH_FAULT; i++) {
-        if (!result.n_reject[i]) continue;
-        json_object_set_new(rejects, ml_synth_fault_name((ml_synth_fault)i),
-                            json_integer((json_int_t)result.n_reject[i]));
-        ml_log_info("%llu rejected: %s", (unsigned long long)result.n_reject[i],
-                    ml_synth_fault_name((ml_synth_fault)i));
-    }
-    if (ml_options_flag(o, "json")) {
-        return ml_cli_print_json(json_pack("{s:s, s:I, s:I, s:o}", "file", c.out, "documents", (json_int_t)c.n_document,
-                                           "bytes", (json_int_t)result.n_bytes, "rejected", rejects),
-                                 err);
-    }
-    json_decref(rejects);
-    printf("%s: %s, %s\n", c.out, ml_cli_count((int64_t)c.n_document, "document").text,
-           ml_cli_bytes((int64_t)result.n_bytes).text);
-    return ML_OK;
-}
-
-/* Conversations, or single questions. */
-static ml_status synth_chats(const ml_options *o, bool single, ml_error *err)
-{
-    uint64_t n_bytes;
-    ml_synth_chat_config c = { .split = strcmp(ml_options_text(o, "split"), "val") ? ML_SPLIT_TRAIN : ML_SPLIT_VAL,
-                               .single = single,
-                               .n_document = (uint64_t)ml_options_int(o, "docs"),
-                               .seed = (uint64_t)ml_options_int(o, "seed") };
-    ML_TRY(ml_cli_require(o, "out", &c.out, err));
-    if (!c.n_document) return ml_fail(err, ML_EINVAL, "give --docs, e.g. --docs 2000");
-    ml_stop_install();
-    c.progress = ml_progress_begin("writing", "documents", (double)c.n_document);
-    ml_status status = ml_data_synth_chat(&c, &n_bytes, err);
-    ml_progress_end(c.progress);
-    ML_TRY(status);
-    if (ml_options_flag(o, "json")) {
-        return ml_cli_print_json(json_pack("{s:s, s:I, s:I}", "file", c.out, "documents", (json_int_t)c.n_document,
-                                           "bytes", (json_int_t)n_bytes),
-                                 err);
-    }
-    printf("%s: %s, %s\n", c.out, ml_cli_count((int64_t)c.n_document, "document").text,
-           ml_cli_bytes((int64_t)n_bytes).text);
-    return ML_OK;
-}
-
-static ml_status synth(const ml_options *o, ml_error *err)
-{
-    const char *kind = ml_options_positional(o, 0);
-    bool pairs = strcmp(kind, "preferences") == 0;
-    bool examples = pairs || strcmp(kind, "constraints") == 0;
-    if (ml_options_text(o, "endpoint")) {
-        if (examples) return ml_cli_synth_endpoint(o, pairs, err);
-        return ml_fail(err, ML_EINVAL, "--endpoint: expected constraints or preferences, found \"%s\"", kind);
-    }
-    if (examples) return synth_examples(o, pairs, err);
-    if (strcmp(kind, "chats") == 0 || strcmp(kind, "questions") == 0) return synth_chats(o, *kind == 'q', err);
-    ml_synth_config c;
-    uint64_t n_document, n_bytes;
-    ML_TRY(read_synth_options(o, &c, err));
-    double start = ml_clock_seconds();
-    ml_stop_install();
-    c.progress = c.n_document ? ml_progress_begin("writing", "documents", (double)c.n_document)
-                              : ml_progress_begin("writing", "MB", (double)c.n_bytes / 1e6);
-    ml_status status = ml_data_synth(&c, &n_document, &n_bytes, err);
-    ml_progress_end(c.progress);
-    ML_TRY(status);
-    double seconds = ml_clock_seconds() - start;
-    if (ml_options_flag(o, "json")) {
-        return ml_cli_print_json(json_pack("{s:s, s:I, s:I, s:f}", "file", c.out, "documents", (json_int_t)n_document,
-                                           "bytes", (json_int_t)n_bytes, "seconds", seconds),
-                                 err);
-    }
-    printf("%s: %s, %s in %.1f s\n", c.out, ml_cli_count((int64_t)n_document, "document").text,
-           ml_cli_bytes((int64_t)n_bytes).text, seconds);
-    return ML_OK;
-}
-
-ml_status ml_cli_data_synth(int argc, char **argv, ml_error *err)
-{
-    ml_options *o;
-    ML_TRY(ml_cli_parse("data synth", NULL, argc, argv, 1, 1,
-                        "stories, arithmetic, constraints, preferences, chats or questions", &o, err));
-    ml_status status = synth(o, err);
-    ml_options_free(o);
-    return status;
-}
-
-/* ---- data build ---- */
 
 static ml_special_rule special_rule(const ml_options *o, const char *name)
 {
