@@ -29,7 +29,7 @@ typedef enum {
     ML_EFORMAT,  /* bytes of a file are not what its format demands */
     ML_EIO,      /* the operating system refused: missing file, full disk, ... */
     ML_ENOMEM,   /* out of memory, or an arena smaller than the work */
-    ML_ECANCEL,  /* stopped by the user; what was done so far is consistent */
+    ML_ECANCEL,  /* stopped by the user, as the message says; what was done so far is consistent */
     ML_ENUMERIC, /* a loss or gradient that is not finite */
 } ml_status;
 

@@ -3,8 +3,8 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "format/run.h"
 #include "format/find.h"
+#include "format/run.h"
 #include "train/appender.h"
 
 #include <assert.h>

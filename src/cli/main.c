@@ -53,8 +53,7 @@ static void print_help(FILE *out)
 
 static int fail(const char *verb_words, const ml_error *err)
 {
-    bool says_stopped = strncmp(err->message, "stopped", 7) == 0;
-    const char *kind = err->code != ML_ECANCEL ? "error: " : says_stopped ? "" : "stopped: ";
+    const char *kind = err->code == ML_ECANCEL ? "" : "error: "; /* what was stopped says so itself */
     fflush(stdout);
     fprintf(stderr, "moonlight%s%s: %s%s\n", verb_words ? " " : "", verb_words ? verb_words : "", kind, err->message);
     return err->code == ML_EINVAL ? EXIT_USAGE : EXIT_FAILED;

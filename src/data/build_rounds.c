@@ -349,8 +349,8 @@ static ml_status run_all(builder *b, ml_error *err)
         b->reading = written;
         ml_progress_update(c->progress, c->progress_begin + done_bytes(b->work) / 1e6, NULL);
         if (ml_progress_stopped(c->progress)) {
-            return ml_fail(err, ML_ECANCEL, "%s: finished shards are kept: run the same command again to continue",
-                           c->out);
+            return ml_fail(err, ML_ECANCEL,
+                           "stopped: %s: finished shards are kept: run the same command again to continue", c->out);
         }
     }
     ML_TRY(end_saving(b, err));

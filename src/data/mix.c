@@ -238,8 +238,8 @@ static ml_status take_split(mixer *m, ml_data_split split, ml_error *err)
             at -= (uint64_t)m->data[source++]->split[split].n_document;
         status = take_document(m, source, split, (int64_t)at, err);
         if (status == ML_OK && i % 1024 == 0 && ml_progress_stopped(m->whole.progress))
-            status = ml_fail(err, ML_ECANCEL, "%s: the sources are kept: run the same command again to continue",
-                             m->whole.out);
+            status = ml_fail(err, ML_ECANCEL,
+                             "stopped: %s: the sources are kept: run the same command again to continue", m->whole.out);
     }
     if (status == ML_OK) status = close_shard(m, split, err);
     ml_free(order);

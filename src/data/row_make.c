@@ -68,8 +68,8 @@ ml_status ml_row_maker_init(ml_row_maker *m, const ml_tokenizer *tokenizer, ml_r
     if ((form == ML_ROW_INSTRUCTION || form == ML_ROW_CHAT) && !has_format(m)) {
         return ml_fail(err, ML_EINVAL,
                        "rows of kind %s need a tokenizer with the tokens of a chat format: a chat model's, or add them "
-                       "(data build "
-                       "--added, once for each of <|system|>, <|user|> and <|assistant|>), or use kind prompt",
+                       "(data build --added, once for each of <|system|>, <|user|> and <|assistant|>), or use kind "
+                       "prompt",
                        ml_row_form_name(form));
     }
     m->eos_id = ml_tokenizer_eos(tokenizer);

@@ -381,7 +381,7 @@ ml_status ml_data_synth_endpoint(const ml_synth_endpoint_config *config, ml_synt
     if (status == ML_OK) status = write_files(&c, rejects, err);
     if (status == ML_OK) status = ml_journal_remove(&c.journal, err);
     if (status == ML_ECANCEL)
-        ml_fail(err, ML_ECANCEL, "%s keeps what there is: run the same command again to go on", part);
+        ml_fail(err, ML_ECANCEL, "stopped: %s keeps what there is: run the same command again to go on", part);
     result->cost = cost_of(&c);
     ml_journal_close(&c.journal);
     pthread_mutex_destroy(&c.lock);

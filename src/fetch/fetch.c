@@ -106,7 +106,8 @@ ml_status ml_fetch_run(ml_http *http, const ml_fetch_plan *plan, ml_progress *pr
         status = ml_progress_stopped(progress) ? ml_fail(err, ML_ECANCEL, "stopped")
                                                : fetch_file(http, plan, &plan->repo.file[i], &t, result, err);
         if (status == ML_ECANCEL) {
-            ml_fail(err, ML_ECANCEL, "%s: what came is kept: run the same command again to continue", plan->dst);
+            ml_fail(err, ML_ECANCEL, "stopped: %s: what came is kept: run the same command again to continue",
+                    plan->dst);
         }
         if (status != ML_OK) goto done;
     }

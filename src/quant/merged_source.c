@@ -1,8 +1,8 @@
 #include "quant/merged_source.h"
 
 #include "base/alloc.h"
-#include "format/source.h"
 #include "format/find.h"
+#include "format/source.h"
 
 #include <string.h>
 

@@ -3,9 +3,9 @@
 #include "data/build_rows.h"
 #include "data/synth_chat.h"
 #include "data/synth_constraints.h"
+#include "format/find.h"
 #include "format/gguf_tokenizer.h"
 #include "format/source.h"
-#include "format/find.h"
 #include "recipe/setup.h"
 #include "recipe/sources.h"
 

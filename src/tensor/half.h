@@ -1,7 +1,10 @@
 /* An fp32 number as two halves of 16 bits each: bf16, rounded to nearest with ties away from zero, and what that
- * leaves. Together they are the number again, bit for bit:   bits = (half << 16) + (rest as a signed number) Rounding
- * up carries into the upper half, and the remainder is then negative.  A NaN, which rounding could carry into a zero,
- * is cut off and stays some NaN. */
+ * leaves.  Together they are the number again, bit for bit:
+ *
+ *   bits = (half << 16) + (rest as a signed number)
+ *
+ * Rounding up carries into the upper half, and the remainder is then negative.  A NaN, which rounding could carry into
+ * a zero, is cut off and stays some NaN. */
 #ifndef ML_TENSOR_HALF_H
 #define ML_TENSOR_HALF_H
 

@@ -4,6 +4,7 @@
 #include "infer/engine.h"
 #include "infer/session.h"
 #include "model/adapter.h"
+#include "support/answers.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 
@@ -293,21 +294,7 @@ static void test_cached(void **state)
     }
 }
 
-typedef struct {
-    int32_t id[16];
-    double logprob[16];
-    int n;
-} answer;
-
-static bool take(void *arg, int32_t id, double logprob)
-{
-    answer *a = arg;
-    a->id[a->n] = id;
-    a->logprob[a->n++] = logprob;
-    return true;
-}
-
-static void answer_all(ml_model *m, const ml_adapter *const *adapter, int n, int64_t n_slot, answer *out)
+static void answer_all(ml_model *m, const ml_adapter *const *adapter, int n, int64_t n_slot, test_answer *out)
 {
     ml_engine *e;
     ml_engine_config c = { .n_slot = n_slot, .capacity = 40, .n_valid = TEST_VOCAB, .kv_dtype = ML_F32 };
@@ -321,7 +308,7 @@ static void answer_all(ml_model *m, const ml_adapter *const *adapter, int n, int
                          .sampling = ml_sampling_default(),
                          .max_tokens = 12,
                          .adapter = adapter[i],
-                         .on_token = take,
+                         .on_token = test_take_token,
                          .arg = &out[i] };
         q.sampling.temperature = 0;
         assert_ok(ml_engine_submit(e, &q, &id, &err));
@@ -359,7 +346,7 @@ static void test_side_by_side(void **state)
         spoil(two, 6);
         m->adapter = one; /* what NULL means */
         const ml_adapter *of[4] = { NULL, two, &ml_adapter_none, one };
-        answer together[4], alone[4];
+        test_answer together[4], alone[4];
         answer_all(m, of, 4, 4, together);
         answer_all(m, of, 4, 1, alone);
         for (int i = 0; i < 4; i++) {

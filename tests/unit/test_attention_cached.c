@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "base/thread.h"
+#include "support/operands.h"
 #include "support/support.h"
 #include "tensor/blocks.h"
 
@@ -52,14 +53,6 @@ static plan whole(phase in, ml_dtype dtype)
     return (plan){ .phase = in, .chunk = N_TOKEN, .n_thread = 1, .page_size = 512, .dtype = dtype };
 }
 
-static float *random_values(int64_t n, double std, uint64_t stream)
-{
-    ml_rng rng = ml_rng_make(7, stream);
-    float *x = malloc((size_t)n * sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)(std * ml_rng_normal(&rng));
-    return x;
-}
-
 static problem make_gqa(int64_t n_head, int64_t n_kv_head, int64_t d_qk, int64_t d_v)
 {
     problem p = { .gqa = { .n_head = n_head,
@@ -73,9 +66,9 @@ static problem make_gqa(int64_t n_head, int64_t n_kv_head, int64_t d_qk, int64_t
                   .y_columns = n_head * d_v,
                   .k_columns = n_kv_head * d_qk,
                   .v_columns = n_kv_head * d_v };
-    p.q = random_values(N_TOKEN * p.q_columns, 1.5, 1);
-    p.k = random_values(N_TOKEN * p.k_columns, 1.5, 2);
-    p.v = random_values(N_TOKEN * p.v_columns, 1, 3);
+    p.q = test_random_values(7, N_TOKEN * p.q_columns, 1.5, 1);
+    p.k = test_random_values(7, N_TOKEN * p.k_columns, 1.5, 2);
+    p.v = test_random_values(7, N_TOKEN * p.v_columns, 1, 3);
     return p;
 }
 
@@ -104,10 +97,10 @@ static problem make_mla(ml_mla_param shape, bool split, ml_dtype first, ml_dtype
                   .y_columns = shape.n_head * shape.d_v,
                   .k_columns = rank };
     p.latent.scale = (float)(1 / sqrt((double)d_qk));
-    p.q = random_values(N_TOKEN * p.q_columns, 1.5, 1);
-    p.k = random_values(N_TOKEN * rank, 1, 2);
-    p.k_pe = random_values(N_TOKEN * shape.n_rot, 1, 3);
-    float *x = random_values(n_row * rank, 1 / sqrt((double)rank), 4);
+    p.q = test_random_values(7, N_TOKEN * p.q_columns, 1.5, 1);
+    p.k = test_random_values(7, N_TOKEN * rank, 1, 2);
+    p.k_pe = test_random_values(7, N_TOKEN * shape.n_rot, 1, 3);
+    float *x = test_random_values(7, n_row * rank, 1 / sqrt((double)rank), 4);
     if (!split) {
         p.kv_b = make_weight(first, n_row, rank, x);
     } else {
@@ -588,9 +581,9 @@ static float *run_late(const long_problem *p, int64_t n_decode, int n_thread)
 static void test_long_sequences(void **state)
 {
     (void)state;
-    long_problem p = { random_values(N_LATE * D, 1, 1),
-                       random_values(LONG * D, 1, 2),
-                       random_values(LONG * D, 1, 3),
+    long_problem p = { test_random_values(7, N_LATE * D, 1, 1),
+                       test_random_values(7, LONG * D, 1, 2),
+                       test_random_values(7, LONG * D, 1, 3),
                        malloc(LONG * D * 2),
                        malloc(LONG * D * 2),
                        { { 0 } } };

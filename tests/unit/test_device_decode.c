@@ -5,6 +5,8 @@
 #include "infer/session.h"
 #include "model/kv_cache.h"
 #include "ops/cached.h"
+#include "support/answers.h"
+#include "support/operands.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 #include "tensor/blocks.h"
@@ -20,26 +22,6 @@
 static ml_error err;
 static ml_device *device;
 
-static float *random_values(int64_t n, double std, uint64_t stream)
-{
-    ml_rng rng = ml_rng_make(7, stream);
-    float *x = malloc((size_t)n * sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)(std * ml_rng_normal(&rng));
-    return x;
-}
-
-/* A context with NaN in its arena: what is read without having been written shows. */
-static void make_ctx(ml_ctx *ctx, int64_t n_decode)
-{
-    assert_ok(ml_ctx_init_on(ctx, device, (size_t)4 << 20, 0, &err));
-    char *bytes = malloc(ctx->data.capacity);
-    memset(bytes, 0xff, ctx->data.capacity);
-    assert_ok(ml_device_upload(device, ctx->data.base, bytes, ctx->data.capacity, &err));
-    free(bytes);
-    ctx->mode = ML_MODE_FAST;
-    ctx->n_decode = n_decode;
-}
-
 /* ---- products ---- */
 
 /* [n_row, k] in a type, on the device, and the numbers it stands for here. */
@@ -52,7 +34,7 @@ static weight make_weight(ml_dtype dtype, int n_dim, const int64_t *dim, uint64_
 {
     int64_t k = dim[n_dim - 1], n_row = dim[0] * (n_dim == 3 ? dim[1] : 1);
     size_t n_bytes = (size_t)n_row * ml_dtype_row_bytes(dtype, k);
-    float *x = random_values(n_row * k, 1 / sqrt((double)k), stream);
+    float *x = test_random_values(7, n_row * k, 1 / sqrt((double)k), stream);
     weight w = { .value = malloc((size_t)(n_row * k) * sizeof(float)) };
     char *data = malloc(n_bytes);
     if (ml_can_quantize(dtype)) {
@@ -66,9 +48,7 @@ static weight make_weight(ml_dtype dtype, int n_dim, const int64_t *dim, uint64_
     }
     ml_convert_to_f32(dtype, data, w.value, n_row * k);
     free(x);
-    void *there;
-    assert_ok(ml_device_alloc(device, n_bytes, "a weight", &there, &err));
-    assert_ok(ml_device_upload(device, there, data, n_bytes, &err));
+    void *there = test_put(device, data, n_bytes);
     free(data);
     w.stored = ml_tensor_describe(dtype, n_dim, dim, there);
     w.stored.device = device;
@@ -85,7 +65,7 @@ static void free_weight(weight *w)
 static float *run_linear(const weight *w, const float *x, int64_t n, int64_t n_decode)
 {
     ml_ctx ctx;
-    make_ctx(&ctx, n_decode);
+    test_make_ctx(&ctx, device, (size_t)4 << 20, n_decode);
     int64_t dim[2] = { n, w->stored.dim[1] };
     ml_tensor stored = w->stored;
     ml_tensor *y = ml_linear(&ctx, ml_tensor_wrap(&ctx, ML_F32, 2, dim, (void *)(uintptr_t)x), &stored, NULL);
@@ -123,7 +103,7 @@ static void check_linear(ml_dtype dtype, int64_t n_out, int64_t k)
     enum { N = 19 };
     int64_t dim[2] = { n_out, k };
     weight w = make_weight(dtype, 2, dim, (uint64_t)dtype + 10);
-    float *x = random_values(N * k, 1, 5);
+    float *x = test_random_values(7, N * k, 1, 5);
     float *all = run_linear(&w, x, N, N);
     expect_products(&w, x, N, all, "generated");
     size_t row_bytes = (size_t)n_out * sizeof(float);
@@ -174,7 +154,7 @@ static float *run_experts(const weight *gate, const weight *up, const weight *do
                           const int32_t *id, const float *prob, int64_t n_decode)
 {
     ml_ctx ctx;
-    make_ctx(&ctx, n_decode);
+    test_make_ctx(&ctx, device, (size_t)4 << 20, n_decode);
     int64_t d = gate->stored.dim[2], x_dim[2] = { n, d }, k_dim[2] = { n, TOP_K };
     ml_tensor g = gate->stored, u, w = down->stored;
     if (up) u = up->stored;
@@ -229,7 +209,7 @@ static void check_experts(ml_dtype first, ml_dtype second, int64_t f, int64_t d,
     weight gate = make_weight(first, 3, (int64_t[]){ N_EXPERT, f, d }, 1);
     weight up = make_weight(first, 3, (int64_t[]){ N_EXPERT, f, d }, 2);
     weight down = make_weight(second, 3, (int64_t[]){ N_EXPERT, d, f }, 3);
-    float *x = random_values(N_TOKEN * d, 1, 4), *prob = random_values(N_TOKEN * TOP_K, 1, 5);
+    float *x = test_random_values(7, N_TOKEN * d, 1, 4), *prob = test_random_values(7, N_TOKEN * TOP_K, 1, 5);
     double *expected = experts_reference(&gate, has_up ? &up : NULL, &down, x, id, prob);
     float *all = run_experts(&gate, has_up ? &up : NULL, &down, x, N_TOKEN, id, prob, N_TOKEN);
     for (int64_t i = 0; i < N_TOKEN * d; i++) {
@@ -294,14 +274,8 @@ static columns columns_of(const attention *a)
 /* n_bytes of `from` where `on` is. */
 static void *put(ml_device *on, const void *from, size_t n_bytes)
 {
-    void *to = on ? NULL : malloc(n_bytes);
-    if (on) assert_ok(ml_device_alloc(on, n_bytes, "a test's memory", &to, &err));
-    if (on) {
-        assert_ok(ml_device_upload(on, to, from, n_bytes, &err));
-    } else {
-        memcpy(to, from, n_bytes);
-    }
-    return to;
+    if (on) return test_put(on, from, n_bytes);
+    return memcpy(malloc(n_bytes), from, n_bytes);
 }
 
 static void drop(ml_device *on, void *p)
@@ -316,7 +290,7 @@ static void drop(ml_device *on, void *p)
 /* A matrix of the type, the same bits wherever it lies. */
 static ml_tensor matrix(ml_device *on, ml_dtype dtype, int64_t n_row, int64_t k, uint64_t stream)
 {
-    float *x = random_values(n_row * k, 1 / sqrt((double)k), stream);
+    float *x = test_random_values(7, n_row * k, 1 / sqrt((double)k), stream);
     size_t n_bytes = (size_t)n_row * ml_dtype_row_bytes(dtype, k);
     void *data = malloc(n_bytes);
     if (ml_dtype_is_block(dtype)) {
@@ -339,9 +313,9 @@ static float *run_attention(ml_device *on, const attention *a, int64_t chunk, bo
     int32_t seq[N], pos[N], table[N_SEQ * PAGES];
     for (int i = 0; i < N; i++) seq[i] = i % N_SEQ, pos[i] = i / N_SEQ;
     for (int i = 0; i < N_SEQ * PAGES; i++) table[i] = (i * 7) % (N_SEQ * PAGES); /* 7 is coprime to 12 */
-    float *q = random_values(N * c.q, 1.5, 1), *k = random_values(N * c.k, 1, 2),
-          *v = random_values(N * (c.v + 1), 1, 3);
-    float *tail = random_values(N * (c.tail + 1), 1, 4), *out = malloc((size_t)(N * c.y) * sizeof *out);
+    float *q = test_random_values(7, N * c.q, 1.5, 1), *k = test_random_values(7, N * c.k, 1, 2),
+          *v = test_random_values(7, N * (c.v + 1), 1, 3);
+    float *tail = test_random_values(7, N * (c.tail + 1), 1, 4), *out = malloc((size_t)(N * c.y) * sizeof *out);
     int64_t k_bytes = (int64_t)(ml_dtype_row_bytes(a->dtype, c.k) + ml_dtype_row_bytes(a->dtype, c.tail)) + 4;
     int64_t v_bytes = (int64_t)ml_dtype_row_bytes(a->dtype, c.v) + 4;
     size_t n_row = N_SEQ * PAGES * PAGE;
@@ -564,21 +538,7 @@ static void test_passes_of_prompts(void **state)
 
 /* ---- the engine ---- */
 
-typedef struct {
-    int32_t id[16];
-    double logprob[16];
-    int n;
-} answer;
-
-static bool take_token(void *arg, int32_t id, double logprob)
-{
-    answer *a = arg;
-    a->id[a->n] = id;
-    a->logprob[a->n++] = logprob;
-    return true;
-}
-
-static void answer_together(ml_model *m, int n_request, int first, answer *out)
+static void answer_together(ml_model *m, int n_request, int first, test_answer *out)
 {
     ml_engine *e;
     ml_engine_config config = {
@@ -592,7 +552,7 @@ static void answer_together(ml_model *m, int n_request, int first, answer *out)
                          .n_prompt = 5 + 9 * which,
                          .max_tokens = 6,
                          .sampling = { .top_p = 1, .repetition_penalty = 1 }, /* temperature 0: the likeliest */
-                         .on_token = take_token,
+                         .on_token = test_take_token,
                          .arg = &out[i] };
         out[i].n = 0;
         assert_ok(ml_engine_submit(e, &q, &id, &err));
@@ -608,7 +568,7 @@ static void test_answers_do_not_depend_on_the_batch(void **state)
     for (int i = 0; i < 2; i++) {
         ml_model *m = make_model(models[i], true);
         assert_ok(ml_model_upload(m, device, 0, &err));
-        answer together[3] = { 0 }, alone = { 0 };
+        test_answer together[3] = { 0 }, alone = { 0 };
         answer_together(m, 3, 0, together);
         for (int r = 0; r < 3; r++) {
             answer_together(m, 1, r, &alone);

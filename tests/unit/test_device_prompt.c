@@ -3,6 +3,7 @@
  * Memory that nobody has written is NaN.  On a GPU, or in builds with the emulated one there. */
 #include "base/rng.h"
 #include "ops/cached.h"
+#include "support/operands.h"
 #include "support/support.h"
 #include "tensor/blocks.h"
 
@@ -53,22 +54,6 @@ typedef struct {
     float *a[N_SEQ], *b[N_SEQ], *factor[N_SEQ];
 } problem;
 
-static float *random_values(int64_t n, double std, uint64_t stream)
-{
-    ml_rng rng = ml_rng_make(7, stream);
-    float *x = malloc((size_t)n * sizeof *x + 1);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)(std * ml_rng_normal(&rng));
-    return x;
-}
-
-static void *upload(const void *from, size_t n_bytes)
-{
-    void *to;
-    assert_ok(ml_device_alloc(device, n_bytes, "a test's memory", &to, &err));
-    assert_ok(ml_device_upload(device, to, from, n_bytes, &err));
-    return to;
-}
-
 /* n_row x n_column numbers in a type. */
 static void *encode(ml_dtype dtype, const float *x, int64_t n_row, int64_t n_column)
 {
@@ -93,11 +78,11 @@ static float *rounded(ml_dtype dtype, const float *x, int64_t n_row, int64_t n_c
 
 static weight make_weight(ml_dtype dtype, int64_t n_row, int64_t n_column, uint64_t stream)
 {
-    float *x = random_values(n_row * n_column, 1 / sqrt((double)n_column), stream);
+    float *x = test_random_values(7, n_row * n_column, 1 / sqrt((double)n_column), stream);
     void *data = encode(dtype, x, n_row, n_column);
     weight w = { .value = rounded(dtype, x, n_row, n_column) };
     size_t n_bytes = (size_t)n_row * ml_dtype_row_bytes(dtype, n_column);
-    w.stored = ml_tensor_describe(dtype, 2, (int64_t[]){ n_row, n_column }, upload(data, n_bytes));
+    w.stored = ml_tensor_describe(dtype, 2, (int64_t[]){ n_row, n_column }, test_put(device, data, n_bytes));
     w.stored.device = device;
     free(data);
     free(x);
@@ -106,10 +91,10 @@ static weight make_weight(ml_dtype dtype, int64_t n_row, int64_t n_column, uint6
 
 static void fill_values(problem *p)
 {
-    p->q = random_values(N_TOKEN * p->q_columns, 1.5, 1);
-    p->k = random_values(N_TOKEN * p->k_columns, 1, 2);
-    p->v = random_values(N_TOKEN * p->v_columns, 1, 3);
-    p->tail = random_values(N_TOKEN * p->tail_columns, 1, 4);
+    p->q = test_random_values(7, N_TOKEN * p->q_columns, 1.5, 1);
+    p->k = test_random_values(7, N_TOKEN * p->k_columns, 1, 2);
+    p->v = test_random_values(7, N_TOKEN * p->v_columns, 1, 3);
+    p->tail = test_random_values(7, N_TOKEN * p->tail_columns, 1, 4);
 }
 
 static problem make_gqa(int64_t n_head, int64_t n_kv_head, int64_t d_qk, int64_t d_v, ml_dtype dtype)
@@ -166,15 +151,15 @@ static void add_terms(problem *p)
 {
     int64_t n_row = p->latent.n_head * (p->latent.d_nope + p->latent.d_v), rank = 3, n_column = p->latent.kv_lora_rank;
     for (int s = 1; s < 3; s++) {
-        p->a[s] = random_values(rank * n_column, 0.2, 20 + (uint64_t)s);
-        p->b[s] = random_values(n_row * rank, 0.5, 30 + (uint64_t)s);
-        p->term[s] = (ml_mla_term){ .a = upload(p->a[s], (size_t)(rank * n_column) * sizeof(float)),
-                                    .b = upload(p->b[s], (size_t)(n_row * rank) * sizeof(float)),
+        p->a[s] = test_random_values(7, rank * n_column, 0.2, 20 + (uint64_t)s);
+        p->b[s] = test_random_values(7, n_row * rank, 0.5, 30 + (uint64_t)s);
+        p->term[s] = (ml_mla_term){ .a = test_put(device, p->a[s], (size_t)(rank * n_column) * sizeof(float)),
+                                    .b = test_put(device, p->b[s], (size_t)(n_row * rank) * sizeof(float)),
                                     .rank = rank,
                                     .scale = 0.75f };
     }
-    p->factor[1] = random_values(n_row, 1, 40);
-    p->term[1].factor = upload(p->factor[1], (size_t)n_row * sizeof(float));
+    p->factor[1] = test_random_values(7, n_row, 1, 40);
+    p->term[1].factor = test_put(device, p->factor[1], (size_t)n_row * sizeof(float));
 }
 
 static void release(const void *there)
@@ -220,14 +205,14 @@ static cache make_cache(const problem *p)
                                                    ml_dtype_row_bytes(p->dtype, p->tail_columns) + 4),
                           .v_row_bytes = (int64_t)ml_dtype_row_bytes(p->dtype, p->v_columns) + 4,
                           .page_size = PAGE,
-                          .page_table = upload(table, sizeof table),
+                          .page_table = test_put(device, table, sizeof table),
                           .pages_per_seq = PAGES } };
     c.k_size = (size_t)(N_SEQ * PAGES * PAGE * c.view.k_row_bytes);
     c.v_size = (size_t)(N_SEQ * PAGES * PAGE * c.view.v_row_bytes);
     char *nan = malloc(c.k_size + c.v_size);
     memset(nan, 0xff, c.k_size + c.v_size);
-    c.view.k = upload(nan, c.k_size);
-    c.view.v = upload(nan, c.v_size);
+    c.view.k = test_put(device, nan, c.k_size);
+    c.view.v = test_put(device, nan, c.v_size);
     free(nan);
     return c;
 }

@@ -1,6 +1,6 @@
 /* Training on a device: the processor's course, the same bits however the memory is used, resuming, the guard.
  * On a GPU, or in builds with the emulated one there (slowly: models and batches are tiny). */
-#include "infer/session.h"
+#include "support/answers.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
 
@@ -284,20 +284,6 @@ static void test_skipped_step_changes_nothing(void **state)
 
 /* ---- samples ---- */
 
-/* Logits behind a prompt of 20 tokens and behind 4 generated ones. */
-static void converse(ml_model *m, float logits[2][TEST_VOCAB])
-{
-    ml_session *s;
-    int32_t id[24];
-    for (int i = 0; i < 24; i++) id[i] = (7 * i + 3) % TEST_VOCAB;
-    assert_ok(ml_session_make(m, 32, true, &s, &err));
-    assert_ok(ml_session_append(s, id, 20, &err));
-    memcpy(logits[0], ml_session_logits(s), sizeof logits[0]);
-    for (int i = 20; i < 24; i++) assert_ok(ml_session_append_generated(s, id[i], &err));
-    memcpy(logits[1], ml_session_logits(s), sizeof logits[1]);
-    ml_session_free(s);
-}
-
 /* The embedding as bf16 has it, which is what split weights otherwise differ in from those of a file in bf16. */
 static void round_embedding(test_run *r)
 {
@@ -325,7 +311,9 @@ static void check_samples(test_model which, const way *w)
     test_run_step(&straight);
     round_embedding(&asked);
     round_embedding(&straight);
-    converse(asked.model, there);
+    int32_t id[TEST_SAID];
+    for (int i = 0; i < TEST_SAID; i++) id[i] = (7 * i + 3) % TEST_VOCAB;
+    test_converse(asked.model, NULL, id, TEST_PROMPT, there);
     ml_model *copy;
     assert_ok(ml_model_make(&asked.model->config, ML_F32, false, &copy, &err));
     assert_ok(ml_model_pull(asked.model, &err));
@@ -336,7 +324,7 @@ static void check_samples(test_model which, const way *w)
     bool split = w->placing == ML_PLACE_SPLIT || w->placing == ML_PLACE_SPLIT_HOST;
     if (split) copy = test_model_round_to_bf16(copy);
     assert_ok(ml_model_upload(copy, device, 0, &err));
-    converse(copy, wanted);
+    test_converse(copy, NULL, id, TEST_PROMPT, wanted);
     for (int i = 0; i < 2 * TEST_VOCAB; i++) {
         double x = (double)there[i / TEST_VOCAB][i % TEST_VOCAB], y = (double)wanted[i / TEST_VOCAB][i % TEST_VOCAB];
         if (x != y) fail_msg("way %d, logit %d: %g in training, %g uploaded", (int)w->placing, i, x, y);

@@ -1,8 +1,10 @@
 /* Dot products with rows of q5_0 and q4_k, the types that a 4-bit file has in kv_b, without making them fp32 in
  * memory first: 32 codes at a time become fp32 in registers.  For AVX2 and AVX-512; included by the body of the
- * kernels. A row's sum: for every 32 elements, ascending, vector by vector and lane by lane p = code[0] * x[0];  p +=
- * code[1] * x[1] ..;  sum += scale * p  [;  sum -= minimum * (x[0] + x[1] ..)] so what else is computed beside it
- * changes no bit. */
+ * kernels.  A row's sum, for every 32 elements, ascending, vector by vector and lane by lane:
+ *
+ *   p = code[0] * x[0];  p += code[1] * x[1] ..;  sum += scale * p  [;  sum -= minimum * (x[0] + x[1] ..)]
+ *
+ * so what else is computed beside it changes no bit. */
 enum { Q5_0_BYTES = 22, Q4_K_LENGTH = 256, Q4_K_BYTES = 144, CODE_VECTORS = 32 / VF_LANES };
 
 #if defined(__AVX512F__)

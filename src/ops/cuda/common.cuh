@@ -73,6 +73,12 @@ static __device__ __forceinline__ float ml_sigmoid(float x)
     return 1.0f / (1.0f + expf(-x));
 }
 
+/* Of experts: SiLU, or ReLU. */
+static __device__ __forceinline__ float ml_activate(bool is_relu, float gate)
+{
+    return is_relu ? fmaxf(0.0f, gate) : gate * ml_sigmoid(gate);
+}
+
 static __device__ __forceinline__ void ml_report(ml_fault *fault, int code, int value, int64_t where)
 {
     if (atomicCAS(&fault->code, ML_FAULT_NONE, code) != ML_FAULT_NONE) return;

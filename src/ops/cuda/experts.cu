@@ -34,8 +34,7 @@ static __global__ void activate(layer l)
         g *= ml_term_factor(&l.t.gate, expert, c);
         u *= ml_term_factor(&l.t.up, expert, c);
     }
-    float act = l.e.activation == ML_ACT_SILU ? g * ml_sigmoid(g) : fmaxf(0.0f, g);
-    l.a[i] = ml_prob_at(&l.e, r) * act * u;
+    l.a[i] = ml_prob_at(&l.e, r) * ml_activate(l.e.activation == ML_ACT_RELU, g) * u;
 }
 
 /* Of gate or up: u becomes du, and (with magnitudes) what its row adds to dm, but for the norm, is kept. */

@@ -39,7 +39,7 @@ typedef struct {
 static __device__ __forceinline__ float ml_expert_activation(ml_activation activation, const float *factor, float gate,
                                                              bool has_up, float up)
 {
-    float act = activation == ML_ACT_SILU ? gate * ml_sigmoid(gate) : fmaxf(0.0f, gate);
+    float act = ml_activate(activation == ML_ACT_RELU, gate);
     float v = factor ? *factor * act : act;
     return has_up ? v * up : v;
 }

@@ -251,11 +251,6 @@ static __device__ __forceinline__ float ml_prob_of(const ml_product_experts *e, 
     return e->prob[flat / e->top_k * e->prob_stride + flat % e->top_k];
 }
 
-static __device__ __forceinline__ float ml_activate(bool is_relu, float gate)
-{
-    return is_relu ? fmaxf(0.0f, gate) : gate * ml_sigmoid(gate);
-}
-
 /* Fragments 2 j and 2 j + 1 are gate and up of the same columns where there is an up; else each is gate. */
 template <int N_ROWS, int N_COLS>
 static __device__ __forceinline__ void ml_store_activated(const ml_product *g, const ml_tile *tile, int row, int col,

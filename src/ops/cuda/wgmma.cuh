@@ -7,9 +7,13 @@
  *
  * a may also be in registers: a warp's 16 rows as mma.cuh has them.  In memory an operand is a matrix of lines of 128
  * bytes (64 elements), swizzled: the 16-byte chunk q of a line whose number is r lies at chunk q ^ (r % 8); eight lines
- * are 1024 bytes and begin at a multiple of that. inner:  a line is 64 inner elements of one row (of a) or column (of
- * b); `stride_bytes` to the next eight rows; 16 inner elements on is 32 bytes on outer:  a line is 64 rows (columns) of
- * one inner element; `stride_bytes` to the next eight inner elements, `leading_bytes` to the next 64 rows (columns) */
+ * are 1024 bytes and begin at a multiple of that.
+ *
+ *   inner   a line is 64 inner elements of one row (of a) or column (of b); `stride_bytes` to the next eight rows; 16
+ *           inner elements on is 32 bytes on
+ *
+ *   outer   a line is 64 rows (columns) of one inner element; `stride_bytes` to the next eight inner elements,
+ *           `leading_bytes` to the next 64 rows (columns) */
 #ifndef ML_OPS_CUDA_WGMMA_CUH
 #define ML_OPS_CUDA_WGMMA_CUH
 
