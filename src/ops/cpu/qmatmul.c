@@ -104,8 +104,8 @@ static void advance_tile(const product *q, int64_t n_unit, tile *t)
 static void load_sums(const product *q, int64_t token, int64_t row, bool first, tile *t)
 {
     const ml_qmatmul *p = q->p;
-    memset(t->acc, 0, sizeof t->acc);
     int64_t width = q->kernel->n_panel * ML_Q_ROWS, n = p->n - row < width ? p->n - row : width;
+    if (first || n < width) memset(t->acc, 0, sizeof t->acc);
     for (int i = 0; i < q->kernel->n_token[t->size] && !first; i++) {
         memcpy(t->acc + i * width, p->y + (token + i) * p->y_stride + row, (size_t)n * sizeof *t->acc);
     }

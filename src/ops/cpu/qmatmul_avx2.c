@@ -40,9 +40,10 @@ V_INLINE void sub_block_narrow(int n_token, int n_word, int bits, const uint32_t
 #pragma GCC unroll 8
         for (int i = first; i < first + group; i++) {
             vi w0 = v_load(code + 16 * i), w1 = v_load(code + 16 * i + 8);
+            __asm__ volatile("" : "+x"(w0), "+x"(w1)); /* or each token reads them again */
 #pragma GCC unroll 4
             for (int t = 0; t < n_token; t++) {
-                vi x = broadcast_word(q[t] + at + 4 * i);
+                vi x = v_repeat_again(q[t] + at + 4 * i);
                 vi p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
                 sum[t][0] = i == first ? p0 : _mm256_add_epi16(sum[t][0], p0);
                 sum[t][1] = i == first ? p1 : _mm256_add_epi16(sum[t][1], p1);

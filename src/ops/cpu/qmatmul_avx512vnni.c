@@ -76,8 +76,8 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
                         int at, const vi *scale, vi (*tot)[2])
 {
     (void)bits;
-    vi sum[4][2];
-#pragma GCC unroll 4
+    vi sum[6][2];
+#pragma GCC unroll 8
     for (int t = 0; t < n_token; t++) {
         sum[t][0] = scale ? v_zero() : tot[t][0];
         sum[t][1] = scale ? v_zero() : tot[t][1];
@@ -85,7 +85,7 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 #pragma GCC unroll 8
     for (int i = 0; i < n_word; i++) {
         vi w0 = v_load(code + 16 * i), w1 = v_load((const char *)code + stride + 64 * i);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int t = 0; t < n_token; t++) {
             int32_t four;
             __builtin_memcpy(&four, q[t] + at + 4 * i, sizeof four);
@@ -94,7 +94,7 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
             sum[t][1] = v_dot(sum[t][1], w1, x);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int t = 0; t < n_token; t++) {
         for (int v = 0; v < 2; v++) {
             tot[t][v] = scale ? v_add(tot[t][v], v_mul(sum[t][v], scale[v])) : sum[t][v];
@@ -108,6 +108,7 @@ V_INLINE void sub_block(int n_token, int n_word, int bits, const uint32_t *code,
 #define v_mul_small v_mul
 #include "ops/cpu/qmatmul_direct.h"
 
+DOT_FUNCTIONS(6)
 DOT_FUNCTIONS(4)
 DOT_FUNCTIONS(2)
 DOT_FUNCTIONS(1)
@@ -173,8 +174,9 @@ V_INLINE void gather_unit(const ml_q_format *f, const uint8_t *const *row, size_
 #include "ops/cpu/qmatmul_gather.h"
 
 const ml_q_kernel ml_q_kernel_avx512vnni = { .n_panel = N_PANEL,
-                                             .n_token = { 4, 2, 1 },
-                                             .dot = { { block_4, block_2, block_1 }, { super_4, super_2, super_1 } },
+                                             .n_token = { 6, 4, 2, 1 },
+                                             .dot = { { block_6, block_4, block_2, block_1 },
+                                                      { super_6, super_4, super_2, super_1 } },
                                              .direct = DIRECT_TABLE,
                                              .gather = gather,
                                              .unpack = unpack,

@@ -24,35 +24,29 @@ Q_INLINE int32_t pair_at(const int16_t *p)
     return pair;
 }
 
-/* The end of unit i: its exact sums join y.  tot is the sum of scale * code * q; `folded` says that it includes what
- * the offsets stand for. */
-Q_INLINE void finish_super(int n_token, bool has_min, bool folded, const ml_q_super *u, size_t stride,
-                           const ml_q_tile *x, int64_t i, vi (*tot)[N_VEC], float *acc)
+/* tot += what the offsets of unit i stand for: vectors of them with the sums of q that they count. */
+Q_INLINE void add_offsets(int n_token, int sub_words, const ml_q_super *u, size_t stride, const ml_q_tile *x, int64_t i,
+                          vi (*tot)[N_VEC])
 {
-    vi low[ML_Q_MAX_TOKEN][N_VEC];
-    for (int t = 0; t < n_token; t++) {
-        for (int v = 0; v < N_VEC; v++) low[t][v] = v_zero();
-    }
-    for (int g = 0; g < 8 && !folded; g++) {
-        for (int v = 0; v < N_VEC; v++) {
-            vi offset = v_load(vector_at(u->offset[g], v, stride));
-            for (int t = 0; t < n_token; t++) {
-                low[t][v] = v_add_pairs(low[t][v], offset, v_set1(pair_at(x->sum[t] + 16 * i + 2 * g)));
-            }
+    for (int g = 0; g < (sub_words == 4 ? 8 : 4); g++) {
+        vi offset[N_VEC];
+        for (int v = 0; v < N_VEC; v++) offset[v] = v_load(vector_at(u->offset[g], v, stride));
+        for (int t = 0; t < n_token; t++) {
+            vi sums = v_set1(sub_words == 4 ? pair_at(x->sum[t] + 16 * i + 2 * g) : x->pair[t][4 * i + g]);
+            for (int v = 0; v < N_VEC; v++) tot[t][v] = v_add_pairs(tot[t][v], offset[v], sums);
         }
     }
+}
+
+/* acc += d dx a, unit i of x having the scale dx. */
+Q_INLINE void join(int n_token, const float *rows, size_t stride, const ml_q_tile *x, int64_t i, vi (*a)[N_VEC],
+                   float *acc)
+{
     for (int v = 0; v < N_VEC; v++) {
-        vf d = vf_load(vector_at(u->d, v, stride)), m = vf_load(vector_at(u->m, v, stride));
+        vf d = vf_load(vector_at(rows, v, stride));
         for (int t = 0; t < n_token; t++) {
             float *y = acc + (t * N_VEC + v) * LANES;
-            vf dx = vf_set1(x->d[t][i]), sum = vf_load(y);
-            if (has_min) {
-                sum = vf_fma(vf_mul(d, dx), v_to_float(tot[t][v]), sum);
-                sum = vf_fma(vf_mul(m, dx), v_to_float(low[t][v]), sum);
-            } else {
-                sum = vf_fma(vf_mul(d, dx), v_to_float(v_add(tot[t][v], low[t][v])), sum);
-            }
-            vf_store(y, sum);
+            vf_store(y, vf_fma(vf_mul(d, vf_set1(x->d[t][i])), v_to_float(a[t][v]), vf_load(y)));
         }
     }
 }
@@ -75,7 +69,18 @@ Q_INLINE void run_super(int n_token, int sub_words, int bits, const ml_q_format 
             for (int v = 0; v < N_VEC; v++) scale[v] = v_load(vector_at(u->scale[s], v, stride));
             sub_block(n_token, sub_words, bits, u->code[s * sub_words], stride, q, s * sub_words * 4, scale, tot);
         }
-        finish_super(n_token, f->has_min, SIGNED_WIDE && bits == 8, u, stride, x, i, tot, acc);
+        if (f->has_min) {
+            join(n_token, u->d, stride, x, i, tot, acc);
+            for (int t = 0; t < n_token; t++) {
+                for (int v = 0; v < N_VEC; v++) tot[t][v] = v_zero();
+            }
+            add_offsets(n_token, sub_words, u, stride, x, i, tot);
+            join(n_token, u->m, stride, x, i, tot, acc);
+        } else {
+            /* Of signed codes of 8 bits the offset is in already. */
+            if (!(SIGNED_WIDE && bits == 8)) add_offsets(n_token, sub_words, u, stride, x, i, tot);
+            join(n_token, u->d, stride, x, i, tot, acc);
+        }
     }
 }
 

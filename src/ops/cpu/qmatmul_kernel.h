@@ -14,7 +14,9 @@
 typedef struct {
     _Alignas(64) uint32_t code[64][ML_Q_ROWS];
     int32_t scale[16][ML_Q_ROWS];
-    uint32_t offset[8][ML_Q_ROWS]; /* two int16, for the two 16s of each 32 elements: what the sums of q count */
+    /* What the sums of q count, two int16 each: for sub-blocks of 16 elements those of 2 g and 2 g + 1; for sub-blocks
+     * of 32 four words only, of the sub-blocks whose sums a word of ml_qx.pair has. */
+    uint32_t offset[8][ML_Q_ROWS];
     float d[ML_Q_ROWS];
     float m[ML_Q_ROWS]; /* of types with minima: offset belongs to m, not to d */
 } ml_q_super;
@@ -27,7 +29,7 @@ typedef struct {
 } ml_q_block;
 
 /* Tokens of a tile, panels that a tile spans, words of a block, tokens of the kernels that do not unpack first. */
-enum { ML_Q_MAX_TOKEN = 4, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52, ML_Q_MAX_DIRECT = 2 };
+enum { ML_Q_MAX_TOKEN = 6, ML_Q_MAX_PANEL = 2, ML_Q_MAX_WORD = 52, ML_Q_MAX_DIRECT = 2 };
 
 /* What is the same for all blocks of a type. */
 typedef struct {
@@ -67,9 +69,9 @@ typedef void (*ml_q_direct_fn)(ml_q_words word, const uint16_t *half, int64_t n_
 
 typedef struct {
     int n_panel;    /* panels that a tile spans, <= ML_Q_MAX_PANEL */
-    int n_token[3]; /* tile sizes, descending, ending with 1 */
+    int n_token[4]; /* tile sizes, descending, ending with 1 */
     /* By format (0: blocks, 1: super-blocks) and index in n_token. */
-    ml_q_dot_fn dot[2][3];
+    ml_q_dot_fn dot[2][4];
     /* Without unpacking first, for one and two tokens; NULL where there is none. */
     ml_q_direct_fn direct[ML_N_DTYPE][ML_Q_MAX_DIRECT];
     /* n_unit blocks of each of sixteen rows, from byte `at` of the rows on -> as a panel has them, at dst; asks for 16

@@ -17,12 +17,18 @@ static int32_t sign_extend_half(uint32_t v)
     return (int16_t)(uint16_t)v;
 }
 
+static int32_t dot_pair(uint32_t offset, int32_t sum0, int32_t sum1)
+{
+    return sign_extend_half(offset) * sum0 + sign_extend_half(offset >> 16) * sum1;
+}
+
 static void dot_super(const ml_q_format *f, const void *w, int64_t n_unit, const ml_q_tile *x, float *acc)
 {
     const ml_q_super *u = w;
     const int8_t *q = x->q[0];
     const int16_t *sum = x->sum[0];
-    for (int64_t i = 0; i < n_unit; i++, u++, q += 256, sum += 16) {
+    const int32_t *pair = x->pair[0];
+    for (int64_t i = 0; i < n_unit; i++, u++, q += 256, sum += 16, pair += 4) {
         FOR_ROWS(r)
         {
             int32_t a = 0, b = 0;
@@ -30,9 +36,10 @@ static void dot_super(const ml_q_format *f, const void *w, int64_t n_unit, const
                 int at = s * f->sub_words;
                 a += u->scale[s][r] * dot_words(f->sub_words, u->code + at, r, q + 4 * at);
             }
-            for (int g = 0; g < 8; g++) {
-                b += sign_extend_half(u->offset[g][r]) * sum[2 * g];
-                b += sign_extend_half(u->offset[g][r] >> 16) * sum[2 * g + 1];
+            for (int g = 0; g < 8 && f->sub_words == 4; g++) b += dot_pair(u->offset[g][r], sum[2 * g], sum[2 * g + 1]);
+            for (int g = 0; g < 4 && f->sub_words == 8; g++) {
+                b += dot_pair(u->offset[g][r], sign_extend_half((uint32_t)pair[g]),
+                              sign_extend_half((uint32_t)pair[g] >> 16));
             }
             if (!f->has_min) a += b;
             acc[r] = fmaf(u->d[r] * x->d[0][i], (float)a, acc[r]);

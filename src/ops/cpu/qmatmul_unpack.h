@@ -151,9 +151,10 @@ Q_INLINE void put_scales(q_vu packed, int r, int32_t (*scale)[ML_Q_ROWS])
     for (int s = 0; s < 4; s++) put(scale[s] + r, packed >> 8 * s & 0xffu);
 }
 
+/* Four minima, one per byte: the first with the third, the second with the fourth. */
 Q_INLINE void put_minima(q_vu packed, int r, uint32_t (*offset)[ML_Q_ROWS])
 {
-    for (int s = 0; s < 4; s++) put(offset[s] + r, (packed >> 8 * s & 0xffu) * 0x10001u);
+    for (int odd = 0; odd < 2; odd++) put(offset[odd] + r, packed >> 8 * odd & 0x00ff00ffu);
 }
 
 /* The 12 bytes of q4_k and q5_k: words p[0..2]. */
@@ -165,7 +166,7 @@ Q_INLINE void unpack_pairs(q_words p, ml_q_super *u)
         put_scales(bytes_of(a, 63), r, u->scale);
         put_scales(bytes_of(c, 15) | bytes_of(a >> 2, 48), r, u->scale + 4);
         put_minima(bytes_of(b, 63), r, u->offset);
-        put_minima(bytes_of(c >> 4, 15) | bytes_of(b >> 2, 48), r, u->offset + 4);
+        put_minima(bytes_of(c >> 4, 15) | bytes_of(b >> 2, 48), r, u->offset + 2);
     }
 }
 
@@ -320,9 +321,16 @@ static void unpack_iq4_xs(q_words w, const uint16_t *half, int64_t ahead, ml_q_s
         FOR_VECTORS(r)
         {
             q_vu low = get(w[1] + r) >> 4 * s & 15, high = get(w[0] + r) >> (16 + 2 * s) & 3;
-            q_vi scale = (q_vi)(low | high << 4) - 32;
-            put(u->scale[s] + r, (q_vu)scale);
-            put(u->offset[s] + r, pair_of(scale * -128, scale * -128));
+            put(u->scale[s] + r, (low | high << 4) - 32);
+        }
+    }
+    for (int g = 0; g < 4; g++) {
+        FOR_VECTORS(r)
+        {
+            int first = g / 2 * 4 + g % 2;
+            q_vi a = (q_vi)get((const uint32_t *)u->scale[first] + r);
+            q_vi b = (q_vi)get((const uint32_t *)u->scale[first + 2] + r);
+            put(u->offset[g] + r, pair_of(a * -128, b * -128));
         }
     }
     FOR_VECTORS(r) put(u->d + r, widen_low_halves(get(w[0] + r)));
