@@ -222,8 +222,8 @@ static void test_extremes(void **state)
 {
     (void)state;
     for (int dtype = ML_Q8_0; dtype < ML_N_DTYPE; dtype++) {
-        check_problem((ml_dtype)dtype, 5, 33, 512, LARGEST_CODES);
-        check_problem((ml_dtype)dtype, 5, 17, 512, SMALLEST_CODES);
+        check_problem((ml_dtype)dtype, 11, 33, 512, LARGEST_CODES);
+        check_problem((ml_dtype)dtype, 11, 17, 512, SMALLEST_CODES);
     }
 }
 
@@ -292,6 +292,22 @@ static void test_list(void **state)
     }
 }
 
+static void expect_same_rounding(ml_dtype dtype, const float *x, int64_t n_row, int64_t k)
+{
+    ml_isa best = ml_cpu_isa();
+    size_t n_bytes = ml_qx_bytes(dtype, n_row, k);
+    void *first = ml_calloc(1, n_bytes), *other = ml_calloc(1, n_bytes);
+    ml_qx_make(dtype, x, k, n_row, k, first);
+    for (int isa = ML_ISA_SCALAR; isa < (int)best; isa++) {
+        ml_cpu_set_isa((ml_isa)isa);
+        ml_qx_make(dtype, x, k, n_row, k, other);
+        assert_memory_equal(first, other, n_bytes);
+    }
+    ml_cpu_set_isa(best);
+    ml_free(first);
+    ml_free(other);
+}
+
 /* The rounding of x has the same bits on every instruction set, and treats its edges as stated. */
 static void test_rounding_of_x(void **state)
 {
@@ -306,12 +322,8 @@ static void test_rounding_of_x(void **state)
     x[K + 302] = -3.5f;
     x[2 * K + 3] = INFINITY;
     x[2 * K + 400] = NAN;
-    ml_isa best = ml_cpu_isa();
-    size_t n_bytes = ml_qx_bytes(ML_Q4_K, 3, K);
-    void *first = ml_alloc(n_bytes), *other = ml_alloc(n_bytes);
-    memset(first, 0, n_bytes);
-    memset(other, 0, n_bytes);
-    ml_qx qx = ml_qx_make(ML_Q4_K, x, K, 3, K, first);
+    void *memory = ml_alloc(ml_qx_bytes(ML_Q4_K, 3, K));
+    ml_qx qx = ml_qx_make(ML_Q4_K, x, K, 3, K, memory);
     for (int i = 0; i < 2 * K / 16; i++) {
         int sum = 0;
         for (int j = 0; j < 16; j++) sum += qx.q[16 * i + j];
@@ -323,14 +335,9 @@ static void test_rounding_of_x(void **state)
     assert_int_equal(qx.q[K + 301], 2);
     assert_int_equal(qx.q[K + 302], -4);
     assert_true(isnan(qx.d[4]) && isnan(qx.d[5]));
-    for (int isa = ML_ISA_SCALAR; isa < (int)best; isa++) {
-        ml_cpu_set_isa((ml_isa)isa);
-        ml_qx_make(ML_Q4_K, x, K, 3, K, other);
-        assert_memory_equal(first, other, n_bytes);
-    }
-    ml_cpu_set_isa(best);
-    ml_free(first);
-    ml_free(other);
+    ml_free(memory);
+    expect_same_rounding(ML_Q4_K, x, 3, K);
+    expect_same_rounding(ML_Q5_0, x, 3, K);
 }
 
 /* A NaN in one token stays there. */

@@ -407,9 +407,25 @@ static void unpack(ml_dtype dtype, q_words word, const uint16_t *half, int64_t a
     }
 }
 
-/* The largest magnitude as bits: non-negative floats are ordered like their bits, infinities and NaN above all. */
+/* The largest magnitude as bits: non-negative floats are ordered like their bits, infinities and NaN above all.  n is a
+ * multiple of 32. */
 Q_INLINE uint32_t largest_magnitude(int n, const float *x)
 {
+#if defined(__AVX2__)
+    __m256i magnitude = _mm256_set1_epi32(0x7fffffff), a[4];
+    for (int v = 0; v < 4; v++) a[v] = _mm256_setzero_si256();
+    for (int i = 0; i < n; i += 32) {
+        for (int v = 0; v < 4; v++) {
+            __m256i bits = _mm256_loadu_si256((const void *)(x + i + 8 * v));
+            a[v] = _mm256_max_epi32(a[v], _mm256_and_si256(bits, magnitude));
+        }
+    }
+    a[0] = _mm256_max_epi32(_mm256_max_epi32(a[0], a[1]), _mm256_max_epi32(a[2], a[3]));
+    __m128i largest = _mm_max_epi32(_mm256_castsi256_si128(a[0]), _mm256_extracti128_si256(a[0], 1));
+    largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0x4e));
+    largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(largest);
+#else
     uint32_t bits[ML_Q_ROWS] = { 0 }, largest = 0;
     for (int i = 0; i < n; i += ML_Q_ROWS) {
         FOR_ROWS(r)
@@ -422,6 +438,35 @@ Q_INLINE uint32_t largest_magnitude(int n, const float *x)
     }
     FOR_ROWS(r) largest = bits[r] > largest ? bits[r] : largest;
     return largest;
+#endif
+}
+
+/* Sixteen x * inverse to the nearest integers, ties to even, and their sum; |x * inverse| < 128. */
+Q_INLINE int32_t round_sixteen(const float *x, float inverse, int8_t *q)
+{
+#if defined(__AVX2__)
+    __m256 scale = _mm256_set1_ps(inverse);
+    __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), scale));
+    __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), scale));
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    /* An instruction adds eight bytes without a sign. */
+    __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8((char)0x80)), _mm_setzero_si128());
+    _mm_storeu_si128((void *)q, bytes);
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+#else
+    int32_t rounded[ML_Q_ROWS], total = 0;
+    FOR_ROWS(r)
+    {
+        const float magic = 12582912.0f; /* 1.5 * 2^23: the sum's low bits are the nearest integer */
+        float shifted = x[r] * inverse + magic;
+        memcpy(&rounded[r], &shifted, sizeof shifted);
+        rounded[r] -= 0x4b400000;
+    }
+    FOR_ROWS(r) q[r] = (int8_t)rounded[r];
+    FOR_ROWS(r) total += rounded[r];
+    return total;
+#endif
 }
 
 Q_INLINE void quantize_unit(int n, const float *x, int8_t *q, int16_t *sum, float *d)
@@ -439,19 +484,7 @@ Q_INLINE void quantize_unit(int n, const float *x, int8_t *q, int16_t *sum, floa
     }
     *d = largest / 127;
     inverse = 127 / largest;
-    for (int i = 0; i < n; i += ML_Q_ROWS) {
-        int32_t rounded[ML_Q_ROWS], total = 0;
-        FOR_ROWS(r)
-        {
-            const float magic = 12582912.0f; /* 1.5 * 2^23: the sum's low bits are the nearest integer */
-            float shifted = x[i + r] * inverse + magic;
-            memcpy(&rounded[r], &shifted, sizeof shifted);
-            rounded[r] -= 0x4b400000;
-        }
-        FOR_ROWS(r) q[i + r] = (int8_t)rounded[r];
-        FOR_ROWS(r) total += rounded[r];
-        sum[i / 16] = (int16_t)total;
-    }
+    for (int i = 0; i < n; i += ML_Q_ROWS) sum[i / 16] = (int16_t)round_sixteen(x + i, inverse, q + i);
 }
 
 static void quantize(int unit, int64_t k, const float *x, int8_t *q, int16_t *sum, float *d)
