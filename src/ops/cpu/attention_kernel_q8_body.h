@@ -10,6 +10,16 @@
 
 #include <stdbool.h>
 
+/* Sums of a score tile: two for each key.  What adds in the multiplier (AVX-VNNI) needs 10 or more under way, without
+ * it 8 leave registers for products; AVX-512 has room for 16. */
+#if defined(__AVX512F__)
+#define TILE_KEYS 8
+#elif defined(__AVXVNNI__)
+#define TILE_KEYS 6
+#else
+#define TILE_KEYS 4
+#endif
+
 enum {
     HEADS = ML_Q8_HEADS,
     KEYS = ML_Q8_KEYS,
@@ -17,7 +27,7 @@ enum {
     HEAD_VECTORS = 2,                          /* of a tile of queries */
     HEAD_COLUMNS = 2 * VF_LANES / (HEADS / 2), /* columns of a head that such a vector has: 4 or 2 */
     COLUMN_VECTORS = BLOCK / VF_LANES,         /* of a block, two keys in each */
-    SCORE_KEYS = VF_LANES == 16 ? 8 : 4,
+    SCORE_KEYS = TILE_KEYS,
     VALUE_HEADS = VF_LANES == 16 ? 8 : 4,
     VALUE_VECTORS = 2,
     PAIRS = KEYS / 2,
@@ -361,6 +371,11 @@ static void scales(const char *const *row, int64_t n, int64_t columns, float *d)
 
 /* ---- scores ---- */
 
+VF_INLINE int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Codes of block b of SCORE_KEYS keys. */
 VF_INLINE void widen_blocks(const char *const *row, int64_t b, int16_t (*to)[BLOCK])
 {
@@ -437,12 +452,14 @@ static void scores(const ml_q8_rows *p, const int16_t *packed, const float *scal
     LINES float turned[KEYS * HEADS], all[HEADS * KEYS];
     int64_t n_tile = (p->n + SCORE_KEYS - 1) / SCORE_KEYS;
     fetcher f = begin_fetching(ahead, n_tile * (p->columns / BLOCK) * (BLOCK / FETCH_COLUMNS));
-    for (int64_t key = 0; key < p->n; key += SCORE_KEYS) {
+    int64_t last = p->n > SCORE_KEYS ? p->n - SCORE_KEYS : 0; /* a tile that repeats keys: d has no more than 64 */
+    for (int64_t tile = 0; tile < n_tile; tile++) {
+        int64_t key = smaller(tile * SCORE_KEYS, last);
         const char *row[SCORE_KEYS];
         for (int64_t i = 0; i < SCORE_KEYS; i++) row[i] = p->row[key + i < p->n ? key + i : p->n - 1];
         score_tile(p, row, p->d + key, packed, scale, &f, turned + key * HEADS);
     }
-    for (int64_t key = n_tile * SCORE_KEYS; key % 16; key++) memset(turned + key * HEADS, 0, HEADS * sizeof *turned);
+    for (int64_t key = last + SCORE_KEYS; key % 16; key++) memset(turned + key * HEADS, 0, HEADS * sizeof *turned);
     float *to = n_row == HEADS ? s : all;
     for (int64_t key = 0; key < p->n; key += 16) turn_scores(turned + key * HEADS, to + key);
     if (to == all) memcpy(s, all, (size_t)(n_row * KEYS) * sizeof *s);
@@ -521,11 +538,6 @@ VF_INLINE void prepare_scales(const value_source *p, int64_t b, value_block *to)
     vf f = vf_set1(largest_of(d, 32767, &inverse) * unit);
     scale_keys(d, inverse, to->d);
     for (int h = 0; h < HEADS; h += VF_LANES) vf_store(to->factor + h, vf_load(p->r.largest + h) * f);
-}
-
-VF_INLINE int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* Part `part` of the pairs and weights of block b, which has its scales. */
