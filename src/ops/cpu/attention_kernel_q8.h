@@ -30,7 +30,7 @@ enum {
     ML_Q8_BLOCK = 32, /* columns of a block */
 };
 
-/* Rows of q8_0, n <= 64 of them.  d[b][i]: the scale of block b of row i, made by `scales`. */
+/* Rows of q8_0, 0 < n <= 64 of them.  d[b][i]: the scale of block b of row i, made by `scales`. */
 typedef struct {
     const char *const *row;
     int64_t n, columns; /* whole blocks */
