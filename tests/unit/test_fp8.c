@@ -202,9 +202,9 @@ static void test_conversion(void **state)
     write_folder(folder, false);
     ml_convert to_folder = { .from = folder, .to = copy }, to_file = { .from = folder, .to = file, .gguf = true };
     assert_ok(ml_convert_model(&to_folder, &report, &err));
-    assert_int_equal(report.n_unused, 0); /* scales are no unknown tensors */
+    assert_int_equal(report.unused.n, 0); /* scales are no unknown tensors */
     assert_ok(ml_convert_model(&to_file, &report, &err));
-    assert_int_equal(report.n_unused, 0);
+    assert_int_equal(report.unused.n, 0);
     get_logits(folder, wanted);
     assert_true(isfinite(wanted[0]) && wanted[0] != wanted[1]);
     get_logits(copy, found);
