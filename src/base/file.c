@@ -7,30 +7,71 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+/* A file to read, and no pipe, whose open would wait for a writer, nor a device, which has no size. */
+static ml_status open_file(const char *path, int *fd, struct stat *st, ml_error *err)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return ml_fail_errno(err, "%s: cannot be opened", path);
+    ml_status status = ML_OK;
+    if (fstat(*fd, st) != 0) {
+        status = ml_fail_errno(err, "%s: cannot be examined", path);
+    } else if (!S_ISREG(st->st_mode)) {
+        status = ml_fail(err, ML_EINVAL, "%s: is a %s, expected a file", path,
+                         S_ISDIR(st->st_mode) ? "folder" : "device or pipe");
+    }
+    if (status != ML_OK) close(*fd);
+    return status;
+}
+
+/* What a mapping lacks is address space: its memory is the file's. */
+static ml_status fail_map(const char *path, uint64_t n_bytes, ml_error *err)
+{
+    int saved = errno;
+    return ml_fail(err, ML_EIO, "%s: its %.2f GB cannot be mapped: %s%s", path, (double)n_bytes / 1e9, strerror(saved),
+                   saved == ENOMEM   ? ": raise the limit of this process's address space (ulimit -v)"
+                   : saved == ENODEV ? ": copy it to a file system whose files can be mapped"
+                                     : "");
+}
+
 ml_status ml_map_open(const char *path, ml_map *map, ml_error *err)
 {
-    *map = (ml_map){ 0 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return ml_fail_errno(err, "%s: cannot be opened", path);
+    int fd;
     struct stat st;
+    *map = (ml_map){ 0 };
+    ML_TRY(open_file(path, &fd, &st, err));
     ml_status status = ML_OK;
-    if (fstat(fd, &st) != 0) {
-        status = ml_fail_errno(err, "%s: cannot be examined", path);
-    } else if (S_ISDIR(st.st_mode)) {
-        status = ml_fail(err, ML_EINVAL, "%s: is a folder, expected a file", path);
-    } else if (st.st_size > 0) {
+    if (st.st_size > 0) {
         void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) {
-            status = ml_fail_errno(err, "%s: cannot be mapped", path);
+            status = fail_map(path, (uint64_t)st.st_size, err);
         } else {
             map->data = data;
             map->size = (size_t)st.st_size;
         }
+    }
+    close(fd);
+    return status;
+}
+
+ml_status ml_file_read_head(const char *path, void *out, size_t n_bytes, size_t *n_read, ml_error *err)
+{
+    int fd;
+    struct stat st;
+    *n_read = 0;
+    ML_TRY(open_file(path, &fd, &st, err));
+    ml_status status = ML_OK;
+    while (*n_read < n_bytes) {
+        ssize_t n = read(fd, (char *)out + *n_read, n_bytes - *n_read);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) status = ml_fail_errno(err, "%s: cannot be read", path);
+        if (n <= 0) break;
+        *n_read += (size_t)n;
     }
     close(fd);
     return status;
@@ -102,6 +143,7 @@ ml_status ml_file_begin(ml_file_writer *w, const char *path, ml_error *err)
     if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%s: the path is too long", path);
     w->file = fopen(w->tmp, "wbe");
     if (!w->file) return ml_fail_errno(err, "%s: cannot be created", w->path);
+    (void)flock(fileno(w->file), LOCK_EX | LOCK_NB); /* not every file system can; closing it unlocks */
     return ML_OK;
 }
 
@@ -136,21 +178,17 @@ static ml_status sync_parent(const char *path, ml_error *err)
 ml_status ml_file_commit(ml_file_writer *w, ml_error *err)
 {
     bool written = fflush(w->file) == 0 && fsync(fileno(w->file)) == 0;
-    int saved = errno;
+    int saved = errno, lock = fcntl(fileno(w->file), F_DUPFD_CLOEXEC, 0); /* held until the file has its name */
     bool closed = fclose(w->file) == 0;
     if (written && !closed) saved = errno;
     w->file = NULL;
-    if (!written || !closed) {
-        unlink(w->tmp);
-        errno = saved;
-        return ml_fail_errno(err, "%s: could not be written", w->path);
-    }
-    if (rename(w->tmp, w->path) != 0) {
-        saved = errno;
-        unlink(w->tmp);
-        errno = saved;
-        return ml_fail_errno(err, "%s: could not be put in place", w->path);
-    }
+    bool placed = written && closed && rename(w->tmp, w->path) == 0;
+    if (written && closed && !placed) saved = errno;
+    if (!placed) unlink(w->tmp);
+    if (lock >= 0) close(lock);
+    errno = saved;
+    if (!written || !closed) return ml_fail_errno(err, "%s: could not be written", w->path);
+    if (!placed) return ml_fail_errno(err, "%s: could not be put in place", w->path);
     return sync_parent(w->path, err);
 }
 

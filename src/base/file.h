@@ -1,7 +1,7 @@
 /* Files: mapped reading, and writing that is never half done.
  *
- * A file appears under its name complete or not at all: it is written beside as "<name>.tmp.<pid>",
- * synced, renamed, and its folder synced. */
+ * A file appears under its name complete or not at all: it is written beside as "<name>.tmp.<pid>", locked (flock) as
+ * long as somebody writes it, synced, renamed, and its folder synced. */
 #ifndef ML_BASE_FILE_H
 #define ML_BASE_FILE_H
 
@@ -18,6 +18,7 @@ typedef struct {
     size_t size;
 } ml_map;
 
+/* ML_EINVAL for a folder, device or pipe; ML_EIO with the system's reason, and the remedy, when it cannot be mapped. */
 ml_status ml_map_open(const char *path, ml_map *map, ml_error *err);
 void ml_map_close(ml_map *map);
 /* Part of a mapped file is not needed for now: its memory is given back.  It stays readable. */
@@ -26,6 +27,9 @@ void ml_map_drop(const void *data, size_t n_bytes);
 /* Read a whole file into ml_alloc'd memory with a 0 byte behind it (not counted in *size, which may be
  * NULL).  Free with ml_free. */
 ml_status ml_file_read(const char *path, char **text, size_t *size, ml_error *err);
+
+/* The first n_bytes of a file; *n_read is less when it is shorter.  Fails as ml_map_open. */
+ml_status ml_file_read_head(const char *path, void *out, size_t n_bytes, size_t *n_read, ml_error *err);
 
 /* A file being written.  Begin, write any number of times, then commit or abandon. */
 typedef struct {

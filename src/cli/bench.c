@@ -182,11 +182,13 @@ static ml_status bench(job *j, ml_error *err)
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open_weights(path, ml_options_text(j->o, "repack"), &budget, &j->model, err));
     j->load_seconds = ml_clock_seconds() - start;
+    ml_loaded_tell(j->model, ml_log_warn);
     ML_TRY(check_lengths(j, err));
     if (j->model->device) {
         ML_TRY(ml_device_limits_measure(j->model->device, &j->there, err));
     } else {
-        if (ml_options_given(j->o, "device") && !ml_options_flag(j->o, "json")) ml_cli_say_device(j->o, j->model);
+        bool asked = ml_options_given(j->o, "device") && !ml_options_flag(j->o, "json");
+        if (asked) ml_log_info("computes on %s", j->model->device_choice);
         ML_TRY(ml_machine_measure(1.5, &j->limits, err));
     }
     if (ml_options_flag(j->o, "json")) {

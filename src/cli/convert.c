@@ -3,8 +3,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "cli/amount.h"
 #include "format/find.h"
+#include "format/leftovers.h"
 #include "quant/convert.h"
 
 #include <math.h>
@@ -21,10 +23,38 @@ typedef struct {
     ml_progress *progress, *reading;
 } job;
 
-static bool ends_in_gguf(const char *path)
+/* A name that says another format than those that are written, unless --to says which of them it is. */
+static ml_status check_name(const char *path, ml_error *err)
 {
-    size_t n = strlen(path);
-    return n > 5 && !strcmp(path + n - 5, ".gguf");
+    static const char *const ends[] = { ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx" };
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        if (!ml_text_ends_with(path, ends[i])) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "%s: a file of that kind is not written: name a folder, which gets its weights as "
+                       "model.safetensors, or a file ending in .gguf (--to hf or --to gguf writes one of that name)",
+                       path);
+    }
+    return ML_OK;
+}
+
+/* Options that what is written has no use for. */
+static ml_status check_options(const job *j, const ml_options *o, ml_error *err)
+{
+    static const char *const of_gguf[] = { "split-max-size", "calibrate", "imatrix" };
+    const ml_convert *x = &j->convert;
+    const char *to = ml_options_text(o, "to");
+    if (!strcmp(to, "auto")) ML_TRY(check_name(x->to, err));
+    for (size_t i = 0; !x->gguf && i < sizeof of_gguf / sizeof *of_gguf; i++) {
+        bool there = i == 0 || !x->adapter; /* merge has the first alone */
+        if (!there || !ml_options_given(o, of_gguf[i])) continue;
+        return ml_fail(err, ML_EINVAL,
+                       "--%s is for a GGUF file, and %s will be a folder: leave it out, or name a file ending in .gguf",
+                       of_gguf[i], x->to);
+    }
+    bool quantises = ml_options_text(o, "quant") || x->plan.n_rule;
+    if (!x->calibrate || x->importance || quantises) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "--calibrate: nothing is quantised with what the text says: add --quant, or --imatrix to keep it");
 }
 
 static ml_status read_types(job *j, const ml_options *o, ml_error *err)
@@ -67,7 +97,8 @@ static ml_status set_up(job *j, const ml_options *o, const char *from, const cha
     x->from = j->from;
     x->adapter = adapter;
     x->to = to_path;
-    x->gguf = strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ends_in_gguf(x->to);
+    x->gguf =
+        strcmp(to, "auto") ? !strcmp(to, "gguf") : ml_options_text(o, "quant") || ml_text_ends_with(x->to, ".gguf");
     x->tokenizer = ml_options_text(o, "tokenizer");
     x->split_bytes = (uint64_t)ml_options_int(o, "split-max-size");
     if (!adapter) { /* a text would be read by the model as it was */
@@ -81,7 +112,19 @@ static ml_status set_up(job *j, const ml_options *o, const char *from, const cha
     if (ml_path_exists(x->to)) {
         return ml_fail(err, ML_EINVAL, "%s exists already: choose another name, or remove it", x->to);
     }
-    return read_types(j, o, err);
+    ML_TRY(read_types(j, o, err));
+    return check_options(j, o, err);
+}
+
+static ml_status remove_leftovers(const job *j, ml_error *err)
+{
+    ml_leftovers left;
+    ML_TRY(ml_leftovers_remove(j->convert.to, &left, err));
+    if (left.n) {
+        ml_log_info("%s: removed %s that a conversion to this name left when it was killed", j->convert.to,
+                    ml_cli_bytes((int64_t)left.n_bytes).text);
+    }
+    return ML_OK;
 }
 
 /* What quantisation lost, for each class of tensors and type. */
@@ -119,9 +162,9 @@ static void tell(const job *j)
     const ml_convert_report *r = &j->report;
     print_errors(&r->errors);
     tell_coverage(&r->coverage);
-    if (r->n_unused) {
-        ml_log_warn("%zu tensors of %s are none of the model's and were left out: %s%s", r->n_unused, j->convert.from,
-                    r->unused, r->n_unused > 1 ? ", ..." : "");
+    if (r->unused.n) {
+        ml_log_warn("%s: %zu tensors are none of the model's and were left out: %s", j->convert.from, r->unused.n,
+                    r->unused.names);
     }
     if (!r->has_tokenizer)
         ml_log_warn("written without a tokenizer: %s",
@@ -142,6 +185,7 @@ ml_status ml_cli_convert_model(const ml_options *o, const char *from, const char
     job j = { 0 };
     ml_status status = set_up(&j, o, from, adapter, to, err);
     ml_stop_install();
+    if (status == ML_OK) status = remove_leftovers(&j, err);
     if (status == ML_OK) status = ml_convert_model(&j.convert, &j.report, err);
     ml_progress_end(j.reading);
     ml_progress_end(j.progress);

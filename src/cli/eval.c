@@ -46,6 +46,7 @@ static ml_status load_base(job *j, ml_error *err)
     if (!path) return ML_OK;
     ml_memory_budget budget = ml_cli_budget(j->o);
     ML_TRY(ml_loaded_open(path, "off", &budget, &j->base, err));
+    ml_loaded_tell(j->base.model, ml_log_warn);
     if (strcmp(ml_tokenizer_fingerprint(j->m.tokenizer), ml_tokenizer_fingerprint(j->base.tokenizer)) == 0)
         return ML_OK;
     return ml_fail(err, ML_EINVAL, "%s has another vocabulary than the model: their predictions cannot be compared",
@@ -310,7 +311,7 @@ static ml_status eval(job *j, ml_error *err)
     if (!is_math) ML_TRY(ml_file_read(data, &j->text, &j->n_bytes, err));
     ml_memory_budget budget = ml_cli_budget_with_adapters(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
-    ml_cli_say_device(j->o, j->m.model);
+    ml_cli_say_opened(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (is_math) return ml_cli_eval_math(j->o, &j->m, data, &j->scores, err);
     ML_TRY(ml_tokenizer_append_prefix(j->m.tokenizer, &j->prefix, err));

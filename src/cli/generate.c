@@ -240,7 +240,7 @@ static ml_status generate(job *j, ml_error *err)
     ML_TRY(check_input(j, err));
     ml_memory_budget budget = ml_cli_budget_with_adapters(j->o);
     ML_TRY(ml_loaded_open(path, ml_options_text(j->o, "repack"), &budget, &j->m, err));
-    ml_cli_say_device(j->o, j->m.model);
+    ml_cli_say_opened(j->o, j->m.model);
     ML_TRY(ml_cli_load_adapters(j->o, &j->m, err));
     if (!ml_options_given(j->o, "prompts")) return generate_one(j, err);
     const ml_ids *ends = &j->m.ends;

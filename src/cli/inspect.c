@@ -165,7 +165,8 @@ static ml_status inspect_preset(ml_inspection *x, const char *preset, ml_error *
 
 static ml_status inspect_file(ml_inspection *x, const char *path, ml_error *err)
 {
-    ml_source_kind kind = ml_weight_source_kind(path);
+    ml_source_kind kind;
+    ML_TRY(ml_weight_source_find_kind(path, &kind, err));
     if (kind == ML_SOURCE_GGUF) return ml_cli_inspect_gguf(x, path, err);
     if (kind == ML_SOURCE_PT) return ml_cli_inspect_pt(x, path, err);
     if (ml_text_ends_with(path, ".safetensors") || ml_text_ends_with(path, ".safetensors.index.json")) {

@@ -22,8 +22,9 @@ ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o)
     return b;
 }
 
-void ml_cli_say_device(const ml_options *o, const ml_model *m)
+void ml_cli_say_opened(const ml_options *o, const ml_model *m)
 {
+    ml_loaded_tell(m, ml_log_warn);
     if (m->device || ml_options_given(o, "device")) ml_log_info("computes on %s", m->device_choice);
 }
 

@@ -1,13 +1,19 @@
 #include "format/aside.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
-static ml_status write_folder(const char *aside, uint64_t expect_bytes, ml_aside_fill fill, void *arg, ml_error *err)
+/* *lock: -1, or what to close when the folder has its name or is gone. */
+static ml_status write_folder(const char *aside, uint64_t expect_bytes, ml_aside_fill fill, void *arg, int *lock,
+                              ml_error *err)
 {
     ml_manifest *manifest = NULL;
     ml_status status = ml_manifest_begin(&manifest, aside, expect_bytes, err);
+    *lock = status == ML_OK ? open(aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (*lock >= 0) (void)flock(*lock, LOCK_EX | LOCK_NB); /* somebody writes it (format/leftovers.h) */
     if (status == ML_OK) status = fill(arg, manifest, err);
     if (status == ML_OK) status = ml_manifest_commit(manifest, err);
     ml_manifest_free(manifest);
@@ -30,8 +36,10 @@ ml_status ml_aside_write(const char *path, uint64_t expect_bytes, ml_aside_fill 
     while (length > 1 && path[length - 1] == '/') length--;
     int n = snprintf(aside, sizeof aside, "%.*s.tmp.%ld", (int)length, path, (long)getpid());
     if (n < 0 || n >= ML_PATH_MAX) return ml_fail(err, ML_EINVAL, "%.300s: the path is too long", path);
-    ml_status status = write_folder(aside, expect_bytes, fill, arg, err);
+    int lock;
+    ml_status status = write_folder(aside, expect_bytes, fill, arg, &lock, err);
     if (status == ML_OK) status = put_in_place(aside, path, err);
     if (status != ML_OK) (void)ml_dir_remove(aside, &ignored);
+    if (lock >= 0) close(lock);
     return status;
 }

@@ -24,12 +24,6 @@ typedef struct {
     ml_chars scratch;
 } reader;
 
-static ml_status fail_token(const reader *r, int64_t id, const char *why, ml_error *err)
-{
-    return ml_fail(err, ML_EFORMAT, "%.300s: key " KEY("tokens") ": token %lld: %s", ml_gguf_path(r->g), (long long)id,
-                   why);
-}
-
 /* An array with an entry for each token; *out NULL when it is missing and need not be there. */
 static ml_status get_per_token(const reader *r, const char *key, ml_gguf_type type, bool needed,
                                const ml_gguf_value **out, ml_error *err)
@@ -117,7 +111,9 @@ static ml_status put_scored(reader *r, int64_t id, const char *text, size_t n, m
     int type = type_of(r, id);
     if (type == TYPE_BYTE) {
         int byte = parse_byte(text, n);
-        if (byte < 0) return fail_token(r, id, "is of type byte, expected a text like <0x0A>", err);
+        if (byte < 0) {
+            return ml_fail(err, ML_EFORMAT, "token %lld: is of type byte, expected a text like <0x0A>", (long long)id);
+        }
         return ml_tokenizer_put_byte(r->t, id, (uint8_t)byte, err);
     }
     if (type != TYPE_NORMAL || !n) return put_literal(r, id, n ? type : TYPE_UNUSED, text, n, err);

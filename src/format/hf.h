@@ -8,8 +8,8 @@
 #include "model/model.h"
 
 /* The weights of a folder (or of one .safetensors file in it), mapped, and its config.json; vocab_size becomes the rows
- * of the embedding where those are more.  FP8 with its scales, unaligned and unusual types are read through read_f32.
- */
+ * of the embedding where those are more.  FP8 with its scales and what is not aligned are read through read_f32; a
+ * weight of any other type than these, BF16, F16 and F32 is not found: ML_EINVAL with its name and type. */
 ml_status ml_hf_source_open(const char *path, ml_config *config, ml_weight_source **out, ml_error *err);
 /* The same of an open file, with the configuration read before; the file is closed with the source, but stays the
  * caller's when this fails. */
@@ -17,7 +17,8 @@ ml_status ml_hf_source_make(ml_safetensors *file, const char *where, ml_config *
                             ml_error *err);
 /* The tensors of a source made here; NULL for another. */
 const ml_safetensors *ml_hf_source_file(const ml_weight_source *source);
-/* Rows [row, row + n_row) of a tensor as fp32, times the scales of an FP8 one where the file has them. */
+/* Rows [row, row + n_row) of a tensor as fp32, times the scales of an FP8 one: ML_EFORMAT where the file has
+ * none. */
 ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *out,
                          ml_error *err);
 

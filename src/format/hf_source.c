@@ -29,6 +29,31 @@ static bool has(const ml_weight_source *source, const char *name)
     return find_stored((const hf_source *)source, name, 1, (int64_t[]){ 1 }, &stored) != NULL;
 }
 
+static void name_scales(const ml_st_tensor *t, char out[ML_WEIGHT_NAME_MAX + 32])
+{
+    snprintf(out, ML_WEIGHT_NAME_MAX + 32, "%.*s_scale_inv", ML_WEIGHT_NAME_MAX + 16, t->name);
+}
+
+/* Integers are codes whose meaning is not in the file, FP8 means nothing without its scales, and nobody publishes
+ * weights in F64: whatever else was read as numbers would answer with rubbish. */
+static ml_status check_encoding(const ml_safetensors *file, const ml_st_tensor *t, ml_error *err)
+{
+    char scales[ML_WEIGHT_NAME_MAX + 32];
+    if (t->dtype == ML_ST_F32 || t->dtype == ML_ST_BF16 || t->dtype == ML_ST_F16) return ML_OK;
+    if (t->dtype != ML_ST_F8_E4M3) {
+        return ml_fail(err, ML_EINVAL,
+                       "%.300s: tensor %.160s: expected weights of type BF16, F16, F32, or F8_E4M3 with scales, found "
+                       "%s: use the model's unquantised folder, or a GGUF file of it",
+                       t->file, t->name, ml_st_dtype_name(t->dtype));
+    }
+    name_scales(t, scales);
+    if (t->n_dim == 2 && ml_safetensors_find(file, scales)) return ML_OK;
+    return ml_fail(err, ML_EFORMAT,
+                   "%.300s: tensor %.160s: is of type F8_E4M3, which has scales beside it, but there is no tensor "
+                   "%.160s: use the model's unquantised folder, or a GGUF file of it",
+                   t->file, t->name, scales);
+}
+
 /* Operators read elements of their own size only where they are aligned to it. */
 static bool is_aligned(const void *data, ml_dtype dtype)
 {
@@ -42,25 +67,20 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
     ml_hf_tensor stored;
     const ml_st_tensor *t = find_stored(s, name, n_dim, dim, &stored);
     ML_TRY(ml_safetensors_get(s->file, stored.name, stored.n_dim, stored.dim, &t, err));
-    *out = (ml_stored_weight){ .n_dim = n_dim, .entry = t };
+    ML_TRY(check_encoding(s->file, t, err));
+    *out = (ml_stored_weight){ .dtype = ML_BF16, .n_dim = n_dim, .entry = t };
     memcpy(out->dim, dim, (size_t)n_dim * sizeof *dim);
-    if (ml_st_dtype_to_tensor(t->dtype, &out->dtype) && out->dtype != ML_I32) {
-        if (is_aligned(t->data, out->dtype)) out->data = t->data;
-    } else {
-        bool narrow = t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2;
-        out->dtype = narrow ? ML_BF16 : ML_F32;
-    }
+    if (ml_st_dtype_to_tensor(t->dtype, &out->dtype) && is_aligned(t->data, out->dtype)) out->data = t->data;
     return ML_OK;
 }
 
-/* Multiply rows [row, row + n_row) of an FP8 matrix by the scales stored beside it, if they are. */
+/* Multiply rows [row, row + n_row) of an FP8 matrix by the scales stored beside it. */
 static ml_status apply_scales(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *x,
                               ml_error *err)
 {
+    const ml_st_tensor *scales;
     char name[ML_WEIGHT_NAME_MAX + 32];
-    snprintf(name, sizeof name, "%s_scale_inv", t->name);
-    const ml_st_tensor *scales = ml_safetensors_find(file, name);
-    if (!scales || t->n_dim != 2) return ML_OK;
+    name_scales(t, name);
     int64_t cols = t->shape[1], n_block = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
     int64_t shape[2] = { (t->shape[0] + FP8_BLOCK - 1) / FP8_BLOCK, n_block };
     ML_TRY(ml_safetensors_get(file, name, 2, shape, &scales, err));
@@ -80,8 +100,9 @@ static ml_status apply_scales(const ml_safetensors *file, const ml_st_tensor *t,
 ml_status ml_hf_read_f32(const ml_safetensors *file, const ml_st_tensor *t, int64_t row, int64_t n_row, float *out,
                          ml_error *err)
 {
-    ML_TRY(ml_st_read_f32(t, row, n_row, out, err));
     bool narrow = t->dtype == ML_ST_F8_E4M3 || t->dtype == ML_ST_F8_E5M2;
+    if (narrow) ML_TRY(check_encoding(file, t, err));
+    ML_TRY(ml_st_read_f32(t, row, n_row, out, err));
     return narrow ? apply_scales(file, t, row, n_row, out, err) : ML_OK;
 }
 

@@ -7,10 +7,10 @@ static ml_status is_gguf(const char *path, bool *yes, ml_error *err)
 {
     *yes = false;
     if (ml_path_is_dir(path) || !ml_path_exists(path)) return ML_OK;
-    ml_map map;
-    ML_TRY(ml_map_open(path, &map, err));
-    *yes = ml_gguf_is(map.data, map.size);
-    ml_map_close(&map);
+    uint8_t head[4];
+    size_t n;
+    ML_TRY(ml_file_read_head(path, head, sizeof head, &n, err));
+    *yes = ml_gguf_is(head, n);
     return ML_OK;
 }
 

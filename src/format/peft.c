@@ -264,6 +264,7 @@ static ml_status read_term(const opened *o, const ml_adapter *a, ml_adapter_term
             char key[KEY_MAX];
             int n_dim;
             int64_t dim[2];
+            ml_dtype dtype;
             float *to = piece_of(t, i, (piece)p, &n_dim, dim);
             make_key(&t->module, i, (piece)p, key);
             const ml_st_tensor *x = ml_safetensors_find(o->file, key);
@@ -282,6 +283,10 @@ static ml_status read_term(const opened *o, const ml_adapter *a, ml_adapter_term
                                "model's",
                                o->path, key, (long long)(x->n_dim > 0 ? x->shape[0] : 1),
                                (long long)(x->n_dim > 1 ? x->shape[1] : 1), (long long)dim[0], (long long)dim[1]);
+            }
+            if (!ml_st_dtype_to_tensor(x->dtype, &dtype) || dtype == ML_I32) {
+                return ml_fail(err, ML_EINVAL, "%s: %s: expected type F32, BF16 or F16, found %s", o->path, key,
+                               ml_st_dtype_name(x->dtype));
             }
             ML_TRY(ml_st_read_all_f32(x, to, err));
             ++*n_read;

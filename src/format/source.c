@@ -6,15 +6,23 @@
 #include "format/hf.h"
 #include "format/pt_source.h"
 
+/* By the first bytes: mapping all of a file that is to be mapped again would take its address space twice. */
+ml_status ml_weight_source_find_kind(const char *path, ml_source_kind *kind, ml_error *err)
+{
+    uint8_t head[32];
+    size_t n;
+    *kind = ML_SOURCE_HF;
+    if (ml_path_is_dir(path)) return ML_OK;
+    ML_TRY(ml_file_read_head(path, head, sizeof head, &n, err));
+    *kind = ml_gguf_is(head, n) ? ML_SOURCE_GGUF : ml_pt_is(head, n) ? ML_SOURCE_PT : ML_SOURCE_HF;
+    return ML_OK;
+}
+
 ml_source_kind ml_weight_source_kind(const char *path)
 {
-    ml_map map;
+    ml_source_kind kind;
     ml_error ignored;
-    if (ml_path_is_dir(path) || ml_map_open(path, &map, &ignored) != ML_OK) return ML_SOURCE_HF;
-    ml_source_kind kind = ml_gguf_is(map.data, map.size) ? ML_SOURCE_GGUF
-                          : ml_pt_is(map.data, map.size) ? ML_SOURCE_PT
-                                                         : ML_SOURCE_HF;
-    ml_map_close(&map);
+    (void)ml_weight_source_find_kind(path, &kind, &ignored);
     return kind;
 }
 
@@ -22,7 +30,9 @@ ml_status ml_weight_source_open(const char *path, ml_config *config, ml_weight_s
 {
     *out = NULL;
     if (!ml_path_exists(path)) return ml_fail(err, ML_EIO, "%s: there is no such file or folder", path);
-    switch (ml_weight_source_kind(path)) {
+    ml_source_kind kind;
+    ML_TRY(ml_weight_source_find_kind(path, &kind, err));
+    switch (kind) {
     case ML_SOURCE_GGUF: return ml_gguf_source_open(path, config, out, err);
     case ML_SOURCE_PT: return ml_pt_source_open(path, config, out, err);
     case ML_SOURCE_HF: break;

@@ -7,7 +7,10 @@
 
 typedef enum { ML_SOURCE_HF, ML_SOURCE_GGUF, ML_SOURCE_PT } ml_source_kind;
 
-/* Files are told by their first bytes; folders, and what is neither of the other two or missing, are ML_SOURCE_HF. */
+/* Files are told by their first bytes; folders, and what is neither of the other two, are ML_SOURCE_HF.  Fails as
+ * ml_file_read_head. */
+ml_status ml_weight_source_find_kind(const char *path, ml_source_kind *kind, ml_error *err);
+/* The same of what is to be opened anyway: ML_SOURCE_HF also for what cannot be read. */
 ml_source_kind ml_weight_source_kind(const char *path);
 
 /* `path` is a model folder (config.json and safetensors), a .safetensors file beside its config.json, a GGUF file (any

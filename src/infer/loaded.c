@@ -3,8 +3,10 @@
 #include "base/alloc.h"
 #include "base/memory.h"
 #include "format/find.h"
-#include "format/source.h"
 #include "format/ends.h"
+#include "format/gguf_source.h"
+#include "format/gguf_tokenizer.h"
+#include "format/unused.h"
 #include "infer/fit.h"
 #include "infer/session.h"
 
@@ -29,6 +31,11 @@ static ml_status open_here(const char *path, const char *repack, const ml_memory
     if (!strcmp(repack, "off")) return ML_OK;
     if (!strcmp(repack, "auto") && !has_room_to_repack(*model, budget)) return ML_OK;
     ml_status status = ml_model_repack(*model, err);
+    if (status == ML_ENOMEM && !strcmp(repack, "auto")) {
+        /* What looked like room is not to be had, as under a limit of address space. */
+        snprintf((*model)->repack_failure, sizeof(*model)->repack_failure, "%.159s", err->message);
+        return ML_OK;
+    }
     if (status == ML_OK) return ML_OK;
     ml_model_free(*model);
     *model = NULL;
@@ -93,6 +100,19 @@ ml_status ml_model_open_on(const char *path, const char *device, ml_model **out,
     return ml_loaded_open_weights(path, "off", &usual, out, err);
 }
 
+void ml_loaded_tell(const ml_model *m, void (*say)(const char *format, ...))
+{
+    ml_unused unused;
+    ml_error ignored; /* a remark, no more */
+    if (m->source && ml_unused_find(m, m->source, &unused, &ignored) == ML_OK && unused.n) {
+        say("%s: %zu tensor%s none of the model's and %s not used: %s", m->source->where, unused.n,
+            unused.n > 1 ? "s are" : " is", unused.n > 1 ? "are" : "is", unused.names);
+    }
+    if (m->repack_failure[0]) {
+        say("the weights are used where they are, mapped, and not repacked: %s", m->repack_failure);
+    }
+}
+
 static ml_status check_sizes(const char *found, const ml_loaded *m, ml_error *err)
 {
     int64_t vocab = m->model->config.vocab_size;
@@ -105,10 +125,12 @@ static ml_status check_sizes(const char *found, const ml_loaded *m, ml_error *er
 static ml_status open_beside(const char *found, ml_loaded *m, ml_error *err)
 {
     char folder[ML_PATH_MAX];
-    bool inside = ml_path_is_dir(found) || ml_weight_source_kind(found) == ML_SOURCE_GGUF;
+    const ml_gguf *g = ml_gguf_source_file(m->model->source);
+    bool inside = ml_path_is_dir(found) || g;
     if (!inside) ML_TRY(ml_path_parent(folder, found, err));
     const char *where = inside ? found : folder;
-    ML_TRY(ml_tokenizer_open(where, &m->tokenizer, err));
+    /* Of the file as it is mapped already: a second mapping takes as much address space again. */
+    ML_TRY(g ? ml_gguf_tokenizer(g, &m->tokenizer, err) : ml_tokenizer_open(where, &m->tokenizer, err));
     ML_TRY(check_sizes(found, m, err));
     return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
 }

@@ -19,7 +19,8 @@ typedef struct {
 } ml_loaded;
 
 /* Open the weights of a model folder, a file, or a run folder (its best checkpoint) within a budget of memory.
- * repack: "on", "off", or "auto": when there is room for the weights a second time; for the processor only.
+ * repack: "on", "off", or "auto": when there is room for the weights a second time; for the processor only.  Memory
+ * that cannot be had fails "on" alone.
  * With budget->device the weights go there: `auto` takes the processor when there is no GPU or the model does not fit
  * on it; model->device_choice says which and why. */
 ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
@@ -27,6 +28,9 @@ ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_
 /* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
 ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
                          ml_error *err);
+/* Say, a line each, what a person should know of a model opened here: tensors of its files that it does not use, and
+ * memory for repacking that was not to be had. */
+void ml_loaded_tell(const ml_model *m, void (*say)(const char *format, ...) __attribute__((format(printf, 1, 2))));
 void ml_loaded_free(ml_loaded *m);
 
 #endif

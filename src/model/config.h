@@ -74,7 +74,8 @@ ml_status ml_config_set(ml_config *c, const char *name, const char *value, const
 ml_status ml_config_check(const ml_config *c, const char *where, ml_error *err);
 
 /* config.json <-> ml_config.  Reading takes every fact from the file, and fails naming the key where a class is
- * unknown or asks for something that this program does not do. */
+ * unknown or asks for something that this program does not do, such as weights that are quantised otherwise than by
+ * FP8 in blocks of 128 x 128. */
 ml_status ml_config_load(const char *path, ml_config *out, ml_error *err);
 /* The same from text; `where` stands for the path in messages. */
 ml_status ml_config_parse(const char *text, size_t n_bytes, const char *where, ml_config *out, ml_error *err);

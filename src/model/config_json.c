@@ -243,6 +243,32 @@ static ml_status read_token_id(const json_t *j, const char *key, const char *whe
     return ML_OK;
 }
 
+/* Weights that are stored in another encoding than their element type says.  One of them is known: DeepSeek's FP8,
+ * whose scales lie beside the weights (format/hf_source.c). */
+static ml_status check_encoding(const json_t *j, const char *path, ml_error *err)
+{
+    enum { FP8_BLOCK = 128 };
+    static const char remedy[] = "use the model's unquantised folder, or a GGUF file of it";
+    const json_t *q = json_object_get(j, "quantization_config");
+    if (!q) q = json_object_get(j, "compression_config"); /* older files of compressed-tensors */
+    if (!q || json_is_null(q)) return ML_OK;
+    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    if (!method || strcmp(method, "fp8")) {
+        return ml_fail(err, ML_EINVAL,
+                       "%s: key \"quantization_config\": its weights are quantised by \"%.60s\", which this program "
+                       "does not read: %s",
+                       path, method ? method : "a method it does not name", remedy);
+    }
+    const json_t *fmt = json_object_get(q, "fmt"), *size = json_object_get(q, "weight_block_size");
+    bool square = json_integer_value(json_array_get(size, 0)) == FP8_BLOCK &&
+                  json_integer_value(json_array_get(size, 1)) == FP8_BLOCK && json_array_size(size) == 2;
+    if (square && (!fmt || (json_is_string(fmt) && !strcmp(json_string_value(fmt), "e4m3")))) return ML_OK;
+    return ml_fail(err, ML_EINVAL,
+                   "%s: key \"quantization_config\": its weights are quantised by \"fp8\" in another form than e4m3 "
+                   "with a \"weight_block_size\" of [128, 128]: %s",
+                   path, remedy);
+}
+
 static ml_status read_config(const json_t *j, const char *path, ml_config *c, ml_error *err)
 {
     json_t *list;
@@ -271,6 +297,7 @@ static ml_status read_config(const json_t *j, const char *path, ml_config *c, ml
     ML_TRY(read_token_id(j, "bos_token_id", path, &c->bos_token_id, err));
     ML_TRY(read_token_id(j, "eos_token_id", path, &c->eos_token_id, err));
     ML_TRY(read_token_id(j, "pad_token_id", path, &c->pad_token_id, err));
+    ML_TRY(check_encoding(j, path, err));
     const json_t *block = json_object_get(j, "moonlight");
     if (json_is_object(block)) ML_TRY(read_moonlight_block(block, path, c, err));
     return ml_config_check(c, path, err);

@@ -70,6 +70,7 @@ struct ml_model {
     int64_t n_layer_pinned;   /* layers whose they are: the last ones */
     bool owns_device;
     char device_choice[256];   /* what ml_device_choose said of it, when it was asked */
+    char repack_failure[160];  /* why weights that were to be repacked stay where they are; empty: nothing failed */
     ml_layer *layer_here;      /* the table `layer` as it was before uploading */
     const ml_adapter *adapter; /* of the caller: what sequences have in inference that choose no other; NULL: none */
 };

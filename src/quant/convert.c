@@ -7,9 +7,8 @@
 #include "format/gguf_config.h"
 #include "format/gguf_source.h"
 #include "format/hf.h"
-#include "format/hf_names.h"
-#include "format/name_table.h"
 #include "format/source.h"
+#include "format/unused.h"
 #include "model/model.h"
 #include "quant/gguf_export.h"
 #include "quant/calibrate.h"
@@ -28,9 +27,10 @@ typedef struct {
     ml_source_kind kind;
     ml_config config;
     ml_weight_source *source;
-    const ml_gguf *file;     /* of the source, when it is one */
-    ml_tokenizer *tokenizer; /* NULL: there is none */
-    ml_ids ends;             /* what ends an answer, with the model's own tokenizer */
+    const ml_weight_source *opened; /* what `source` reads in the end */
+    const ml_gguf *file;            /* of the source, when it is one */
+    ml_tokenizer *tokenizer;        /* NULL: there is none */
+    ml_ids ends;                    /* what ends an answer, with the model's own tokenizer */
     ml_importance importance;
 } job;
 
@@ -84,6 +84,7 @@ static ml_status open_source(job *j, ml_error *err)
 {
     j->kind = ml_weight_source_kind(j->x->from);
     ML_TRY(ml_weight_source_open(j->x->from, &j->config, &j->source, err));
+    j->opened = j->source;
     j->file = ml_gguf_source_file(j->source);
     ML_TRY(merge_adapter(j, err));
     ML_TRY(check_extent(j, err));
@@ -96,47 +97,11 @@ static ml_status open_source(job *j, ml_error *err)
                    j->x->from, ml_tokenizer_vocab_size(j->tokenizer), (long long)j->config.vocab_size);
 }
 
-static ml_status add_name(ml_name_table *known, char *copy, const char *name, ml_error *err)
-{
-    bool added;
-    strcpy(copy, name);
-    return ml_name_table_add(known, copy, &added, err);
-}
-
-/* Tensors of a folder that are no weight of the model, nor scales of one. */
-static ml_status count_unused(job *j, const ml_safetensors *file, const ml_model *m, char *names, ml_error *err)
-{
-    ml_name_table known = { 0 };
-    ml_status status = ML_OK;
-    const char *class_name = ml_config_class_name(&m->config);
-    for (size_t i = 0; i < m->n_weight && status == ML_OK; i++) {
-        const ml_weight *w = &m->weight[i];
-        ml_hf_tensor t = ml_hf_stored_as(class_name, w->name, w->n_dim, w->dim);
-        status = add_name(&known, names + i * sizeof t.name, t.name, err);
-    }
-    for (size_t i = 0; i < ml_safetensors_count(file) && status == ML_OK; i++) {
-        const char *name = ml_safetensors_at(file, i)->name;
-        size_t index, n = strlen(name), n_end = strlen("_scale_inv");
-        bool scale = n > n_end && !strcmp(name + n - n_end, "_scale_inv");
-        /* A class that needs a bias has zeros for a model without one. */
-        bool zeros = !m->config.correction_bias && strstr(name, "e_score_correction_bias");
-        if (scale || zeros || ml_name_table_find(&known, name, &index)) continue;
-        if (!j->report->n_unused++) snprintf(j->report->unused, sizeof j->report->unused, "%s", name);
-    }
-    ml_name_table_free(&known);
-    return status;
-}
-
 static ml_status note_unused(job *j, ml_error *err)
 {
-    const ml_safetensors *file = ml_hf_source_file(j->source);
-    if (!file) return ML_OK;
     ml_model *m; /* for its list of weights: address space, of which nothing is touched */
     ML_TRY(ml_model_make(&j->config, ML_F32, false, &m, err));
-    char *names = ml_calloc(m->n_weight, sizeof((ml_hf_tensor *)0)->name);
-    ml_status status = names ? count_unused(j, file, m, names, err)
-                             : ml_fail_memory(err, m->n_weight * sizeof((ml_hf_tensor *)0)->name, "names of weights");
-    ml_free(names);
+    ml_status status = ml_unused_find(m, j->opened, &j->report->unused, err);
     ml_model_free(m);
     return status;
 }
@@ -303,13 +268,19 @@ static ml_status write_gguf(job *j, ml_error *err)
 
 /* ---- to a folder ---- */
 
+/* Of a folder everything is kept, but with another tokenizer or an adapter its weights are written anew. */
+static bool is_copy(const job *j)
+{
+    return j->kind == ML_SOURCE_HF && !j->x->tokenizer && !j->x->adapter;
+}
+
 static ml_status put_folder(void *arg, ml_manifest *manifest, ml_error *err)
 {
     job *j = arg;
     ml_dtype dtype = ML_F32;
     if (j->x->plan.mix) (void)ml_dtype_parse(ml_quant_mix_name(j->x->plan.mix), &dtype);
     bool keep = !j->x->plan.mix;
-    if (j->kind == ML_SOURCE_HF && !j->x->tokenizer && !j->x->adapter) {
+    if (is_copy(j)) {
         ml_hf_copy copy = { .folder = j->x->from, .keep = keep, .dtype = dtype, .progress = show, .arg = j };
         return ml_hf_copy_write(&copy, manifest, &j->report->n_bytes, err);
     }
@@ -328,6 +299,7 @@ static ml_status put_folder(void *arg, ml_manifest *manifest, ml_error *err)
 static ml_status write_folder(job *j, ml_error *err)
 {
     ml_weight_source *view;
+    if (!is_copy(j)) ML_TRY(note_unused(j, err));
     ML_TRY(ml_hf_view_make(j->source, &j->config, &view, err));
     j->report->epsilon_assumed = ml_hf_view_config(j->file, &j->config);
     j->source = view;

@@ -9,6 +9,7 @@
 #ifndef ML_QUANT_CONVERT_H
 #define ML_QUANT_CONVERT_H
 
+#include "format/unused.h"
 #include "quant/gguf_export.h"
 
 #include <stdbool.h>
@@ -34,8 +35,7 @@ typedef struct {
     int64_t n_params;
     size_t n_file;    /* of a GGUF set */
     const char *kind; /* class or architecture that was written */
-    size_t n_unused;  /* tensors of the source that the model does not use and the result does not have */
-    char unused[112]; /* the first of them */
+    ml_unused unused; /* tensors of the source that the model does not use and the result does not have */
     bool has_tokenizer;
     ml_error no_tokenizer;           /* why not; an empty message: the source has none */
     ml_quant_errors errors;          /* of what was quantised */

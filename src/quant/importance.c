@@ -180,10 +180,10 @@ static ml_status load(const ml_gguf *g, ml_importance *out, ml_error *err)
 
 static ml_status is_gguf(const char *path, bool *out, ml_error *err)
 {
-    ml_map map;
-    ML_TRY(ml_map_open(path, &map, err));
-    *out = ml_gguf_is(map.data, map.size);
-    ml_map_close(&map);
+    uint8_t head[4];
+    size_t n;
+    ML_TRY(ml_file_read_head(path, head, sizeof head, &n, err));
+    *out = ml_gguf_is(head, n);
     return ML_OK;
 }
 

@@ -124,6 +124,7 @@ static ml_status load(const ml_models *m, ml_served *s, bool is_first, ml_error 
     ml_memory_budget budget = c->budget;
     if (!is_first) budget.n_adapter = 0;
     ML_TRY(ml_loaded_open(s->path, c->repack, &budget, &s->m, err));
+    ml_loaded_tell(s->m.model, ml_log_warn);
     if (s->m.model->device) ml_log_info("%s computes on %s", s->id, s->m.model->device_choice);
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;

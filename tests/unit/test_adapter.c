@@ -458,6 +458,27 @@ static void test_files(void **state)
     test_remove_folder(folder);
 }
 
+/* Integers are codes of an encoding that is not known. */
+static void test_other_types(void **state)
+{
+    (void)state;
+    char folder[ML_PATH_MAX], *bytes, *type;
+    size_t n;
+    snprintf(folder, sizeof folder, "%s", test_make_folder());
+    const char *path = test_path_in(folder, "adapter_model.safetensors");
+    ml_model *m = make_model(TEST_DENSE, false);
+    ml_adapter *a = make_adapter(m, false), *back;
+    save(a, folder);
+    assert_ok(ml_file_read(path, &bytes, &n, &err));
+    while ((type = strstr(bytes + 8, "\"F32\""))) type[1] = 'I'; /* the header's length stands in 8 bytes before it */
+    assert_ok(ml_file_replace(path, bytes, n, &err));
+    assert_fails(ml_peft_load(folder, m, &back, &err), ML_EINVAL, "expected type F32, BF16 or F16, found I32");
+    ml_free(bytes);
+    ml_adapter_free(a);
+    ml_model_free(m);
+    test_remove_folder(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -469,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_targets),
         cmocka_unit_test(test_moonlight_default),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_other_types),
     };
     return cmocka_run_group_tests_name("adapter", tests, NULL, NULL);
 }

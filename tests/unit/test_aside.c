@@ -3,9 +3,13 @@
 #include "base/log.h"
 #include "format/aside.h"
 #include "format/hf.h"
+#include "format/leftovers.h"
 #include "support/support.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static ml_error err;
 static const char *work;
@@ -67,6 +71,69 @@ static ml_status put_model(void *arg, ml_manifest *manifest, ml_error *e)
 }
 
 /* Of a model in memory the same files as ml_hf_save writes; stopped, none. */
+/* The id of a process that ended. */
+static long dead_process(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) _exit(0);
+    assert_true(pid > 0 && waitpid(pid, NULL, 0) == pid);
+    return (long)pid;
+}
+
+static const char *put_file(const char *name, long number)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s%ld", name, number);
+    const char *path = test_path_in(work, full);
+    assert_ok(ml_file_replace(path, "12345", 5, &err));
+    return path;
+}
+
+/* What a killed process left goes; what somebody writes, or what is another name's, stays. */
+static void test_leftovers(void **state)
+{
+    (void)state;
+    long dead = dead_process(), own = (long)getpid();
+    ml_leftovers left;
+    char folder[64];
+    const char *gone[] = { put_file("m.gguf.tmp.", dead), put_file("m-00001-of-00002.gguf.tmp.", dead) };
+    const char *stay[] = { put_file("m.gguf.tmp.", own),   put_file("n.gguf.tmp.", dead),
+                           put_file("mm.gguf.tmp.", dead), put_file("m.gguf.tmp.x", dead),
+                           put_file("m.gguf.", dead),      put_file("m-1-of-x2.gguf.tmp.", dead) };
+    assert_ok(ml_leftovers_remove(test_path_in(work, "m.gguf"), &left, &err));
+    assert_int_equal(left.n, 2);
+    assert_int_equal(left.n_bytes, 10);
+    for (int i = 0; i < 2; i++) assert_false(ml_path_exists(gone[i]));
+    for (int i = 0; i < 6; i++) assert_true(ml_path_exists(stay[i]));
+
+    snprintf(folder, sizeof folder, "made.tmp.%ld", dead);
+    assert_ok(ml_dir_make(test_path_in(work, folder), &err));
+    strcat(folder, "/x");
+    assert_ok(ml_file_replace(test_path_in(work, folder), "123", 3, &err));
+    assert_ok(ml_leftovers_remove(test_path_in(work, "made/"), &left, &err));
+    assert_int_equal(left.n, 1);
+    assert_int_equal(left.n_bytes, 3);
+    assert_ok(ml_leftovers_remove("/no/such/folder/m", &left, &err));
+    assert_int_equal(left.n, 0);
+}
+
+/* A number says nothing of processes elsewhere: the lock does. */
+static void test_a_file_being_written_is_no_leftover(void **state)
+{
+    (void)state;
+    ml_leftovers left;
+    ml_file_writer w;
+    char name[64];
+    assert_ok(ml_file_begin(&w, test_path_in(work, "m.gguf"), &err));
+    snprintf(name, sizeof name, "m.gguf.tmp.%ld", dead_process());
+    assert_int_equal(rename(w.tmp, test_path_in(work, name)), 0);
+    assert_ok(ml_leftovers_remove(test_path_in(work, "m.gguf"), &left, &err));
+    assert_int_equal(left.n, 0);
+    ml_file_abandon(&w);
+    assert_ok(ml_leftovers_remove(test_path_in(work, "m.gguf"), &left, &err));
+    assert_int_equal(left.n, 1);
+}
+
 static void test_a_model_in_memory(void **state)
 {
     (void)state;
@@ -102,6 +169,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_folder_appears_when_it_is_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_failure_leaves_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_leftovers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_file_being_written_is_no_leftover, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_model_in_memory, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("aside", tests, NULL, NULL);

@@ -93,6 +93,32 @@ static void test_files_replace_atomically(void **state)
     test_remove_folder(folder);
 }
 
+/* A pipe that nobody writes into would be waited for without end. */
+static void test_only_files_are_read(void **state)
+{
+    (void)state;
+    char folder[ML_PATH_MAX], path[ML_PATH_MAX], head[8];
+    strcpy(folder, test_make_folder());
+    ml_map map;
+    char *text;
+    size_t n;
+    assert_ok(ml_path_join(path, folder, "pipe", &err));
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_fails(ml_map_open(path, &map, &err), ML_EINVAL, "pipe: is a device or pipe, expected a file");
+    assert_fails(ml_file_read(path, &text, &n, &err), ML_EINVAL, "is a device or pipe");
+    assert_fails(ml_file_read_head(path, head, sizeof head, &n, &err), ML_EINVAL, "is a device or pipe");
+    assert_fails(ml_map_open(folder, &map, &err), ML_EINVAL, "is a folder");
+    assert_ok(ml_path_join(path, folder, "file", &err));
+    assert_ok(ml_file_replace(path, "12345678 and more", 17, &err));
+    assert_ok(ml_file_read_head(path, head, 8, &n, &err));
+    assert_int_equal(n, 8);
+    assert_memory_equal(head, "12345678", 8);
+    assert_ok(ml_file_replace(path, "123", 3, &err));
+    assert_ok(ml_file_read_head(path, head, 8, &n, &err));
+    assert_int_equal(n, 3);
+    test_remove_folder(folder);
+}
+
 /* What stands for standard output elsewhere, and what renaming would destroy: as root, /dev/null itself. */
 static void test_only_files_are_replaced(void **state)
 {
@@ -183,10 +209,15 @@ static void test_half_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allocator_counts_and_fails), cmocka_unit_test(test_arena_is_a_stack),
-        cmocka_unit_test(test_cursor_is_bounded),          cmocka_unit_test(test_files_replace_atomically),
-        cmocka_unit_test(test_only_files_are_replaced),    cmocka_unit_test(test_rng_matches_published_vector),
-        cmocka_unit_test(test_parallel_for_covers_once),   cmocka_unit_test(test_half_floats),
+        cmocka_unit_test(test_allocator_counts_and_fails),
+        cmocka_unit_test(test_arena_is_a_stack),
+        cmocka_unit_test(test_cursor_is_bounded),
+        cmocka_unit_test(test_files_replace_atomically),
+        cmocka_unit_test(test_only_files_are_read),
+        cmocka_unit_test(test_only_files_are_replaced),
+        cmocka_unit_test(test_rng_matches_published_vector),
+        cmocka_unit_test(test_parallel_for_covers_once),
+        cmocka_unit_test(test_half_floats),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

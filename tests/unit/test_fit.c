@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "format/hf.h"
 #include "format/source.h"
+#include "infer/loaded.h"
 #include "infer/perplexity.h"
 #include "infer/session.h"
 #include "quant/convert.h"
@@ -212,6 +213,51 @@ static void test_refusal_before_allocating(void **state)
     test_remove_folder(folder);
 }
 
+/* ---- repacking ---- */
+
+/* Memory that looked to be there and is not to be had: `auto` goes on without it and keeps why, `on` fails. */
+static void test_repacking_without_memory(void **state)
+{
+    (void)state;
+    const char *folder = test_make_folder();
+    const char *from = test_path_in(folder, "m"), *file = test_path_in(folder, "m.gguf");
+    const ml_memory_budget budget = { .kv_dtype = ML_F16 };
+    ml_config c;
+    ml_model *m = NULL;
+    ml_convert_report report;
+    if (ml_memory_available() < (int64_t)3 << 30) {
+        print_message("skipped: less than 3 GB of memory are available\n");
+        skip();
+    }
+    write_model(from, &c);
+    ml_convert x = { .from = from, .to = file, .gguf = true };
+    assert_ok(ml_quant_mix_find("q4_0", &x.plan.mix, &err));
+    assert_ok(ml_convert_model(&x, &report, &err));
+    assert_ok(ml_loaded_open_weights(file, "auto", &budget, &m, &err));
+    assert_true(m->panels.capacity > 0 && !m->repack_failure[0]);
+    ml_model_free(m);
+    int64_t before = ml_alloc_get_stats().n_total;
+    assert_ok(ml_loaded_open_weights(file, "off", &budget, &m, &err));
+    int64_t n = ml_alloc_get_stats().n_total - before;
+    ml_model_free(m);
+    bool fell_back = false, failed = false;
+    for (int64_t i = n; i < n + 8 && !fell_back; i++) { /* arenas are not counted among n */
+        ml_alloc_fail_after(i);
+        ml_status status = ml_loaded_open_weights(file, "auto", &budget, &m, &err);
+        ml_alloc_fail_after(-1);
+        if (status != ML_OK) continue;
+        fell_back = m->repack_failure[0] && !m->panels.capacity;
+        if (fell_back) assert_non_null(strstr(m->repack_failure, "out of memory"));
+        ml_model_free(m);
+        ml_alloc_fail_after(i);
+        failed = ml_loaded_open_weights(file, "on", &budget, &m, &err) == ML_ENOMEM;
+        ml_alloc_fail_after(-1);
+        if (!failed) ml_model_free(m);
+    }
+    assert_true(fell_back && failed);
+    test_remove_folder(folder);
+}
+
 /* ---- streaming ---- */
 
 static int64_t anonymous_bytes(void)
@@ -310,9 +356,13 @@ static void test_cgroups(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moonlight_16b),       cmocka_unit_test(test_dividing_experts),
-        cmocka_unit_test(test_plan_on_a_device),    cmocka_unit_test(test_refusal_before_allocating),
-        cmocka_unit_test(test_streamed_perplexity), cmocka_unit_test(test_cgroups),
+        cmocka_unit_test(test_moonlight_16b),
+        cmocka_unit_test(test_dividing_experts),
+        cmocka_unit_test(test_plan_on_a_device),
+        cmocka_unit_test(test_refusal_before_allocating),
+        cmocka_unit_test(test_repacking_without_memory),
+        cmocka_unit_test(test_streamed_perplexity),
+        cmocka_unit_test(test_cgroups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -202,9 +202,9 @@ static void test_conversion(void **state)
     write_folder(folder, false);
     ml_convert to_folder = { .from = folder, .to = copy }, to_file = { .from = folder, .to = file, .gguf = true };
     assert_ok(ml_convert_model(&to_folder, &report, &err));
-    assert_int_equal(report.n_unused, 0); /* scales are no unknown tensors */
+    assert_int_equal(report.unused.n, 0); /* scales are no unknown tensors */
     assert_ok(ml_convert_model(&to_file, &report, &err));
-    assert_int_equal(report.n_unused, 0);
+    assert_int_equal(report.unused.n, 0);
     get_logits(folder, wanted);
     assert_true(isfinite(wanted[0]) && wanted[0] != wanted[1]);
     get_logits(copy, found);
@@ -235,12 +235,105 @@ static void test_wrong_scales(void **state)
     test_remove_folder(work);
 }
 
+/* A folder of bytes that are 1s, in which one weight has another type. */
+static void write_other(const char *folder, const char *name, ml_st_dtype dtype, const char *text)
+{
+    static const uint8_t ones[F * D * 8] = { 1 };
+    ml_manifest *m;
+    ml_st_writer *w;
+    assert_ok(ml_manifest_begin(&m, folder, 0, &err));
+    assert_ok(ml_manifest_put(m, "config.json", text, strlen(text), &err));
+    assert_ok(ml_st_writer_begin(&w, m, "model.safetensors", 0, &err));
+    for (int declare = 1; declare >= 0; declare--) {
+        for (int i = 0; i < N_ENTRY; i++) {
+            const entry *e = &entries[i];
+            ml_st_dtype type = name && !strcmp(name, e->name) ? dtype : ML_ST_F32;
+            const int64_t shape[2] = { e->rows, e->cols };
+            size_t n = (size_t)(e->rows * (e->cols ? e->cols : 1)) * ml_st_dtype_size(type);
+            if (declare)
+                assert_ok(ml_st_writer_declare(w, e->name, type, e->cols ? 2 : 1, shape, &err));
+            else
+                assert_ok(ml_st_writer_put_raw(w, ones, n, &err));
+        }
+        if (declare) assert_ok(ml_st_writer_start(w, &err));
+    }
+    assert_ok(ml_st_writer_end(w, &err));
+    ml_st_writer_free(w);
+    assert_ok(ml_manifest_commit(m, &err));
+    ml_manifest_free(m);
+}
+
+/* Codes of an encoding that is not known would be read as numbers. */
+static void test_other_types(void **state)
+{
+    (void)state;
+    static const ml_st_dtype others[] = { ML_ST_F64, ML_ST_F8_E5M2, ML_ST_I64, ML_ST_I32, ML_ST_I16, ML_ST_I8,
+                                          ML_ST_U64, ML_ST_U32,     ML_ST_U16, ML_ST_U8,  ML_ST_BOOL };
+    static const int which[] = { 0, 3, 6, 11 }; /* embedding, norm, projection, MLP */
+    const char *work = test_make_folder();
+    char folder[ML_PATH_MAX], part[200];
+    ml_model *m;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const char *name = entries[which[i % 4]].name;
+        snprintf(folder, sizeof folder, "%s/%zu", work, i);
+        write_other(folder, name, others[i], config);
+        snprintf(part, sizeof part, "found %s: use the model's unquantised folder", ml_st_dtype_name(others[i]));
+        assert_fails(ml_model_open(folder, &m, &err), ML_EINVAL, part);
+        assert_non_null(strstr(err.message, name));
+    }
+    /* FP8 without its scales */
+    snprintf(folder, sizeof folder, "%s/fp8", work);
+    write_other(folder, entries[11].name, ML_ST_F8_E4M3, config);
+    assert_fails(ml_model_open(folder, &m, &err), ML_EFORMAT,
+                 "no tensor model.layers.0.mlp.down_proj.weight_scale_inv");
+    assert_non_null(strstr(err.message, "tensor model.layers.0.mlp.down_proj.weight: is of type F8_E4M3"));
+    ml_convert_report report;
+    ml_convert copy = { .from = folder, .to = test_path_in(work, "copy") };
+    assert_fails(ml_convert_model(&copy, &report, &err), ML_EFORMAT, "weight_scale_inv");
+    test_remove_folder(work);
+}
+
+static void test_methods(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value, *part; /* NULL: it is read */
+    } cases[] = {
+        { "null", NULL },
+        { "{\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", \"quant_method\": \"fp8\", "
+          "\"weight_block_size\": [128, 128]}",
+          NULL },
+        { "{\"quant_method\": \"gptq\", \"bits\": 4}", "quantised by \"gptq\"" },
+        { "{\"quant_method\": \"bitsandbytes\", \"load_in_8bit\": true}", "or a GGUF file of it" },
+        { "{\"bits\": 4}", "a method it does not name" },
+        { "[]", "a method it does not name" },
+        { "{\"quant_method\": \"fp8\"}", "[128, 128]" },
+        { "{\"quant_method\": \"fp8\", \"weight_block_size\": [64, 128]}", "[128, 128]" },
+        { "{\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128, 1]}", "[128, 128]" },
+        { "{\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128], \"fmt\": \"e5m2\"}", "e4m3" },
+    };
+    const char *work = test_make_folder();
+    char folder[ML_PATH_MAX], text[1024];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ml_model *m;
+        snprintf(folder, sizeof folder, "%s/%zu", work, i);
+        snprintf(text, sizeof text, "{\"quantization_config\": %s, %s", cases[i].value, config + 1);
+        write_other(folder, NULL, ML_ST_F32, text);
+        if (cases[i].part) {
+            assert_fails(ml_model_open(folder, &m, &err), ML_EINVAL, cases[i].part);
+            continue;
+        }
+        assert_ok(ml_model_open(folder, &m, &err));
+        ml_model_free(m);
+    }
+    test_remove_folder(work);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_conversion),
-        cmocka_unit_test(test_wrong_scales),
+        cmocka_unit_test(test_other_types), cmocka_unit_test(test_methods),      cmocka_unit_test(test_values),
+        cmocka_unit_test(test_conversion),  cmocka_unit_test(test_wrong_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

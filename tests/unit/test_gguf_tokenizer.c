@@ -644,6 +644,32 @@ static void fill_tiny_bpe(ml_gguf_writer *w)
     assert_ok(ml_gguf_writer_set_u32(w, "tokenizer.ggml.unknown_token_id", 4, &err));
 }
 
+static void fill_bad_byte(ml_gguf_writer *w)
+{
+    const float scores[2] = { 0, 0 };
+    const int32_t types[2] = { 2, 6 };
+    assert_ok(ml_gguf_writer_set_text(w, "tokenizer.ggml.model", "llama", &err));
+    assert_ok(ml_gguf_writer_set_texts(w, "tokenizer.ggml.tokens", 2, &err));
+    assert_ok(ml_gguf_writer_add_text(w, "<unk>", 5, &err));
+    assert_ok(ml_gguf_writer_add_text(w, "<0xZZ>", 6, &err));
+    assert_ok(ml_gguf_writer_set_array(w, "tokenizer.ggml.scores", ML_GGUF_F32, scores, 2, &err));
+    assert_ok(ml_gguf_writer_set_array(w, "tokenizer.ggml.token_type", ML_GGUF_I32, types, 2, &err));
+}
+
+/* The file and the key are named once. */
+static void test_bad_byte(void **state)
+{
+    (void)state;
+    ml_tokenizer *t;
+    char *image = NULL;
+    size_t size;
+    assert_fails(open_written(fill_bad_byte, &t, &image, &size), ML_EFORMAT,
+                 "key tokenizer.ggml.tokens: token 1: is of type byte");
+    const char *first = strstr(err.message, "key tokenizer.ggml.tokens");
+    assert_null(strstr(first + 1, "key tokenizer.ggml.tokens"));
+    ml_free(image);
+}
+
 static void test_survives_damage(void **state)
 {
     (void)state;
@@ -701,6 +727,7 @@ int main(void)
         cmocka_unit_test(test_wide_space),
         cmocka_unit_test(test_bpe_by_hand),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_bad_byte),
         cmocka_unit_test(test_survives_damage),
         cmocka_unit_test(test_survives_lack_of_memory),
     };
