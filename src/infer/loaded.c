@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/memory.h"
 #include "format/find.h"
+#include "format/open_tokenizer.h"
 #include "format/source.h"
 #include "format/ends.h"
 #include "infer/fit.h"
@@ -108,7 +109,7 @@ static ml_status open_beside(const char *found, ml_loaded *m, ml_error *err)
     bool inside = ml_path_is_dir(found) || ml_weight_source_kind(found) == ML_SOURCE_GGUF;
     if (!inside) ML_TRY(ml_path_parent(folder, found, err));
     const char *where = inside ? found : folder;
-    ML_TRY(ml_tokenizer_open(where, &m->tokenizer, err));
+    ML_TRY(ml_tokenizer_open_for(where, &m->model->config, &m->tokenizer, err));
     ML_TRY(check_sizes(found, m, err));
     return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
 }

@@ -9,6 +9,7 @@
 #include "format/hf.h"
 #include "format/hf_names.h"
 #include "format/name_table.h"
+#include "format/open_tokenizer.h"
 #include "format/source.h"
 #include "model/model.h"
 #include "quant/gguf_export.h"
@@ -40,11 +41,11 @@ static ml_status open_tokenizer(job *j, ml_error *err)
 {
     char folder[ML_PATH_MAX];
     const char *from = j->x->from;
-    if (j->x->tokenizer) return ml_tokenizer_open(j->x->tokenizer, &j->tokenizer, err);
+    if (j->x->tokenizer) return ml_tokenizer_open_for(j->x->tokenizer, &j->config, &j->tokenizer, err);
     bool inside = ml_path_is_dir(from) || j->kind == ML_SOURCE_GGUF;
     if (!inside) ML_TRY(ml_path_parent(folder, from, err));
     /* A model without a tokenizer is converted as well. */
-    if (ml_tokenizer_open(inside ? from : folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
+    if (ml_tokenizer_open_for(inside ? from : folder, &j->config, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
         j->tokenizer = NULL;
         return ML_OK;
     }
