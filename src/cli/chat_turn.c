@@ -231,6 +231,7 @@ static ml_status open_model(ml_talk *fresh, const char *path, const ml_talk *for
     if (!fresh->path) return ml_fail_memory(err, strlen(path) + 1, "a path");
     ML_TRY(ml_loaded_open(path, ml_options_text(fresh->o, "repack"), &budget, &fresh->m, err));
     ml_cli_say_device(fresh->o, fresh->m.model);
+    ml_cli_say_weights(fresh->o, fresh->m.model);
     if (!former->path) ML_TRY(ml_cli_load_adapters(fresh->o, &fresh->m, err)); /* they are of the first model */
     ML_TRY(ml_cli_conversation_make(fresh->o, path, &fresh->m, &fresh->talk, err));
     if (former->talk.messages) ML_TRY(copy_messages(&former->talk, &fresh->talk, err));

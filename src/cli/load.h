@@ -12,6 +12,9 @@ ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o);
 /* Say where the model computes, when that was asked or is a GPU. */
 void ml_cli_say_device(const ml_options *o, const ml_model *m);
 
+/* Say how its weights lie, when that was asked (--repack) or they are large. */
+void ml_cli_say_weights(const ml_options *o, const ml_model *m);
+
 /* --kv-cache-type */
 ml_dtype ml_cli_kv_dtype(const ml_options *o);
 

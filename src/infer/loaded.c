@@ -36,6 +36,31 @@ static ml_status open_here(const char *path, const char *repack, const ml_memory
     return status;
 }
 
+bool ml_loaded_describe_weights(const ml_model *m, const char *repack, char *out, size_t size)
+{
+    size_t stored = 0, copied = m->values.capacity;
+    ml_error ignored;
+    if (m->panels.base) {
+        stored = m->panels.capacity;
+    } else if (m->source && ml_model_measure_bind(&m->config, m->source, &stored, &copied, &ignored) != ML_OK) {
+        stored = 0;
+    }
+    bool large = stored >= 1000000000;
+    double amount = (double)stored * (large ? 1e-9 : 1e-6);
+    const char *unit = large ? "GB" : "MB";
+    if (m->device) {
+        snprintf(out, size, "uploaded to %.80s", m->device_choice);
+        return false; /* where it computes is said anyway */
+    }
+    if (m->panels.base) {
+        snprintf(out, size, "repacked, %.1f %s", amount, unit);
+    } else {
+        bool refused = !strcmp(repack, "auto") && ml_model_repack_bytes(m) > 0;
+        snprintf(out, size, "mapped in place (%.1f %s)%s", amount, unit, refused ? ", repacking would not fit" : "");
+    }
+    return large;
+}
+
 /* On success the model owns the device. */
 static ml_status open_there(const char *path, const ml_memory_budget *budget, ml_device *device, ml_model **model,
                             char choice[256], ml_error *err)
