@@ -1,6 +1,7 @@
 #include "base/cpu.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -57,14 +58,37 @@ void ml_cpu_set_isa(ml_isa isa)
     chosen = isa;
 }
 
+/* What MOONLIGHT_ISA names, if anything; false when it is no name. */
+static bool read_wish(ml_isa *out)
+{
+    const char *wish = getenv("MOONLIGHT_ISA");
+    if (!wish || !*wish) return true;
+    for (int i = ML_ISA_SCALAR; i < ML_N_ISA; i++) {
+        if (strcmp(wish, ml_isa_name((ml_isa)i)) != 0) continue;
+        *out = (ml_isa)i;
+        return true;
+    }
+    return false;
+}
+
+ml_status ml_cpu_check_wish(ml_error *err)
+{
+    ml_isa ignored;
+    char names[128] = "";
+    if (read_wish(&ignored)) return ML_OK;
+    for (int i = ML_ISA_SCALAR; i < ML_N_ISA; i++) {
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", ml_isa_name((ml_isa)i));
+    }
+    return ml_fail(err, ML_EINVAL, "MOONLIGHT_ISA: expected one of %s, found \"%.40s\"", names,
+                   getenv("MOONLIGHT_ISA"));
+}
+
 ml_isa ml_cpu_isa(void)
 {
     if (chosen == (ml_isa)-1) {
         ml_isa isa = ML_N_ISA - 1;
-        const char *wish = getenv("MOONLIGHT_ISA");
-        for (int i = ML_ISA_SCALAR; wish && i < ML_N_ISA; i++) {
-            if (!strcmp(wish, ml_isa_name((ml_isa)i))) isa = (ml_isa)i;
-        }
+        (void)read_wish(&isa);
         ml_cpu_set_isa(isa);
     }
     return chosen;

@@ -4,6 +4,8 @@
 #ifndef ML_BASE_CPU_H
 #define ML_BASE_CPU_H
 
+#include "base/status.h"
+
 /* By preference.  A kernel for one of x86-64's runs on those that come later, except that an AVX-512 machine need not
  * have the 256-bit AVX-VNNI: ask for what is needed with isa >= ..., and for AVXVNNI with ==. */
 typedef enum {
@@ -20,6 +22,8 @@ typedef enum {
 ml_isa ml_cpu_isa(void);
 /* Tests: choose one that the machine has; anything else becomes the next lower one that it has. */
 void ml_cpu_set_isa(ml_isa isa);
+/* ML_EINVAL, with the names there are, for a MOONLIGHT_ISA that is none of them; ml_cpu_isa ignores it. */
+ml_status ml_cpu_check_wish(ml_error *err);
 const char *ml_isa_name(ml_isa isa);
 
 #endif

@@ -65,9 +65,7 @@ static ml_status read_demands(evaluation *e, const char *path, const char *text,
 
 static ml_status decode(const evaluation *e, const ml_answer *a, ml_chars *out, ml_error *err)
 {
-    const ml_detok how = { .skip_special = true, .replace_invalid = true };
-    out->n = 0;
-    ML_TRY(ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, out, err));
+    ML_TRY(ml_tokenizer_decode_answer(e->m->tokenizer, &a->prompt, a->answer.id, a->answer.n, out, err));
     ML_TRY(ml_chars_append(out, "", 1, err));
     out->n = strlen(out->data); /* a 0 in it would end it for people too */
     return ML_OK;

@@ -115,9 +115,8 @@ static ml_status make_prompt(const evaluation *e, const talk *t, size_t at, ml_i
 
 static ml_status keep_answer(const evaluation *e, talk *t, size_t at, const ml_answer *a, ml_error *err)
 {
-    const ml_detok how = { .skip_special = true, .replace_invalid = true };
     ml_chars text = { 0 };
-    ml_status status = ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, &text, err);
+    ml_status status = ml_tokenizer_decode_answer(e->m->tokenizer, &a->prompt, a->answer.id, a->answer.n, &text, err);
     if (status == ML_OK) status = ml_chars_append(&text, "", 1, err);
     if (status == ML_OK) t->answer[at] = ml_strdup(text.data);
     if (status == ML_OK && !t->answer[at]) status = ml_fail_memory(err, text.n, "an answer");

@@ -86,9 +86,7 @@ static ml_status prepare(evaluation *e, const char *path, ml_error *err)
 
 static ml_status decode(evaluation *e, const ml_answer *a, ml_error *err)
 {
-    const ml_detok how = { .skip_special = true, .replace_invalid = true };
-    e->text.n = 0;
-    return ml_detok_append(how, e->m->tokenizer, a->answer.id, a->answer.n, &e->text, err);
+    return ml_tokenizer_decode_answer(e->m->tokenizer, &a->prompt, a->answer.id, a->answer.n, &e->text, err);
 }
 
 static ml_status write_answer(evaluation *e, size_t i, ml_span answer, bool right, ml_error *err)

@@ -1,4 +1,5 @@
 /* moonlight generate: continue a prompt, or answer a conversation. */
+#include "base/log.h"
 #include "cli/cli.h"
 #include "cli/conversation.h"
 #include "cli/generate_many.h"
@@ -114,12 +115,6 @@ static ml_status set_up(job *j, ml_error *err)
 
 /* ---- what it gives ---- */
 
-/* A continuation goes on with the prompt; only behind an added token does a text of its own begin. */
-static bool continues(const job *j)
-{
-    return j->prompt.n && !ml_tokenizer_is_added(j->m.tokenizer, j->prompt.id[j->prompt.n - 1]);
-}
-
 /* What the last token completed, which may be nothing. */
 static void print_pending(const job *j)
 {
@@ -161,9 +156,7 @@ static bool take_token(void *arg, int32_t id, double logprob)
 /* JSON text is UTF-8: bytes that are not come out as U+FFFD there. */
 static ml_status decode(job *j, const ml_generation *g, ml_error *err)
 {
-    const ml_detok how = { .skip_special = true, .replace_invalid = true, .inside = continues(j) };
-    j->pending.n = 0;
-    return ml_detok_append(how, j->m.tokenizer, g->id, (size_t)g->n, &j->pending, err);
+    return ml_tokenizer_decode_answer(j->m.tokenizer, &j->prompt, g->id, (size_t)g->n, &j->pending, err);
 }
 
 static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
@@ -187,8 +180,8 @@ static ml_status print_result(job *j, const ml_generation *g, ml_error *err)
     return ml_cli_print_json(object, err);
 }
 
-/* The end of a text that was printed as it came. */
-static ml_status print_end(job *j, ml_error *err)
+/* The end of a text of n tokens that was printed as it came. */
+static ml_status print_end(job *j, int64_t n, ml_finish finish, ml_error *err)
 {
     if (j->is_chat) {
         fwrite(j->output.text.data ? j->output.text.data + j->shown : "", 1, j->output.text.n - j->shown, stdout);
@@ -205,6 +198,10 @@ static ml_status print_end(job *j, ml_error *err)
         print_pending(j);
     }
     fputc('\n', stdout);
+    fflush(stdout);
+    if (finish == ML_FINISH_LENGTH && n < ml_options_int(j->o, "max-tokens")) {
+        ml_log_info("the context of %lld tokens is full", (long long)j->m.model->config.max_position_embeddings);
+    }
     return ML_OK;
 }
 
@@ -223,12 +220,12 @@ static ml_status generate_one(job *j, ml_error *err)
         ml_chat_output_start(&j->output, &j->talk.format, j->m.tokenizer, j->prompt.id, j->prompt.n, json);
     } else if (!json) {
         fputs(ml_options_text(j->o, "prompt"), stdout);
-        j->detok = (ml_detok){ .skip_special = true, .inside = continues(j) };
+        j->detok = (ml_detok){ .skip_special = true, .inside = ml_tokenizer_continues(j->m.tokenizer, &j->prompt) };
     }
     ml_generation g;
     ML_TRY(ml_generate(j->session, j->sampler, j->prompt.id, (int64_t)j->prompt.n, &config, &g, err));
     ml_status status = j->is_chat ? ml_chat_output_end(&j->output, err) : ML_OK;
-    if (status == ML_OK) status = json ? print_result(j, &g, err) : print_end(j, err);
+    if (status == ML_OK) status = json ? print_result(j, &g, err) : print_end(j, g.n, g.finish, err);
     ml_generation_free(&g);
     return status;
 }

@@ -10,6 +10,7 @@
 #include "infer/fit.h"
 #include "infer/generate.h"
 
+#include <math.h>
 #include <string.h>
 
 /* One prompt and its answer. */
@@ -29,7 +30,7 @@ typedef struct {
     int64_t n_stop;
     item *items;
     size_t n, capacity;
-    size_t n_done;
+    size_t n_done, n_full; /* n_full: that the context had no more room for */
     int64_t n_token;
     ml_progress *progress;
     ml_error error; /* of a callback */
@@ -56,8 +57,11 @@ typedef struct {
 
 static bool take_token(void *arg, int32_t id, double logprob)
 {
-    (void)logprob;
     listener *l = arg;
+    if (isnan(logprob)) {
+        ml_fail_nan(&l->b->error);
+        return false;
+    }
     l->b->n_token++;
     ml_progress_update(l->b->progress, (double)l->b->n_token, NULL);
     return ml_ids_append(&l->it->answer, &id, 1, &l->b->error) == ML_OK && !ml_stop_requested();
@@ -68,6 +72,7 @@ static void take_end(void *arg, ml_finish finish)
     listener *l = arg;
     l->it->finish = finish;
     l->b->n_done++;
+    l->b->n_full += finish == ML_FINISH_LENGTH && (int64_t)l->it->answer.n < ml_options_int(l->b->o, "max-tokens");
     char note[64];
     snprintf(note, sizeof note, "%zu of %zu answers", l->b->n_done, l->b->n);
     ml_progress_update(l->b->progress, (double)l->b->n_token, note);
@@ -124,6 +129,7 @@ static ml_status run(batch *b, ml_error *err)
     if (status == ML_OK) status = submit_all(b, e, listeners, err);
     b->progress = ml_progress_begin("generating", "tokens", 0);
     while (status == ML_OK && ml_engine_is_busy(e)) {
+        if (b->error.code != ML_OK) break;
         status = ml_stop_requested() ? ml_fail(err, ML_ECANCEL, "stopped after %zu of %zu answers", b->n_done, b->n)
                                      : ml_engine_step(e, err);
     }
@@ -135,13 +141,6 @@ static ml_status run(batch *b, ml_error *err)
     ml_engine_free(e);
     ml_free(listeners);
     return status;
-}
-
-static ml_status decode(const batch *b, const item *it, ml_chars *out, ml_error *err)
-{
-    const ml_detok how = { .skip_special = true, .replace_invalid = true };
-    out->n = 0;
-    return ml_detok_append(how, b->tokenizer, it->answer.id, it->answer.n, out, err);
 }
 
 static json_t *item_to_json(const item *it, const ml_chars *text)
@@ -159,12 +158,13 @@ static ml_status report(const batch *b, double seconds, ml_error *err)
     json_t *results = ml_options_flag(b->o, "json") ? json_array() : NULL;
     ml_status status = ML_OK;
     for (size_t i = 0; i < b->n && status == ML_OK; i++) {
-        status = decode(b, &b->items[i], &text, err);
+        const item *it = &b->items[i];
+        status = ml_tokenizer_decode_answer(b->tokenizer, &it->prompt, it->answer.id, it->answer.n, &text, err);
         if (status != ML_OK) break;
         if (results) {
-            json_array_append_new(results, item_to_json(&b->items[i], &text));
+            json_array_append_new(results, item_to_json(it, &text));
         } else {
-            printf("%s%s%.*s\n", i ? "\n" : "", b->items[i].text, (int)text.n, text.n ? text.data : "");
+            printf("%s%s%.*s\n", i ? "\n" : "", it->text, (int)text.n, text.n ? text.data : "");
         }
     }
     ml_chars_free(&text);
@@ -174,6 +174,10 @@ static ml_status report(const batch *b, double seconds, ml_error *err)
                                  err);
     }
     json_decref(results);
+    if (status == ML_OK && b->n_full) {
+        ml_log_info("%zu of %zu answers ended because the context of %lld tokens was full", b->n_full, b->n,
+                    (long long)b->model->config.max_position_embeddings);
+    }
     return status;
 }
 

@@ -20,8 +20,9 @@ static ml_status read_config(const ml_options *o, ml_config *config, ml_error *e
 
 static void show(void *arg, uint64_t done, uint64_t total)
 {
-    (void)total;
-    ml_progress_update(arg, (double)done / 1e6, NULL);
+    ml_progress **progress = arg;
+    if (!*progress) *progress = ml_progress_begin("writing", "MB", (double)total / 1e6);
+    ml_progress_update(*progress, (double)done / 1e6, NULL);
 }
 
 static ml_status fill_folder(void *arg, ml_manifest *manifest, ml_error *err)
@@ -37,9 +38,9 @@ static ml_status write_folder(const ml_options *o, const ml_config *config, cons
     ML_TRY(ml_model_make(config, ML_F32, false, &m, err));
     ml_model_init(m, (uint64_t)ml_options_int(o, "seed"));
     uint64_t n_bytes = ml_hf_save_bytes(m, x.dtype);
-    ml_progress *progress = ml_progress_begin("writing", "MB", (double)n_bytes / 1e6);
+    ml_progress *progress = NULL;
     x.model = m;
-    x.arg = progress;
+    x.arg = &progress;
     ml_stop_install();
     ml_status status = ml_aside_write(folder, n_bytes, fill_folder, &x, err);
     ml_progress_end(progress);

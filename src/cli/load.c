@@ -12,6 +12,7 @@ ml_memory_budget ml_cli_budget(const ml_options *o)
     return (ml_memory_budget){ .available = (int64_t)(ml_options_real(o, "memory") * 1e9),
                                .kv_dtype = ml_cli_kv_dtype(o),
                                .stream = ml_options_flag(o, "stream"),
+                               .offers_stream = true,
                                .device = ml_options_text(o, "device") };
 }
 
@@ -22,10 +23,18 @@ ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o)
     return b;
 }
 
+static void say_weights(const ml_options *o, const ml_model *m)
+{
+    char text[128];
+    bool notable = ml_loaded_describe_weights(m, ml_options_text(o, "repack"), text, sizeof text);
+    if (notable || ml_options_given(o, "repack")) ml_log_info("weights: %s", text);
+}
+
 void ml_cli_say_opened(const ml_options *o, const ml_model *m)
 {
     ml_loaded_tell(m, ml_log_warn);
     if (m->device || ml_options_given(o, "device")) ml_log_info("computes on %s", m->device_choice);
+    say_weights(o, m);
 }
 
 ml_dtype ml_cli_kv_dtype(const ml_options *o)

@@ -9,7 +9,8 @@
 ml_memory_budget ml_cli_budget(const ml_options *o);
 /* With those of --adapter. */
 ml_memory_budget ml_cli_budget_with_adapters(const ml_options *o);
-/* Say of a model just opened what is odd about its files, and where it computes, when that was asked or is a GPU. */
+/* Say of a model just opened what is odd about its files; where it computes, when that was asked or is a GPU; how its
+ * weights lie, when that was asked (--repack) or they are large. */
 void ml_cli_say_opened(const ml_options *o, const ml_model *m);
 
 /* --kv-cache-type */

@@ -1,5 +1,6 @@
 /* The program: picks the verb, prints help and errors, turns a status into an exit status. */
 #include "base/columns.h"
+#include "base/cpu.h"
 #include "base/nearest.h"
 #include "cli/cli.h"
 
@@ -140,6 +141,7 @@ static int run(int argc, char **argv)
     if (!v) return fail_unknown_verb(argc, argv);
     if (asks_help(argc - n_words, argv + n_words)) return print_verb_help(v);
     ml_error err = { 0 };
+    if (ml_cpu_check_wish(&err) != ML_OK) return fail(v->words, &err);
     return v->run(argc - n_words, argv + n_words, &err) == ML_OK ? EXIT_DONE : fail(v->words, &err);
 }
 

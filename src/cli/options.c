@@ -141,7 +141,7 @@ const ml_option_row ml_cli_rows[] = {
     INT("convert merge", "", "split-max-size", 0, 1e15, "0",
         "bytes of a GGUF file; a larger one becomes a set; 0: one file"),
     TEXT("convert merge", "", "tokenizer", NULL, "T",
-         "tokenizer folder or file to write with it; none: the model's own"),
+         "tokenizer folder or file to write with it; default: the model's own"),
     INT("init", "", "seed", 0, 9e15, "0", "of the random weights"),
     TEXT("report", "", "o", "report.html", "FILE", "the page to write"),
     TEXT("report", "", "figures", NULL, "DIR", "also write each figure there, as .svg and .png"),

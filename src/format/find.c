@@ -7,6 +7,26 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A folder that is no model may hold one as a file: the first by name. */
+static ml_status hint_at_file(const char *folder, ml_error *err)
+{
+    char **names;
+    size_t n_name;
+    ml_error ignored;
+    const char *found = NULL;
+    if (ml_dir_list(folder, &names, &n_name, &ignored) != ML_OK) return err->code;
+    for (size_t i = 0; i < n_name && !found; i++) {
+        const char *end = strrchr(names[i], '.');
+        if (end && (!strcmp(end, ".gguf") || !strcmp(end, ".pt"))) found = names[i];
+    }
+    if (found) {
+        ml_fail(err, ML_EINVAL, "%s: holds neither config.json nor a checkpoint, but a model's file: give %.300s/%s",
+                folder, folder, found);
+    }
+    ml_dir_list_free(names, n_name);
+    return ML_EINVAL;
+}
+
 ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err)
 {
     char config[ML_PATH_MAX];
@@ -21,7 +41,9 @@ ml_status ml_model_find(const char *path, char model[ML_PATH_MAX], ml_error *err
     if (!ml_path_is_dir(path) || ml_path_exists(config)) return ML_OK;
     char adapter[ML_PATH_MAX];
     ML_TRY(ml_path_join(adapter, path, "adapter_config.json", err));
-    if (!ml_path_exists(adapter)) ML_TRY(ml_run_find(path, ML_RUN_BEST, model, NULL, err));
+    if (!ml_path_exists(adapter) && ml_run_find(path, ML_RUN_BEST, model, NULL, err) != ML_OK) {
+        return err->code == ML_EINVAL ? hint_at_file(path, err) : err->code;
+    }
     ML_TRY(ml_path_join(adapter, model, "adapter_config.json", err));
     if (!ml_path_exists(adapter)) return ML_OK;
     return ml_fail(err, ML_EINVAL,

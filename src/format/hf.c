@@ -152,7 +152,9 @@ static ml_status put_weights(saving *s, float *buffer, ml_error *err)
         s->done += (uint64_t)ml_weight_count(w) * ml_dtype_size(dtype);
         if (s->x && s->x->progress) s->x->progress(s->x->arg, s->done, total);
     }
-    return declare_zero_biases(s, false, err);
+    ML_TRY(declare_zero_biases(s, false, err));
+    if (s->x && s->x->progress) s->x->progress(s->x->arg, total, total); /* with the header */
+    return ML_OK;
 }
 
 static ml_status save_weights(saving *s, ml_manifest *manifest, ml_error *err)

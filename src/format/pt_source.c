@@ -21,7 +21,8 @@ typedef struct pt_source pt_source;
 struct family {
     const char *preset, *config_key;
     const cfg_key *keys;
-    ml_status (*finish)(ml_config *c, ml_error *err); /* what follows from the keys */
+    ml_status (*finish)(ml_config *c, ml_error *err);                 /* what follows from the keys */
+    ml_status (*name)(ml_config *c, const char *path, ml_error *err); /* NULL, or what the file's name says */
     /* Where a weight of ours is: the name behind the state's prefix, the shape of that tensor, and its first row. */
     bool (*place)(const ml_config *c, const char *name, int64_t rows, char out[NAME_MAX], int64_t *all_rows,
                   int64_t *first);
@@ -90,6 +91,15 @@ static ml_status moonlight_moe_finish(ml_config *c, ml_error *err)
 {
     c->num_key_value_heads = c->num_attention_heads;
     return set_head_dim(c, err);
+}
+
+/* The published files of the two later stages, whose names alone say that they were taught turns; the first stage's is
+ * best.pt. */
+static ml_status moonlight_moe_name(ml_config *c, const char *path, ml_error *err)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    bool talks = !strncmp(name, "it_", 3) || !strncmp(name, "chat_", 5);
+    return talks ? ml_config_set(c, "chat_format", "moonlight-moe", path, err) : ML_OK;
 }
 
 static bool moonlight_moe_place(const ml_config *c, const char *name, int64_t rows, char out[NAME_MAX],
@@ -197,8 +207,9 @@ static bool nano_moe_place(const ml_config *c, const char *name, int64_t rows, c
 }
 
 static const family families[] = {
-    { "moonlight-moe-130m", "model_cfg", moonlight_moe_keys, moonlight_moe_finish, moonlight_moe_place },
-    { "nano-moe", "args", nano_moe_keys, nano_moe_finish, nano_moe_place },
+    { "moonlight-moe-130m", "model_cfg", moonlight_moe_keys, moonlight_moe_finish, moonlight_moe_name,
+      moonlight_moe_place },
+    { "nano-moe", "args", nano_moe_keys, nano_moe_finish, NULL, nano_moe_place },
 };
 enum { N_FAMILY = sizeof families / sizeof *families };
 
@@ -310,6 +321,7 @@ static ml_status read_config(pt_source *s, const char *path, ml_pickle_id dict, 
         ML_TRY(read_key(ml_pt_values(s->file), dict, k, where, c, err));
     }
     if (s->family->finish(c, err) != ML_OK) return ml_fail_prefix(err, "%.300s", where);
+    if (s->family->name) ML_TRY(s->family->name(c, path, err));
     if (c->n_shared_experts > 1) {
         return ml_fail(err, ML_EINVAL, "%.300s: key num_shared_experts: expected 0 or 1, found %lld", where,
                        (long long)c->n_shared_experts);

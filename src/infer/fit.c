@@ -116,11 +116,13 @@ ml_status ml_fit_check(const char *path, const ml_config *config, ml_weight_sour
     }
     if (p.total - (b->stream ? p.stored : 0) <= available) return ML_OK;
     advise(path, config, b, available, &p, advice, sizeof advice);
+    bool streams = b->offers_stream && p.total - p.stored <= available;
     return ml_fail(err, ML_ENOMEM,
                    "%.300s does not fit: %.4g GB of weights, %.4g GB of keys and values and %.4g GB for computing are "
-                   "%.4g GB, but %.4g GB of memory are available; %s",
+                   "%.4g GB, but %.4g GB of memory are available; %s%s",
                    path, gigabytes(p.stored + p.copied), gigabytes(p.cache), gigabytes(p.work), gigabytes(p.total),
-                   gigabytes(available), advice);
+                   gigabytes(available), advice,
+                   streams ? "; --stream on runs it as it is, reading its weights from the disk for every pass" : "");
 }
 
 /* Bytes of the weights that must stay in memory beside what is allocated already, or all of them under a limit. */

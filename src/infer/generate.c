@@ -2,10 +2,18 @@
 
 #include "base/clock.h"
 
+#include <math.h>
+
 const char *ml_finish_name(ml_finish finish)
 {
     static const char *const names[] = { "stop", "length", "cancel" };
     return names[finish];
+}
+
+ml_status ml_fail_nan(ml_error *err)
+{
+    return ml_fail(err, ML_EFORMAT,
+                   "the model computes no numbers (NaN): its weights are damaged, or its training diverged");
 }
 
 static bool is_stop(const ml_generate_config *c, int32_t id)
@@ -51,6 +59,10 @@ ml_status ml_generate(ml_session *s, ml_sampler *sampler, const int32_t *prompt,
     while (out->n < limit) {
         double logprob;
         int32_t id = ml_sampler_choose(sampler, ml_session_logits(s), ml_session_ids(s), ml_session_count(s), &logprob);
+        if (isnan(logprob)) {
+            status = ml_fail_nan(err);
+            break;
+        }
         out->id[out->n] = id;
         out->logprob[out->n++] = logprob;
         if (config->on_token && !config->on_token(config->arg, id, logprob)) {

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/memory.h"
 #include "format/find.h"
+#include "format/open_tokenizer.h"
 #include "format/ends.h"
 #include "format/gguf_source.h"
 #include "format/gguf_tokenizer.h"
@@ -40,6 +41,31 @@ static ml_status open_here(const char *path, const char *repack, const ml_memory
     ml_model_free(*model);
     *model = NULL;
     return status;
+}
+
+bool ml_loaded_describe_weights(const ml_model *m, const char *repack, char *out, size_t size)
+{
+    size_t stored = 0, copied = m->values.capacity;
+    ml_error ignored;
+    if (m->panels.base) {
+        stored = m->panels.capacity;
+    } else if (m->source && ml_model_measure_bind(&m->config, m->source, &stored, &copied, &ignored) != ML_OK) {
+        stored = 0;
+    }
+    bool large = stored >= 1000000000;
+    double amount = (double)stored * (large ? 1e-9 : 1e-6);
+    const char *unit = large ? "GB" : "MB";
+    if (m->device) {
+        snprintf(out, size, "uploaded to %.80s", m->device_choice);
+        return false; /* where it computes is said anyway */
+    }
+    if (m->panels.base) {
+        snprintf(out, size, "repacked, %.1f %s", amount, unit);
+    } else {
+        bool refused = !strcmp(repack, "auto") && ml_model_repack_bytes(m) > 0 && !m->repack_failure[0];
+        snprintf(out, size, "mapped in place (%.1f %s)%s", amount, unit, refused ? ", repacking would not fit" : "");
+    }
+    return large;
 }
 
 /* On success the model owns the device. */
@@ -130,7 +156,8 @@ static ml_status open_beside(const char *found, ml_loaded *m, ml_error *err)
     if (!inside) ML_TRY(ml_path_parent(folder, found, err));
     const char *where = inside ? found : folder;
     /* Of the file as it is mapped already: a second mapping takes as much address space again. */
-    ML_TRY(g ? ml_gguf_tokenizer(g, &m->tokenizer, err) : ml_tokenizer_open(where, &m->tokenizer, err));
+    ML_TRY(g ? ml_gguf_tokenizer(g, &m->tokenizer, err)
+             : ml_tokenizer_open_for(where, &m->model->config, &m->tokenizer, err));
     ML_TRY(check_sizes(found, m, err));
     return ml_model_ends(where, &m->model->config, m->tokenizer, &m->ends, err);
 }

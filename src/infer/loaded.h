@@ -25,7 +25,10 @@ typedef struct {
  * on it; model->device_choice says which and why. */
 ml_status ml_loaded_open_weights(const char *path, const char *repack, const ml_memory_budget *budget, ml_model **model,
                                  ml_error *err);
-/* The same with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
+/* How the weights of an open model lie, for a person: "repacked, 10.0 GB", "mapped in place (9.7 GB), repacking would
+ * not fit".  Whether they are so large, a gigabyte or more, that it is worth a line. */
+bool ml_loaded_describe_weights(const ml_model *m, const char *repack, char *out, size_t size);
+/* ml_loaded_open_weights with its tokenizer.  ML_EINVAL when the tokenizer has more ids than the model. */
 ml_status ml_loaded_open(const char *path, const char *repack, const ml_memory_budget *budget, ml_loaded *out,
                          ml_error *err);
 /* Say, a line each, what a person should know of a model opened here: tensors of its files that it does not use, and

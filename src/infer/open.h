@@ -13,6 +13,7 @@ typedef struct {
     /* Run it even when its mapped weights do not fit: the system then drops them and reads them from the disk again,
      * once for each pass over the layers.  What is not mapped must fit all the same. */
     bool stream;
+    bool offers_stream; /* the caller has an option --stream: a refusal names it where it would help */
     /* Where models are to compute, as ml_device_choose takes it; NULL: on the processor.  ml_loaded_open_weights
      * chooses, ml_model_open_within opens for `on` what is then to be copied there. */
     const char *device;

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/thread.h"
+#include "infer/generate.h"
 #include "infer/runner.h"
 #include "infer/session.h"
 
@@ -142,7 +143,7 @@ static ml_status score(work *w, ml_runner *r, int64_t n, mean *nll, ml_error *er
     for (int64_t t = 0; t < n; t++) {
         if (w->target[t] >= 0) add(nll, -(double)w->logprob[t]);
     }
-    return ML_OK;
+    return isnan(nll->sum) ? ml_fail_nan(err) : ML_OK;
 }
 
 /* ---- comparison with another model ---- */

@@ -36,7 +36,10 @@ static ml_status measure_once(run *r, double *prefill, double *decode, ml_error 
     ML_TRY(check_stop(err));
     ml_session_truncate(r->session, c->depth);
     double start = ml_clock_seconds();
-    for (int64_t i = 0; i < c->n_gen; i++) ML_TRY(ml_session_append_generated(r->session, next[c->n_prompt + i], err));
+    for (int64_t i = 0; i < c->n_gen; i++) {
+        ML_TRY(check_stop(err));
+        ML_TRY(ml_session_append_generated(r->session, next[c->n_prompt + i], err));
+    }
     *decode = ml_clock_seconds() - start;
     return check_stop(err);
 }
@@ -87,6 +90,7 @@ static ml_status decode_once(batch *b, ml_rng *rng, double *seconds, ml_error *e
     const ml_speed_config *c = b->config;
     double start = ml_clock_seconds();
     for (int64_t i = 0; i < c->n_gen; i++) {
+        ML_TRY(check_stop(err));
         for (int64_t s = 0; s < c->n_batch; s++) {
             b->id[s] = (int32_t)ml_rng_below(rng, (uint64_t)b->model->config.vocab_size);
             b->pos[s] = (int32_t)(c->depth + i);

@@ -7,6 +7,7 @@
 #include "format/gguf_config.h"
 #include "format/gguf_source.h"
 #include "format/hf.h"
+#include "format/open_tokenizer.h"
 #include "format/source.h"
 #include "format/unused.h"
 #include "model/model.h"
@@ -40,11 +41,11 @@ static ml_status open_tokenizer(job *j, ml_error *err)
 {
     char folder[ML_PATH_MAX];
     const char *from = j->x->from;
-    if (j->x->tokenizer) return ml_tokenizer_open(j->x->tokenizer, &j->tokenizer, err);
+    if (j->x->tokenizer) return ml_tokenizer_open_for(j->x->tokenizer, &j->config, &j->tokenizer, err);
     bool inside = ml_path_is_dir(from) || j->kind == ML_SOURCE_GGUF;
     if (!inside) ML_TRY(ml_path_parent(folder, from, err));
     /* A model without a tokenizer is converted as well. */
-    if (ml_tokenizer_open(inside ? from : folder, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
+    if (ml_tokenizer_open_for(inside ? from : folder, &j->config, &j->tokenizer, &j->report->no_tokenizer) != ML_OK) {
         j->tokenizer = NULL;
         return ML_OK;
     }

@@ -126,6 +126,10 @@ static ml_status load(const ml_models *m, ml_served *s, bool is_first, ml_error 
     ML_TRY(ml_loaded_open(s->path, c->repack, &budget, &s->m, err));
     ml_loaded_tell(s->m.model, ml_log_warn);
     if (s->m.model->device) ml_log_info("%s computes on %s", s->id, s->m.model->device_choice);
+    char weights[128];
+    if (ml_loaded_describe_weights(s->m.model, c->repack, weights, sizeof weights)) {
+        ml_log_info("%s: weights: %s", s->id, weights);
+    }
     const ml_config *model = &s->m.model->config;
     const char *given = strcmp(c->chat_format, "auto") ? c->chat_format : NULL;
     ml_status status = ml_chat_choose(s->m.tokenizer, given, ml_chat_words[model->chat_format], &s->format, err);

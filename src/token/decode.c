@@ -106,3 +106,16 @@ ml_status ml_detok_append(ml_detok how, const ml_tokenizer *t, const int32_t *id
     for (size_t i = 0; i < n; i++) ML_TRY(ml_detok_push(&how, t, id[i], out, err));
     return ml_detok_flush(&how, out, err);
 }
+
+bool ml_tokenizer_continues(const ml_tokenizer *t, const ml_ids *prompt)
+{
+    return prompt->n && !ml_tokenizer_is_added(t, prompt->id[prompt->n - 1]);
+}
+
+ml_status ml_tokenizer_decode_answer(const ml_tokenizer *t, const ml_ids *prompt, const int32_t *id, size_t n,
+                                     ml_chars *out, ml_error *err)
+{
+    const ml_detok how = { .skip_special = true, .replace_invalid = true, .inside = ml_tokenizer_continues(t, prompt) };
+    out->n = 0;
+    return ml_detok_append(how, t, id, n, out, err);
+}

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "token/internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { MOONLIGHT_RANKS = 163584, MOONLIGHT_RESERVED = 256 };
@@ -107,6 +108,28 @@ static ml_status fill_reserved(ml_tokenizer *t, size_t n_ranks, ml_error *err)
     return ML_OK;
 }
 
+/* Added tokens follow the ranks: at once with Moonlight, whose reserved block begins there, and behind one unused id at
+ * most elsewhere (cl100k_base and o200k_base have one).  A wider gap is a file that was cut short at the end of a line.
+ * Keys that are no ids are refused where the tokens are put. */
+static ml_status check_end(size_t n_ranks, bool moonlight, const ml_read_context *context, ml_error *err)
+{
+    const json_t *decoder = json_object_get(context->config, "added_tokens_decoder");
+    const char *key;
+    json_t *token;
+    long long first = -1;
+    json_object_foreach((json_t *)(uintptr_t)decoder, key, token)
+    {
+        char *end;
+        long long id = strtoll(key, &end, 10);
+        if (*key && !*end && (first < 0 || id < first)) first = id;
+    }
+    if (first <= (long long)n_ranks + !moonlight) return ML_OK;
+    return ml_fail(err, ML_EFORMAT,
+                   "ranks end at %zu but the first added token is %lld: the file is cut short, or %s is another "
+                   "tokenizer's",
+                   n_ranks, first, context->config_path);
+}
+
 static ml_status put_pattern(ml_tokenizer *t, bool moonlight, const ml_read_context *context, ml_error *err)
 {
     const char *stored = json_string_value(json_object_get(context->config, "split_pattern"));
@@ -131,6 +154,7 @@ static ml_status fill(ml_tokenizer *t, const ml_map *map, const ml_read_context 
     size_t n_ranks = t->n_pieces;
     if (!n_ranks) return ml_fail(err, ML_EFORMAT, "holds no ranks");
     bool moonlight = is_moonlight(t, context->config);
+    ML_TRY(check_end(n_ranks, moonlight, context, err));
     ML_TRY(put_pattern(t, moonlight, context, err));
     ML_TRY(ml_tokenizer_derive_merges(t, err));
     ML_TRY(ml_read_added_decoder(t, context, err));

@@ -80,6 +80,12 @@ ml_status ml_detok_flush(ml_detok *d, ml_chars *out, ml_error *err);
 ml_status ml_detok_append(ml_detok how, const ml_tokenizer *t, const int32_t *id, size_t n, ml_chars *out,
                           ml_error *err);
 
+/* Whether the text behind these ids goes on with theirs: only behind an added token does a text of its own begin. */
+bool ml_tokenizer_continues(const ml_tokenizer *t, const ml_ids *prompt);
+/* *out becomes the text of an answer to a prompt: valid UTF-8, without special tokens. */
+ml_status ml_tokenizer_decode_answer(const ml_tokenizer *t, const ml_ids *prompt, const int32_t *id, size_t n,
+                                     ml_chars *out, ml_error *err);
+
 /* Bytes of a token, not 0-terminated; NULL for an id that has none. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *n_bytes);
 /* Id of the added token with this text, -1 if there is none. */

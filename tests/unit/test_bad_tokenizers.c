@@ -143,7 +143,7 @@ static void test_tiktoken(void **state)
     (void)state;
     static const char config[] =
         "{\"add_bos_token\": true, \"eos_token\": {\"content\": \"<end>\", \"special\": true}, \"bos_token\": \"a\", "
-        "\"added_tokens_decoder\": {\"300\": {\"content\": \"<end>\", \"special\": true}}}";
+        "\"added_tokens_decoder\": {\"258\": {\"content\": \"<end>\", \"special\": true}}}";
     target ranked = { .what = "tiktoken", .open = "x.tiktoken", .pattern = "gpt2" };
     target configured = { .what = "added tokens", .open = "x.tiktoken", .pattern = "gpt2" };
     char ranks[8192];
@@ -151,6 +151,65 @@ static void test_tiktoken(void **state)
     n += (size_t)sprintf(ranks + n, "YWI= 256\nYWJhYg== 257\n");
     damage(&ranked, "x.tiktoken", ranks, n);
     damage(&configured, "tokenizer_config.json", config, sizeof config - 1);
+}
+
+/* Cut at the end of a line, ranks are ranks still: the ids of the added tokens say that some are missing. */
+static void test_cut_ranks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *class;
+        int n_rank, first;
+        const char *refusal; /* NULL: none */
+    } cases[] = {
+        { "PreTrainedTokenizer", 258, 258, NULL },
+        { "PreTrainedTokenizer", 258, 259, NULL }, /* cl100k_base leaves one id out */
+        { "PreTrainedTokenizer", 258, 257, "is given twice" },
+        { "PreTrainedTokenizer", 258, 260, "ranks end at 258 but the first added token is 260" },
+        { "PreTrainedTokenizer", 257, 300, "ranks end at 257 but the first added token is 300" },
+        { "tokenization_moonshot.TikTokenTokenizer", 258, 258, NULL },
+        { "tokenization_moonshot.TikTokenTokenizer", 257, 258, "ranks end at 257 but the first added token is 258" },
+    };
+    char ranks[8192], config[512];
+    size_t n = put_ranks(ranks);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const ml_tokenizer_extra extra = { .pattern = strstr(cases[i].class, "moonshot") ? NULL : "gpt2" };
+        ml_tokenizer *t = NULL;
+        size_t n_more = (size_t)sprintf(ranks + n, "YWI= 256\nYWJhYg== 257\n");
+        if (cases[i].n_rank == 257) n_more = strlen("YWI= 256\n");
+        write_bytes("tiktoken.model", ranks, n + n_more);
+        int size = snprintf(config, sizeof config,
+                            "{\"auto_map\": {\"AutoTokenizer\": [\"%s\", null]}, \"added_tokens_decoder\": "
+                            "{\"%d\": {\"content\": \"<last>\"}, \"%d\": {\"content\": \"<end>\"}}}",
+                            cases[i].class, cases[i].first + 2, cases[i].first);
+        write_bytes("tokenizer_config.json", config, (size_t)size);
+        if (cases[i].refusal) {
+            assert_fails(ml_tokenizer_open_with(folder, &extra, &t, &err), ML_EFORMAT, cases[i].refusal);
+        } else {
+            assert_ok(ml_tokenizer_open_with(folder, &extra, &t, &err));
+            assert_int_equal(ml_tokenizer_find(t, "<end>"), cases[i].first);
+        }
+        ml_tokenizer_free(t);
+    }
+}
+
+static void test_cut_kimi(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("kimi/tiktoken.model");
+    char *text;
+    size_t n, at = 0;
+    ml_tokenizer *t = NULL;
+    assert_ok(ml_file_read(test_data_path("kimi/tokenizer_config.json"), &text, &n, &err));
+    write_bytes("tokenizer_config.json", text, n);
+    ml_free(text);
+    assert_ok(ml_file_read(test_data_path("kimi/tiktoken.model"), &text, &n, &err));
+    for (int line = 0; line < 80000; line++) at += strcspn(text + at, "\n") + 1;
+    write_bytes("tiktoken.model", text, at);
+    assert_fails(ml_tokenizer_open_with(folder, &(ml_tokenizer_extra){ 0 }, &t, &err), ML_EFORMAT,
+                 "ranks end at 80000 but the first added token is 163584");
+    assert_null(t);
+    ml_free(text);
 }
 
 static void test_gpt2_files(void **state)
@@ -192,8 +251,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tokenizer_json, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_tokenizer_config, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_tiktoken, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_cut_ranks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_gpt2_files, set_up, tear_down),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test_setup_teardown(test_cut_kimi, set_up, tear_down), /* a large file: not in that memory */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -185,7 +185,15 @@ static void test_refusal_before_allocating(void **state)
     assert_int_equal(ml_alloc_get_stats().live_bytes, live);
     assert_true(SANITIZED || ml_memory_peak() - before < 4 << 20);
     print_message("%s\n", err.message);
+    assert_null(strstr(err.message, "--stream"));
     follow_advice(from, &budget, to);
+    budget.offers_stream = true; /* named where it would help, that is, where the rest fits */
+    assert_fails(ml_model_open_within(from, &budget, &m, &err), ML_ENOMEM, "; --stream on runs it");
+    budget.available = p.total - p.stored - 1;
+    assert_fails(ml_model_open_within(from, &budget, &m, &err), ML_ENOMEM, "does not fit");
+    assert_null(strstr(err.message, "--stream"));
+    budget.available = p.total - 1;
+    budget.offers_stream = false;
 
     /* With a smaller cache it would fit; with a larger it would not. */
     budget.cache_token = 1;

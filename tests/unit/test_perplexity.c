@@ -3,6 +3,7 @@
 
 #include "base/thread.h"
 #include "infer/continuation.h"
+#include "infer/generate.h"
 #include "infer/session.h"
 #include "support/support.h"
 #include "support/tiny_run.h"
@@ -176,10 +177,38 @@ static void test_continuations(void **state)
     ml_model_free(m);
 }
 
+/* A model that computes no numbers is an error, not a result. */
+static void test_nan(void **state)
+{
+    (void)state;
+    ml_model *m = make_model(1);
+    int32_t id[N_TEXT] = { 0 };
+    ml_perplexity result;
+    ml_perplexity_config config = { .id = id, .n_id = N_TEXT, .window = WINDOW, .batch = WINDOW, .bos = BOS };
+    assert_ok(ml_perplexity_measure(m, &config, &result, &err));
+    for (size_t i = 0; i < m->n_weight; i++) {
+        if (!strcmp(m->weight[i].name, "model.norm.weight")) ((float *)m->weight[i].data)[0] = NAN;
+    }
+    assert_fails(ml_perplexity_measure(m, &config, &result, &err), ML_EFORMAT, "computes no numbers (NaN)");
+    ml_session *s;
+    ml_sampler *sampler;
+    ml_generation g;
+    ml_sampling sampling = ml_sampling_default();
+    const ml_generate_config how = { .max_tokens = 4 };
+    sampling.temperature = 0;
+    assert_ok(ml_session_make(m, WINDOW, true, &s, &err));
+    assert_ok(ml_sampler_make(&sampling, TEST_VOCAB, TEST_VOCAB, &sampler, &err));
+    assert_fails(ml_generate(s, sampler, id, 3, &how, &g, &err), ML_EFORMAT, "computes no numbers (NaN)");
+    assert_null(g.id);
+    ml_sampler_free(sampler);
+    ml_session_free(s);
+    ml_model_free(m);
+}
+
 int main(void)
 {
     ml_thread_set_count(1);
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_perplexity), cmocka_unit_test(test_limits),
-                                        cmocka_unit_test(test_continuations) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_nan), cmocka_unit_test(test_perplexity),
+                                        cmocka_unit_test(test_limits), cmocka_unit_test(test_continuations) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

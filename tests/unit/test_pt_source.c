@@ -2,11 +2,14 @@
 #include "format/pt_source.h"
 
 #include "base/alloc.h"
+#include "base/file.h"
+#include "format/open_tokenizer.h"
 #include "format/safetensors.h"
 #include "format/source.h"
 #include "model/model.h"
 #include "quant/convert.h"
 #include "support/support.h"
+#include "token/chat.h"
 
 #include <string.h>
 
@@ -112,6 +115,95 @@ static void test_convert(void **state)
     test_remove_folder(work);
 }
 
+static void copy_file(const char *from, const char *to)
+{
+    char *data;
+    size_t n;
+    assert_ok(ml_file_read(from, &data, &n, &err));
+    assert_ok(ml_file_replace(to, data, n, &err));
+    ml_free(data);
+}
+
+/* What a conversion has: <|system|> (-1: none), and the chat format by name. */
+static void expect_talk(const char *folder, int32_t mark, const char *stored, const char *chosen)
+{
+    ml_config c;
+    ml_weight_source *source;
+    ml_tokenizer *t;
+    ml_chat_format f;
+    assert_ok(ml_weight_source_open(folder, &c, &source, &err));
+    assert_ok(ml_tokenizer_open(folder, &t, &err));
+    assert_int_equal(ml_tokenizer_find(t, "<|system|>"), mark);
+    assert_int_equal(ml_tokenizer_find(t, "<|assistant|>"), mark < 0 ? -1 : mark + 2);
+    assert_string_equal(ml_chat_words[c.chat_format], stored);
+    assert_ok(ml_chat_choose(t, NULL, ml_chat_words[c.chat_format], &f, &err));
+    assert_string_equal(ml_chat_name(&f), chosen);
+    ml_tokenizer_free(t);
+    source->free(source);
+}
+
+/* The marks of turns follow GPT-2's last token in the models that were taught them, which published names tell; the
+ * first stage's has none, nor has a tokenizer that ends in something else. */
+static void test_marks(void **state)
+{
+    (void)state;
+    static const char merges[] = "#version: 0.2\na b\n";
+    static const char plain[] = "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<|endoftext|>\": 3}";
+    static const struct {
+        const char *name;
+        int32_t mark;
+        const char *stored, *chosen;
+    } cases[] = { { "chat_best.pt", 4, "moonlight-moe", "moonlight-moe" },
+                  { "it_best.pt", 4, "moonlight-moe", "moonlight-moe" },
+                  { "best.pt", -1, "auto", "none" } };
+    ml_convert_report report;
+    char work[ML_PATH_MAX], gpt2[ML_PATH_MAX], path[ML_PATH_MAX], bare[ML_PATH_MAX], to[ML_PATH_MAX];
+    strcpy(work, test_make_folder());
+    assert_ok(ml_path_join(gpt2, work, "gpt2", &err));
+    assert_ok(ml_dir_make(gpt2, &err));
+    assert_ok(ml_path_join(path, gpt2, "encoder.json", &err));
+    assert_ok(ml_file_replace(path, plain, sizeof plain - 1, &err));
+    assert_ok(ml_path_join(path, gpt2, "vocab.bpe", &err));
+    assert_ok(ml_file_replace(path, merges, sizeof merges - 1, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_ok(ml_path_join(path, work, cases[i].name, &err));
+        copy_file(GOLDEN "pt_moonlight_moe.pt", path);
+        snprintf(bare, sizeof bare, "%.200s/bare%zu", work, i);
+        snprintf(to, sizeof to, "%.200s/direct%zu", work, i);
+        ml_convert x = { .from = path, .to = to, .tokenizer = gpt2 };
+        assert_ok(ml_convert_model(&x, &report, &err));
+        expect_talk(to, cases[i].mark, cases[i].stored, cases[i].chosen);
+        /* The same from a folder that was made without a tokenizer. */
+        x = (ml_convert){ .from = path, .to = bare };
+        assert_ok(ml_convert_model(&x, &report, &err));
+        snprintf(to, sizeof to, "%.200s/later%zu", work, i);
+        x = (ml_convert){ .from = bare, .to = to, .tokenizer = gpt2 };
+        assert_ok(ml_convert_model(&x, &report, &err));
+        expect_talk(to, cases[i].mark, cases[i].stored, cases[i].chosen);
+    }
+    test_remove_folder(work);
+}
+
+static void test_published_marks(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DATA("gpt2/encoder.json");
+    ml_config c;
+    ml_tokenizer *t;
+    assert_ok(ml_config_preset("moonlight-moe-130m", &c, &err));
+    assert_ok(ml_config_set(&c, "chat_format", "moonlight-moe", "test", &err));
+    assert_ok(ml_tokenizer_open_for(test_data_path("gpt2"), &c, &t, &err));
+    assert_int_equal(ml_tokenizer_find(t, "<|endoftext|>"), 50256);
+    assert_int_equal(ml_tokenizer_find(t, "<|system|>"), 50257);
+    assert_int_equal(ml_tokenizer_find(t, "<|user|>"), 50258);
+    assert_int_equal(ml_tokenizer_find(t, "<|assistant|>"), 50259);
+    ml_tokenizer_free(t);
+    c.vocab_size = 50259; /* no room for the last */
+    assert_ok(ml_tokenizer_open_for(test_data_path("gpt2"), &c, &t, &err));
+    assert_int_equal(ml_tokenizer_vocab_size(t), 50257);
+    ml_tokenizer_free(t);
+}
+
 /* What torch.save wrote of something else. */
 static void test_refusals(void **state)
 {
@@ -127,10 +219,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moonlight_moe),
-        cmocka_unit_test(test_nano_moe),
-        cmocka_unit_test(test_convert),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_moonlight_moe), cmocka_unit_test(test_nano_moe),        cmocka_unit_test(test_convert),
+        cmocka_unit_test(test_marks),         cmocka_unit_test(test_published_marks), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -221,13 +221,13 @@ static void tiktoken_ranks_and_stored_pattern(void **state)
     (void)state;
     char text[8192];
     size_t n = byte_ranks(text);
-    /* ab 256, abab 257, xyz 258 (neither xy nor yz is a token) */
+    /* ab 256, abab 257, xyz 258 (neither xy nor yz is a token); 259 is left out, as cl100k_base leaves one id out */
     snprintf(text + n, sizeof text - n, "YWI= 256\r\nYWJhYg== 257\neHl6 258");
     const char *path = write_text("x.tiktoken", text);
     fails(path, ML_EINVAL, "--pattern");
     write_text("tokenizer_config.json",
                "{\"split_pattern\": \"gpt2\", \"model_max_length\": 1000000000000000019884624838656, "
-               "\"eos_token\": {\"content\": \"<end>\"}, \"added_tokens_decoder\": {\"300\": "
+               "\"eos_token\": {\"content\": \"<end>\"}, \"added_tokens_decoder\": {\"260\": "
                "{\"content\": \"<end>\", \"special\": true}}}");
     path = write_text("x.tiktoken", text);
     ml_tokenizer *t;
@@ -238,10 +238,10 @@ static void tiktoken_ranks_and_stored_pattern(void **state)
     assert_int_equal(left, 256);
     assert_int_equal(right, 256);
     assert_int_equal(result, 257);
-    assert_int_equal(ml_tokenizer_eos(t), 300);
+    assert_int_equal(ml_tokenizer_eos(t), 260);
     ml_ids ids = { 0 };
     assert_ok(ml_tokenizer_encode(t, "xyz xyz<end>", 12, true, &ids, &err));
-    static const int32_t wanted[] = { 258, ' ', 'x', 'y', 'z', 300 };
+    static const int32_t wanted[] = { 258, ' ', 'x', 'y', 'z', 260 };
     assert_int_equal(ids.n, 6);
     assert_memory_equal(ids.id, wanted, sizeof wanted);
     ml_ids_free(&ids);

@@ -307,6 +307,22 @@ static void a_space_is_the_text_s_own_inside(void **state)
         ml_chars_free(&out);
     }
     ml_ids_free(&ids);
+    /* So with answers: behind text, and behind a token that begins one. */
+    ml_ids prompt = { 0 }, answer = { 0 };
+    ml_chars out = { 0 };
+    int32_t mark = ml_tokenizer_find(t, "<s>");
+    assert_ok(ml_tokenizer_encode(t, "Once upon", 9, false, &prompt, &err));
+    assert_ok(ml_tokenizer_encode(t, "a time", 6, false, &answer, &err));
+    assert_ok(ml_tokenizer_decode_answer(t, &prompt, answer.id, answer.n, &out, &err));
+    assert_int_equal(out.n, 7);
+    assert_memory_equal(out.data, " a time", 7);
+    assert_ok(ml_ids_append(&prompt, &mark, 1, &err));
+    assert_ok(ml_tokenizer_decode_answer(t, &prompt, answer.id, answer.n, &out, &err));
+    assert_int_equal(out.n, 6);
+    assert_memory_equal(out.data, "a time", 6);
+    ml_chars_free(&out);
+    ml_ids_free(&prompt);
+    ml_ids_free(&answer);
     ml_tokenizer_free(t);
 }
 
