@@ -198,15 +198,19 @@ def begin(server, path, body):
 
 
 def leave(server, socket_of, waits_for):
-    """How long after the client has gone that is counted, in seconds."""
-    before = server.metric("cancelled_total")
-    s = socket_of()
-    assert wait_until(waits_for)
-    assert server.metric("cancelled_total") == before, "over before the client went"
-    s.close()
-    start = time.monotonic()
-    assert wait_until(lambda: server.metric("cancelled_total") > before)
-    return time.monotonic() - start
+    """How long after the client has gone that is counted, in seconds.  On a busy machine the answer can be over before the
+    client comes to go: then once more."""
+    for _ in range(5):
+        before = server.metric("cancelled_total")
+        s = socket_of()
+        assert wait_until(waits_for)
+        s.close()
+        start = time.monotonic()
+        assert wait_until(lambda: server.metric("cancelled_total") > before or not waits_for())
+        seconds = time.monotonic() - start
+        if wait_until(lambda: server.metric("cancelled_total") > before, 1):
+            return seconds
+    raise AssertionError("five answers were over before their clients went")
 
 
 def test_who_goes_is_noticed(program, work):
