@@ -53,6 +53,15 @@ bool ml_gguf_is(const void *data, size_t n_bytes)
     return n_bytes >= 4 && !memcmp(data, ML_GGUF_MAGIC, 4);
 }
 
+ml_status ml_gguf_is_file(const char *path, bool *out, ml_error *err)
+{
+    char head[4];
+    size_t n;
+    ML_TRY(ml_file_read_head(path, head, sizeof head, &n, err));
+    *out = ml_gguf_is(head, n);
+    return ML_OK;
+}
+
 /* The length of a text, which has to be in the file. */
 static ml_status read_text(ml_bytes *b, const uint8_t **text, size_t *n, ml_error *err)
 {

@@ -88,6 +88,8 @@ void ml_gguf_close(ml_gguf *g);
 const char *ml_gguf_path(const ml_gguf *g);
 /* True when the bytes begin as a GGUF file does. */
 bool ml_gguf_is(const void *data, size_t n_bytes);
+/* The same of a file; fails as ml_file_read_head. */
+ml_status ml_gguf_is_file(const char *path, bool *out, ml_error *err);
 
 /* Metadata of the first file, in its order. */
 size_t ml_gguf_key_count(const ml_gguf *g);

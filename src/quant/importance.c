@@ -178,21 +178,12 @@ static ml_status load(const ml_gguf *g, ml_importance *out, ml_error *err)
                    ml_gguf_path(g));
 }
 
-static ml_status is_gguf(const char *path, bool *out, ml_error *err)
-{
-    uint8_t head[4];
-    size_t n;
-    ML_TRY(ml_file_read_head(path, head, sizeof head, &n, err));
-    *out = ml_gguf_is(head, n);
-    return ML_OK;
-}
-
 ml_status ml_importance_load(const char *path, ml_importance *out, ml_error *err)
 {
     ml_gguf *g;
     bool gguf;
     *out = (ml_importance){ 0 };
-    ML_TRY(is_gguf(path, &gguf, err));
+    ML_TRY(ml_gguf_is_file(path, &gguf, err));
     if (!gguf) return ml_importance_load_dat(path, out, err);
     ML_TRY(ml_gguf_open(&g, path, err));
     ml_status status = load(g, out, err);
