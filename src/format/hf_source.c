@@ -39,7 +39,8 @@ static void name_scales(const ml_st_tensor *t, char out[ML_WEIGHT_NAME_MAX + 32]
 static ml_status check_encoding(const ml_safetensors *file, const ml_st_tensor *t, ml_error *err)
 {
     char scales[ML_WEIGHT_NAME_MAX + 32];
-    if (t->dtype == ML_ST_F32 || t->dtype == ML_ST_BF16 || t->dtype == ML_ST_F16) return ML_OK;
+    ml_dtype plain;
+    if (ml_st_dtype_to_float(t->dtype, &plain)) return ML_OK;
     if (t->dtype != ML_ST_F8_E4M3) {
         return ml_fail(err, ML_EINVAL,
                        "%.300s: tensor %.160s: expected weights of type BF16, F16, F32, or F8_E4M3 with scales, found "
@@ -70,7 +71,7 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
     ML_TRY(check_encoding(s->file, t, err));
     *out = (ml_stored_weight){ .dtype = ML_BF16, .n_dim = n_dim, .entry = t };
     memcpy(out->dim, dim, (size_t)n_dim * sizeof *dim);
-    if (ml_st_dtype_to_tensor(t->dtype, &out->dtype) && is_aligned(t->data, out->dtype)) out->data = t->data;
+    if (ml_st_dtype_to_float(t->dtype, &out->dtype) && is_aligned(t->data, out->dtype)) out->data = t->data;
     return ML_OK;
 }
 

@@ -284,7 +284,7 @@ static ml_status read_term(const opened *o, const ml_adapter *a, ml_adapter_term
                                o->path, key, (long long)(x->n_dim > 0 ? x->shape[0] : 1),
                                (long long)(x->n_dim > 1 ? x->shape[1] : 1), (long long)dim[0], (long long)dim[1]);
             }
-            if (!ml_st_dtype_to_tensor(x->dtype, &dtype) || dtype == ML_I32) {
+            if (!ml_st_dtype_to_float(x->dtype, &dtype)) {
                 return ml_fail(err, ML_EINVAL, "%s: %s: expected type F32, BF16 or F16, found %s", o->path, key,
                                ml_st_dtype_name(x->dtype));
             }

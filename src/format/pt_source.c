@@ -256,11 +256,7 @@ static ml_status find(const ml_weight_source *source, const char *name, int n_di
     ML_TRY(ml_pt_get(s->file, full, n_dim, shape, &t, err));
     memcpy(out->dim, dim, (size_t)n_dim * sizeof *dim);
     out->entry = t;
-    bool plain = ml_st_dtype_to_tensor(t->dtype, &out->dtype) && out->dtype != ML_I32 && !t->is_complex;
-    if (!plain) {
-        out->dtype = ML_F32;
-        return ML_OK;
-    }
+    if (t->is_complex || !ml_st_dtype_to_float(t->dtype, &out->dtype)) return ML_OK;
     const uint8_t *data = t->data + (size_t)(out->first * shape[1]) * ml_dtype_size(out->dtype);
     if (lies_in_rows(t) && (uintptr_t)data % ml_dtype_size(out->dtype) == 0) out->data = data;
     return ML_OK;

@@ -48,8 +48,8 @@ const char *ml_st_dtype_name(ml_st_dtype dtype);
 size_t ml_st_dtype_size(ml_st_dtype dtype);
 /* The file type that stores a tensor type. */
 ml_st_dtype ml_st_dtype_of(ml_dtype dtype);
-/* The tensor type of the same bits; false for those that tensors cannot have (f64, fp8, ...). */
-bool ml_st_dtype_to_tensor(ml_st_dtype dtype, ml_dtype *out);
+/* The tensor type of the same bits of F32, BF16 and F16; false for all others. */
+bool ml_st_dtype_to_float(ml_st_dtype dtype, ml_dtype *out);
 
 typedef struct {
     const char *name;

@@ -39,13 +39,12 @@ ml_st_dtype ml_st_dtype_of(ml_dtype dtype)
     }
 }
 
-bool ml_st_dtype_to_tensor(ml_st_dtype dtype, ml_dtype *out)
+bool ml_st_dtype_to_float(ml_st_dtype dtype, ml_dtype *out)
 {
     switch (dtype) {
     case ML_ST_F32: *out = ML_F32; return true;
     case ML_ST_BF16: *out = ML_BF16; return true;
     case ML_ST_F16: *out = ML_F16; return true;
-    case ML_ST_I32: *out = ML_I32; return true;
     default: return false;
     }
 }
@@ -116,7 +115,7 @@ static void read_range(void *arg, int64_t begin, int64_t end, int thread)
     if (dtype == ML_ST_F32) {
         memcpy(out, p, (size_t)n * size);
     } else if (dtype == ML_ST_BF16 || dtype == ML_ST_F16) {
-        ml_st_dtype_to_tensor(dtype, &tensor_dtype);
+        ml_st_dtype_to_float(dtype, &tensor_dtype);
         uint16_t block[BLOCK];
         for (int64_t i = 0; i < n; i += BLOCK) {
             int64_t count = n - i < BLOCK ? n - i : BLOCK;

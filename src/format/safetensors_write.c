@@ -261,7 +261,7 @@ ml_status ml_st_writer_put_f32(ml_st_writer *w, const float *values, int64_t n, 
     ML_TRY(expect_bytes(w, 0, err));
     const declared *t = &w->tensors[w->current];
     ml_dtype dtype;
-    if (!ml_st_dtype_to_tensor(t->dtype, &dtype) || dtype == ML_I32) {
+    if (!ml_st_dtype_to_float(t->dtype, &dtype)) {
         return fail_tensor(w, t->name, err, "fp32 values are given for a type that is not F32, BF16 or F16");
     }
     size_t size = ml_dtype_size(dtype), n_bytes;

@@ -260,10 +260,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_deepseek), cmocka_unit_test(test_qwen2),
                                         cmocka_unit_test(test_experts) };
-    if (argc > 1 && !strcmp(argv[1], "cuda") && ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (argc > 1 && !strcmp(argv[1], "cuda") && !test_open_device(&device)) return TEST_SKIPPED;
     int n_failed = cmocka_run_group_tests_name("adapter gradients", tests, NULL, NULL);
     ml_device_close(device);
     return n_failed;

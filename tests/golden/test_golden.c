@@ -451,10 +451,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest large[] = { cmocka_unit_test(test_moonlight_moe_130m) };
     bool is_large = argc > 1 && !strcmp(argv[1], "large"), is_there = argc > 1 && !strcmp(argv[argc - 1], "cuda");
-    if (is_there && ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (is_there && !test_open_device(&device)) return TEST_SKIPPED;
 #ifdef MOONLIGHT_CUDA_EMULATED /* slow: latent attention with experts in groups, a dense model */
     const struct CMUnitTest few[] = { cmocka_unit_test(test_qwen3),
                                       cmocka_unit_test(test_deepseek_with_q_lora_groups_and_yarn) };

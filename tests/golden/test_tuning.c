@@ -526,10 +526,7 @@ int main(int argc, char **argv)
                                         cmocka_unit_test(test_dpo_begins_at_log_2),
                                         cmocka_unit_test(test_dpo_keeps_the_chosen_answer_there) };
     if (argc < 2 || strcmp(argv[1], "cuda")) return cmocka_run_group_tests(tests, setup, teardown);
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     int n_failed = cmocka_run_group_tests_name("on a device", there, setup, teardown);
     ml_device_close(device);
     return n_failed;

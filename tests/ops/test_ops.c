@@ -544,15 +544,11 @@ static void test_operator(void **state)
 int main(int argc, char **argv)
 {
     enum { N = sizeof entries / sizeof entries[0] };
-    ml_error err;
     const char *only = argc > 1 ? argv[argc - 1] : NULL;
     if (argc > 1 && (!strcmp(argv[1], "cuda") || !strcmp(argv[1], "cuda-bf16"))) {
         if (!strcmp(argv[1], "cuda-bf16")) precision = ML_PRECISION_BF16;
         if (argc == 2) only = NULL;
-        if (ml_device_open(0, &device, &err) != ML_OK) {
-            printf("skipped: no GPU (%s)\n", err.message);
-            return 77;
-        }
+        if (!test_open_device(&device)) return TEST_SKIPPED;
     }
     struct CMUnitTest tests[N];
     bool found = !only;

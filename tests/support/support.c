@@ -38,3 +38,11 @@ void test_remove_folder(const char *path)
     ml_error err;
     assert_ok(ml_dir_remove(path, &err));
 }
+
+bool test_open_device(ml_device **out)
+{
+    ml_error err;
+    if (ml_device_open(0, out, &err) == ML_OK) return true;
+    printf("skipped: no GPU (%s)\n", err.message);
+    return false;
+}

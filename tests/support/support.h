@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "tensor/device.h"
 
 /* Path of `name` in $MOONLIGHT_TEST_DATA or ../shared/data beside the source tree, in a static buffer; NULL
  * when that folder is absent (the caller then prints "skipped" and calls skip()).  When the folder is there
@@ -24,6 +25,11 @@ const char *test_data_path(const char *name);
             skip();                                                                                                    \
         }                                                                                                              \
     } while (0)
+
+/* The first GPU, for a test program that needs one; without any, says why the program is skipped, to be ended with
+ * TEST_SKIPPED. */
+bool test_open_device(ml_device **out);
+enum { TEST_SKIPPED = 77 }; /* CTest's SKIP_RETURN_CODE */
 
 /* A fresh folder under $TMPDIR or /tmp; test_remove_folder deletes it. Static buffer. */
 const char *test_make_folder(void);

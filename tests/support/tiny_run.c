@@ -77,6 +77,17 @@ ml_model *test_model_round_to_bf16(ml_model *from)
     return m;
 }
 
+ml_model *test_model_widen(const ml_model *from)
+{
+    ml_model *m;
+    assert_ok(ml_model_make(&from->config, ML_F32, false, &m, &err));
+    for (size_t i = 0; i < m->n_weight; i++) {
+        const ml_weight *w = &from->weight[i];
+        ml_convert_to_f32(w->dtype, w->data, m->weight[i].data, ml_weight_count(w));
+    }
+    return m;
+}
+
 /* ---- the stage ---- */
 
 static ml_status add_sequence(const test_stage *s, uint64_t stream, int64_t index, ml_batch *out, ml_error *error)

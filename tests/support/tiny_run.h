@@ -22,6 +22,8 @@ ml_config test_model_config(test_model which);
 void test_model_enlarge(ml_model *m, ml_rng *rng);
 /* A model of fp32 weights -> the same with its matrices rounded to bf16; the given one is freed. */
 ml_model *test_model_round_to_bf16(ml_model *from);
+/* Another model whose weights are those of this one as fp32. */
+ml_model *test_model_widen(const ml_model *from);
 
 /* Sequence number i is a function of (seed, i) alone: ragged, learnable, some of its targets masked. */
 typedef struct {

@@ -293,18 +293,6 @@ static ml_model *make_model(test_model which, bool half)
     return half ? test_model_round_to_bf16(m) : m;
 }
 
-/* The same weights as fp32. */
-static ml_model *widen(const ml_model *from)
-{
-    ml_model *m;
-    assert_ok(ml_model_make(&from->config, ML_F32, false, &m, &err));
-    for (size_t i = 0; i < m->n_weight; i++) {
-        const ml_weight *w = &from->weight[i];
-        ml_convert_to_f32(w->dtype, w->data, m->weight[i].data, ml_weight_count(w));
-    }
-    return m;
-}
-
 /* Which terms: all of rank 3, but 5 beside some; or those of every third module alone. */
 static bool choose(void *arg, const ml_adapter_module *module, int64_t *rank, double *alpha)
 {
@@ -340,7 +328,7 @@ static ml_adapter *make_adapter(const ml_model *m, bool dora, bool sparse, uint6
 static void check_said(test_model which, bool half, bool dora, bool sparse)
 {
     float here[2][TEST_VOCAB], there[2][TEST_VOCAB], plain[2][TEST_VOCAB], again[2][TEST_VOCAB];
-    ml_model *m = make_model(which, half), *wide = widen(m);
+    ml_model *m = make_model(which, half), *wide = test_model_widen(m);
     ml_adapter *a = make_adapter(m, dora, sparse, 21), *b = make_adapter(wide, dora, sparse, 21);
     test_converse(wide, b, tokens, 20, here);
     test_converse(wide, &ml_adapter_none, tokens, 20, plain);
@@ -460,10 +448,7 @@ int main(void)
         cmocka_unit_test(test_said_as_by_the_processor),
         cmocka_unit_test(test_side_by_side),
     };
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     ml_device_close(device);
     return n_failed;

@@ -257,10 +257,7 @@ int main(void)
         cmocka_unit_test(test_shared_key),
         cmocka_unit_test(test_long_sequence),
     };
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        printf("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     ml_device_close(device);
     return n_failed;

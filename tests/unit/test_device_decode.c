@@ -462,18 +462,6 @@ static void converse(ml_model *m, int64_t chunk, bool use_cache, float logits[2]
     ml_session_free(s);
 }
 
-/* The same weights as fp32. */
-static ml_model *widen(const ml_model *from)
-{
-    ml_model *m;
-    assert_ok(ml_model_make(&from->config, ML_F32, false, &m, &err));
-    for (size_t i = 0; i < m->n_weight; i++) {
-        const ml_weight *w = &from->weight[i];
-        ml_convert_to_f32(w->dtype, w->data, m->weight[i].data, ml_weight_count(w));
-    }
-    return m;
-}
-
 static int64_t count_experts(test_model which)
 {
     return test_model_config(which).n_routed_experts;
@@ -483,7 +471,7 @@ static int64_t count_experts(test_model which)
 static void check_session(test_model which, bool half)
 {
     float here[2][TEST_VOCAB], there[2][TEST_VOCAB], again[2][TEST_VOCAB];
-    ml_model *m = make_model(which, half), *wide = widen(m);
+    ml_model *m = make_model(which, half), *wide = test_model_widen(m);
     converse(wide, 40, true, here);
     ml_model_free(wide);
     assert_ok(ml_model_upload(m, device, 0, &err));
@@ -678,10 +666,7 @@ static void test_a_trained_model_says_the_same(void **state)
 
 int main(void)
 {
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        print_message("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products_of_every_type),
         cmocka_unit_test(test_products_of_odd_sizes),

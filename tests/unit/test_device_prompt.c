@@ -619,10 +619,7 @@ static void test_bad_positions(void **state)
 
 int main(void)
 {
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        print_message("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grouped_queries),   cmocka_unit_test(test_latent),
         cmocka_unit_test(test_latent_with_terms), cmocka_unit_test(test_generated_tokens_beside),

@@ -188,10 +188,7 @@ static void test_same_tokens(void **state)
 
 int main(void)
 {
-    if (ml_device_open(0, &device, &err) != ML_OK) {
-        print_message("skipped: no GPU (%s)\n", err.message);
-        return 77;
-    }
+    if (!test_open_device(&device)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_same_tokens) };
     int status = cmocka_run_group_tests(tests, NULL, NULL);
     ml_device_close(device);

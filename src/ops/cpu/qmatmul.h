@@ -37,7 +37,8 @@ typedef struct {
     const int8_t *q;    /* [n_row, k] */
     const int16_t *sum; /* [n_row, k / 16]: of 16 q each */
     /* [n_row, k / 64], for units of 256: of every four sums of 32 q the first and third as one word of two int16, then
-     * the second and fourth: what a kernel that splits four minima into even and odd bytes multiplies them with */
+     * the second and fourth: what minima are multiplied with, of which four are a word's bytes, even and odd ones apart
+     */
     const int32_t *pair;
     const float *d; /* [n_row, k / unit] */
 } ml_qx;

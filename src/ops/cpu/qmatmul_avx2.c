@@ -21,13 +21,6 @@ V_INLINE vi repeat_low_halves(vi scale)
 /* The compiler may not gather additions into a tree: all of their terms would have to be kept at once. */
 #define ADD_IN_ORDER(v) __asm__("" : "+x"(v))
 
-V_INLINE vi broadcast_word(const int8_t *q)
-{
-    int32_t four;
-    __builtin_memcpy(&four, q, sizeof four);
-    return v_set1(four);
-}
-
 V_INLINE void sub_block_narrow(int n_token, int n_word, int bits, const uint32_t *code, const int8_t *const *q, int at,
                                const vi *scale, vi (*tot)[2])
 {
@@ -73,7 +66,7 @@ V_INLINE void sub_block_wide(int n_token, int n_word, const uint32_t *code, cons
             vi w = _mm256_xor_si256(v_load(code + 16 * i + 8 * v), flip), magnitude = _mm256_abs_epi8(w);
 #pragma GCC unroll 4
             for (int t = 0; t < n_token; t++) {
-                vi x = _mm256_sign_epi8(broadcast_word(q[t] + at + 4 * i), w);
+                vi x = _mm256_sign_epi8(v_repeat_again(q[t] + at + 4 * i), w);
                 sum[t][v] = v_add_pairs(sum[t][v], _mm256_maddubs_epi16(magnitude, x), one);
                 ADD_IN_ORDER(sum[t][v]);
             }

@@ -324,7 +324,7 @@ static void unpack_iq4_xs(q_words w, const uint16_t *half, int64_t ahead, ml_q_s
             put(u->scale[s] + r, (low | high << 4) - 32);
         }
     }
-    for (int g = 0; g < 4; g++) {
+    for (int g = 0; g < 4; g++) { /* in the order of ml_qx.pair: sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7 */
         FOR_VECTORS(r)
         {
             int first = g / 2 * 4 + g % 2;
